@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install train test test-slow lint parity bench
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+train: install
+	$(BIN)/python tools/train.py configs/faster_rcnn.yaml
+	$(BIN)/python tools/eval.py
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+parity: install
+	$(BIN)/python -m pytest -q tests/parity --parity-table
+
+bench: install
+	$(BIN)/python benchmarks/faster_rcnn.py
