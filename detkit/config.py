@@ -63,7 +63,7 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
@@ -101,7 +101,7 @@ def parse_config(data: dict[str, Any], schema: type[ConfigT], where: str = "conf
 
 
 def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with each `a.b=value` set; values are YAML, so `[1, 2]`, `1e-4` and `null` mean what they say."""
+    """A copy of `data` with each `a.b=value` set; values are YAML, so `[1, 2]`, `1e-4` and `null` are meant."""
     data = json.loads(json.dumps(data, default=str))
     for item in overrides:
         key, equals, text = item.partition("=")

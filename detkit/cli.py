@@ -1,0 +1,139 @@
+"""`detkit train | eval | predict`, and the same three as scripts in `tools/`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detkit.config import UserError
+
+TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("train", description="Train a detector and validate it as it learns.")
+    parser.add_argument("config", type=Path, nargs="?", help="a YAML file of configs/; with --resume: the run's own")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME of the config)"
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run from its last checkpoint")
+    return _run(parser, _train, arguments)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from detkit.config import load_config
+    from detkit.engine.run import CONFIG, RunConfig, create_run_folder, resumed_config
+
+    if options.config is None and options.resume is None:
+        raise UserError("train: name a configuration, such as configs/faster_rcnn.yaml, or a run with --resume RUN")
+    if options.resume and options.output:
+        raise UserError("train: --resume goes on in the folder of the run; leave --output out")
+    config = load_config(options.config or options.resume / CONFIG, RunConfig, options.set)
+    if options.resume:
+        config, folder = resumed_config(options.resume, config), options.resume
+    else:
+        folder = create_run_folder(options.output, options.config.stem)
+    from detkit.engine.train import train
+
+    train(config, folder, resume=options.resume is not None)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("eval", description="Measure a detector on the validation data of its run.")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", help="a run (its last.pt) or a checkpoint (default: the newest run)"
+    )
+    parser.add_argument(
+        "--protocol", action="append", choices=["voc07", "voc10", "coco"], help="repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting, e.g. data.root"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections here, as COCO results")
+    return _run(parser, _evaluate, arguments)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from detkit.engine.evaluate import evaluate_checkpoint
+    from detkit.engine.run import LAST, newest_run
+    from detkit.evaluation.evaluator import PROTOCOLS
+    from detkit.evaluation.report import detections_to_coco, format_table, to_json
+
+    source = options.checkpoint or newest_run()
+    path = source / LAST if source.is_dir() else source
+    evaluation, evaluator = evaluate_checkpoint(path, options.protocol or PROTOCOLS, overrides=options.set)
+    print(f"{path}\n")
+    for protocol in evaluation.results:
+        print(format_table(evaluation, protocol), end="\n\n")
+    if options.json:
+        _write_json(options.json, to_json(evaluation))
+    if options.detections:
+        _write_json(options.detections, detections_to_coco(evaluator.detections, evaluator.category_ids))
+
+
+def predict(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "predict", description="Detect on pictures and videos; write drawings and a JSON file."
+    )
+    parser.add_argument("checkpoint", type=Path, help="a run (its last.pt) or a checkpoint")
+    parser.add_argument("source", type=Path, nargs="+", help="pictures, videos, or folders of them")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for drawings and detections.json"
+    )
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, metavar="S", help="draw from this score on (default 0.5)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return _run(parser, _predict, arguments)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from detkit.engine.predict import predict_files
+    from detkit.engine.run import LAST
+
+    path = options.checkpoint / LAST if options.checkpoint.is_dir() else options.checkpoint
+    results = predict_files(
+        path, options.source, options.output, score_threshold=options.score_threshold, device=options.device
+    )
+    _write_json(options.output / "detections.json", results)
+    print(f"{len(results)} pictures and frames -> {options.output}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "eval": evaluate, "predict": predict}
+    parser = argparse.ArgumentParser("detkit", description=TOP)
+    parser.add_argument("command", choices=commands, help="each explains itself with --help")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    return commands[options.command](options.rest)
+
+
+def _run(
+    parser: argparse.ArgumentParser, action: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
+) -> int:
+    """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted."""
+    options = parser.parse_args(arguments)
+    try:
+        action(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; a training run goes on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _write_json(path: Path, value: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror}") from error

@@ -1,0 +1,181 @@
+"""From the configuration to batches: data set, batch sampler, loader.
+
+Every random decision about an image is a function of (run seed, epoch, index), and that of a batch of (run seed, epoch,
+batch): the number of worker processes changes nothing, and an epoch can be repeated or resumed exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+from torch.utils.data import DataLoader, Sampler
+
+from detkit.config import Config, UserError
+from detkit.data.coco import COCOConfig, read_coco
+from detkit.data.collate import collate
+from detkit.data.dataset import ImageDataset
+from detkit.data.shapes import ShapesConfig, read_shapes
+from detkit.data.transforms import Augment, resize_sample
+from detkit.data.voc import VOCConfig, read_voc
+from detkit.structures import Batch, ImageInfo, Sample, Size
+
+DataConfig = Annotated[VOCConfig | COCOConfig | ShapesConfig, Field(discriminator="name")]
+InputSize = Callable[[Size, int | None], Size]  # a detector's resize rule: (original (h, w), draw) -> (h, w)
+Key = tuple[int, int, int | None]  # (index of the image, its seed, draw of its batch)
+
+
+class LoaderConfig(Config):
+    """How batches are made.
+
+    workers          processes that decode and augment beside the training; 0: none
+    aspect_grouping  batches hold only upright or only wide images, which saves padding
+    """
+
+    workers: int = Field(2, ge=0)
+    aspect_grouping: bool = True
+
+
+def build_dataset(config: VOCConfig | COCOConfig | ShapesConfig, split: Literal["train", "val"]) -> ImageDataset:
+    """The checked data set of a split; both splits have the same class names. Raises DataError."""
+    match config:
+        case VOCConfig():
+            return read_voc(config, split)
+        case COCOConfig():
+            return read_coco(config, split)
+        case ShapesConfig():
+            return read_shapes(config, split)
+
+
+def build_loader(
+    dataset: ImageDataset,
+    *,
+    input_size: InputSize,
+    stride: int,
+    batch_size: int,
+    augment: Augment | None,
+    seed: int,
+    workers: int,
+    shuffle: bool,
+    aspect_grouping: bool,
+    rank: int = 0,
+    world_size: int = 1,
+    with_targets: bool,
+) -> DataLoader[Batch]:
+    """Batches of `batch_size` images on each of `world_size` ranks; call `loader.batch_sampler.set_epoch` every epoch.
+
+    shuffle  training: a new order every epoch, and one `draw` for `input_size` every batch. Otherwise images come in
+             the order of the data set and `draw` is None
+    """
+    sampler = BatchSampler(
+        dataset.aspect_ratios,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        aspect_grouping=aspect_grouping,
+        rank=rank,
+        world_size=world_size,
+    )
+    return DataLoader(
+        _Prepared(dataset, augment, input_size),  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        collate_fn=partial(collate, stride=stride, with_targets=with_targets),
+        num_workers=workers,
+        worker_init_fn=_init_worker,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # else every epoch takes a number from the global generator
+    )
+
+
+class BatchSampler(Sampler[list[Key]]):
+    """Lists of keys, a list a batch, reproducible from (seed, epoch).
+
+    Batches of `batch_size * world_size` images are formed first, of one orientation if `aspect_grouping` and `shuffle`.
+    Rank r takes every `world_size`-th image from the r-th on, so all ranks together see what one alone would see. The
+    last batch of an orientation may be smaller; one with fewer images than ranks repeats some, so that none goes idle.
+    """
+
+    def __init__(
+        self,
+        aspect_ratios: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        aspect_grouping: bool,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"expected batch_size >= 1 and 0 <= rank < world_size, got {batch_size=} {rank=} {world_size=}"
+            )
+        wide = aspect_ratios >= 1
+        indices = np.arange(len(aspect_ratios))
+        self.groups = [indices[wide], indices[~wide]] if aspect_grouping and shuffle else [indices]
+        self.global_size = batch_size * world_size
+        self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(-(-len(group) // self.global_size) for group in self.groups)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        batches = self._global_batches(rng)
+        draws = rng.integers(2**31, size=len(batches)).tolist() if self.shuffle else [None] * len(batches)
+        for batch, draw in zip(batches, draws, strict=True):
+            if len(batch) < self.world_size:
+                batch = np.resize(batch, self.world_size)
+            yield [(index, self._seed_of(index), draw) for index in batch[self.rank :: self.world_size].tolist()]
+
+    def _global_batches(self, rng: np.random.Generator) -> list[np.ndarray]:
+        batches = []
+        for group in self.groups:
+            order = rng.permutation(group) if self.shuffle else group
+            batches += [order[start : start + self.global_size] for start in range(0, len(order), self.global_size)]
+        if self.shuffle:
+            batches = [batches[number] for number in rng.permutation(len(batches))]
+        return batches
+
+    def _seed_of(self, index: int) -> int:
+        return int(np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0])
+
+
+class _Prepared:
+    """What a worker does for a key: decode, augment, resize. `orig_size` is that of the augmented picture."""
+
+    def __init__(self, dataset: ImageDataset, augment: Augment | None, input_size: InputSize) -> None:
+        self.dataset, self.augment, self.input_size = dataset, augment, input_size
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> tuple[Sample, ImageInfo]:
+        index, seed, draw = key
+        try:
+            sample = self.dataset.load(index)
+            if self.augment is not None:
+                sample = self.augment(sample, seed)
+            height, width = sample.image.shape[:2]
+            size = self.input_size((height, width), draw)
+            info = ImageInfo(sample.image_id, (height, width), size, (size[1] / width, size[0] / height))
+            return resize_sample(sample, size), info
+        except UserError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{self.dataset.path(index)}: {type(error).__name__}: {error}") from error
+
+
+def _init_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # a worker is one thread; more would fight with the others
+    torch.set_num_threads(1)

@@ -1,0 +1,184 @@
+"""The built-in data set: drawn from a seed, written once as a VOC devkit and as COCO, read like any other.
+
+root/about.json                                 what it was drawn with; the mark of a folder that is ours to replace
+root/VOC2007/{JPEGImages,Annotations,ImageSets/Main/{train,val}.txt}
+root/annotations/instances_{train,val}.json     the same objects; `difficult` is written as `iscrowd`
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from detkit.config import Config
+from detkit.data.checks import DataError
+from detkit.data.coco import COCOConfig, read_coco
+from detkit.data.dataset import ImageDataset
+from detkit.data.shapes_drawing import CLASS_NAMES, DrawnObject, draw_picture
+from detkit.data.voc import VOCConfig, read_voc
+from detkit.structures import Size
+
+VERSION = 1  # of the pictures: raise it when the drawing changes, so that old folders are drawn again
+FOLDER = "VOC2007"
+SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
+
+
+class ShapesConfig(Config):
+    """Circles, crosses, rectangles, rings, stars and triangles on cluttered backgrounds, about 320 x 240.
+
+    root       where the pictures are written, once
+    format     the reader they pass through
+    num_train  images to train on
+    num_val    images to evaluate on
+    seed       another seed draws another set
+    """
+
+    name: Literal["shapes"] = "shapes"
+    root: str = "datasets/shapes"
+    format: Literal["voc", "coco"] = "voc"
+    num_train: int = Field(600, ge=1)
+    num_val: int = Field(150, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+def read_shapes(config: ShapesConfig, split: Literal["train", "val"]) -> ImageDataset:
+    """Draws the set if it is not there, or was drawn with other settings, and reads `split`."""
+    ensure_shapes(config)
+    if config.format == "voc":
+        voc = VOCConfig(root=config.root, train=("2007_train",), val=("2007_val",), classes=CLASS_NAMES)
+        return read_voc(voc, split)
+    images = f"{FOLDER}/JPEGImages"
+    coco = COCOConfig(
+        root=config.root,
+        train_images=images,
+        train_annotations="annotations/instances_train.json",
+        val_images=images,
+        val_annotations="annotations/instances_val.json",
+    )
+    return read_coco(coco, split)
+
+
+def ensure_shapes(config: ShapesConfig) -> None:
+    """Writes the set beside `root` and renames it, so that `root` is never half a set.
+
+    A set of ours drawn with other settings is replaced. Raises DataError if `root` holds anything else.
+    """
+    root = Path(config.root)
+    about = _about(config)
+    if _read_about(root) == about:
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as aside:
+        drawn = Path(aside) / "new"
+        _write(drawn, config)
+        if _read_about(root) not in (None, about):
+            with contextlib.suppress(FileNotFoundError):  # another process has just done so
+                root.rename(Path(aside) / "old")
+        try:
+            drawn.rename(root)
+        except OSError:
+            if _read_about(root) != about:  # else another process was faster
+                raise
+
+
+def _about(config: ShapesConfig) -> dict[str, Any]:
+    settings = {"num_train": config.num_train, "num_val": config.num_val, "seed": config.seed}
+    return {"generator": "detkit.data.shapes", "version": VERSION, **settings}
+
+
+def _read_about(root: Path) -> dict[str, Any] | None:
+    """What a set of ours was drawn with; None where there is nothing. Raises DataError on somebody else's folder."""
+    try:
+        about = json.loads((root / "about.json").read_text(encoding="utf-8"))
+        if about["generator"] == "detkit.data.shapes":
+            return dict(about)
+    except (OSError, ValueError, TypeError, KeyError):
+        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+            return None
+    raise DataError(
+        f"data.root: {root} exists and was not drawn by detkit (its about.json does not say so); it is left alone. "
+        "Give data.root another folder, or move this one away"
+    )
+
+
+def _write(root: Path, config: ShapesConfig) -> None:
+    voc = root / FOLDER
+    for folder in (voc / "JPEGImages", voc / "Annotations", voc / "ImageSets" / "Main", root / "annotations"):
+        folder.mkdir(parents=True)
+    for number, split in enumerate(SPLITS):
+        count = config.num_train if split == "train" else config.num_val
+        stems = [f"{split}_{index:05d}" for index in range(count)]
+        (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
+        pictures = _draw_all(voc / "JPEGImages", stems, (config.seed, number), f"drawing {split}")
+        coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
+        coco["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+        for stem, (size, objects) in zip(stems, pictures, strict=True):
+            _write_xml(voc / "Annotations" / f"{stem}.xml", stem, size, objects)
+            _append_coco(coco, stem, size, objects)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
+    (root / "about.json").write_text(json.dumps(_about(config), indent=2) + "\n")
+
+
+def _draw_all(
+    folder: Path, stems: list[str], key: tuple[int, int], title: str
+) -> Iterator[tuple[Size, list[DrawnObject]]]:
+    """Draws and saves the pictures in threads. Each has its own generator, so neither order nor number matters."""
+
+    def draw(index: int) -> tuple[Size, list[DrawnObject]]:
+        rng = np.random.default_rng([*key, index])
+        image, objects = draw_picture(rng)
+        path = folder / f"{stems[index]}.jpg"
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(84, 93))]
+        if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality):
+            raise DataError(f"{path}: cannot write this picture; is the disk full?")
+        return (image.shape[0], image.shape[1]), objects
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from tqdm(pool.map(draw, range(len(stems))), title, len(stems), delay=2, leave=False)
+
+
+def _write_xml(path: Path, stem: str, size: Size, objects: list[DrawnObject]) -> None:
+    root = ET.Element("annotation")
+    ET.SubElement(root, "filename").text = f"{stem}.jpg"
+    shape = ET.SubElement(root, "size")
+    for tag, value in zip(("width", "height", "depth"), (size[1], size[0], 3), strict=True):
+        ET.SubElement(shape, tag).text = str(value)
+    for item in objects:
+        element = ET.SubElement(root, "object")
+        ET.SubElement(element, "name").text = CLASS_NAMES[item.label]
+        ET.SubElement(element, "difficult").text = str(int(item.difficult))
+        corners = ET.SubElement(element, "bndbox")
+        x1, y1, x2, y2 = item.box
+        for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True):
+            ET.SubElement(corners, tag).text = str(value)  # inclusive pixels counted from 1
+    ET.indent(root)
+    ET.ElementTree(root).write(path)
+
+
+def _append_coco(coco: dict[str, list[dict[str, Any]]], stem: str, size: Size, objects: list[DrawnObject]) -> None:
+    image_id = len(coco["images"]) + 1
+    coco["images"].append({"id": image_id, "file_name": f"{stem}.jpg", "width": size[1], "height": size[0]})
+    for item in objects:
+        x1, y1, x2, y2 = item.box
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": item.label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": item.area,
+                "iscrowd": int(item.difficult),
+            }
+        )

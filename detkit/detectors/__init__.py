@@ -1,0 +1,1 @@
+"""One file per published detector, and the `match` that builds them."""

@@ -1,0 +1,39 @@
+"""The verbs that every detector has."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from detkit.nn.input import ImageInput
+from detkit.structures import Batch, Detections, ImageInfo, Target
+
+
+class Detector(nn.Module):
+    """
+    outputs    = detector(batch)
+    losses     = detector.criterion(outputs, batch.targets)      scalars, already weighted; their sum is optimised
+    detections = detector.postprocess(outputs, batch.infos)      original pixels
+
+    A detector knows its class names and, through `input`, how its images are resized, padded and normalised. One with a
+    stage that is not gradient descent also has `finish_training(loader)`.
+    """
+
+    def __init__(self, image_input: ImageInput, class_names: Sequence[str]) -> None:
+        super().__init__()
+        if not class_names:
+            raise ValueError("class_names: expected at least one class")
+        self.input = image_input
+        self.class_names = tuple(class_names)
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Any: ...
+
+    @abstractmethod
+    def criterion(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def postprocess(self, outputs: Any, infos: Sequence[ImageInfo]) -> list[Detections]: ...

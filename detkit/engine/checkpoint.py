@@ -1,0 +1,50 @@
+"""Checkpoints: tensors and plain values only, written aside and renamed, read with `weights_only=True`."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detkit.config import UserError
+
+FORMAT = "detkit checkpoint 1"
+
+
+class CheckpointError(UserError):
+    """A file that is not a checkpoint, or not one that fits here."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """A reader sees the old file or the new one, whenever the writer is killed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state saved by `save_checkpoint`, on the CPU. No code in the file is run."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read this checkpoint: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: not a detkit checkpoint: the file is no archive of tensors, or is cut short"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a detkit checkpoint: expected the mark {FORMAT!r}, found none")
+    return state

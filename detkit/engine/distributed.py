@@ -1,0 +1,51 @@
+"""More than one process: torchrun starts them, torch.distributed joins them, nothing of our own between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from detkit.config import UserError
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[torch.device]:
+    """Joins torchrun's processes, if it started this one, and yields the device of this process."""
+    if device.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, found {device!r}")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if device.startswith("cuda") and not cuda:
+        raise UserError(f"device: {device} was asked for, but torch finds no CUDA device; use --set device=cpu")
+    if not dist.is_torchelastic_launched():
+        yield torch.device("cuda" if device == "auto" and cuda else "cpu" if device == "auto" else device)
+        return
+    local = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield local
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(value: Any) -> list[Any]:
+    """The plain Python value of every process, in order of rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,107 @@
+"""Runs a detector over a data set and measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from detkit.config import UserError
+from detkit.data.build import build_dataset, build_loader
+from detkit.data.dataset import ImageDataset
+from detkit.detectors.detector import Detector
+from detkit.engine import distributed
+from detkit.engine.checkpoint import load_checkpoint
+from detkit.engine.run import checkpoint_config, rebuild_detector
+from detkit.evaluation.evaluator import Arrays, Evaluation, Evaluator, Protocol
+from detkit.structures import Batch, Detections, ImageId
+
+
+@torch.inference_mode()
+def evaluate(
+    detector: Detector,
+    loader: Iterable[Batch],
+    evaluator: Evaluator,
+    protocols: Sequence[Protocol],
+    *,
+    device: torch.device,
+    progress: bool = True,
+) -> Evaluation:
+    """Detects on every image of `loader`, joins the parts of all processes and computes `protocols`.
+
+    Afterwards `evaluator` holds the detections of the whole data set.
+    """
+    detector.eval()
+    evaluator.reset()
+    to_dataset = class_map(detector.class_names, evaluator.class_names)
+    for batch in tqdm(loader, desc="evaluating", leave=False, disable=not progress, dynamic_ncols=True):
+        batch = batch.to(device)
+        outputs = detector(batch)
+        for info, detections in zip(batch.infos, detector.postprocess(outputs, batch.infos), strict=True):
+            evaluator.update(info.image_id, _relabel(detections.to("cpu"), to_dataset, evaluator.class_names))
+    joined: dict[ImageId, Arrays] = {}
+    for part in distributed.gather(evaluator.state()):  # an image that two processes saw counts once
+        joined |= part
+    evaluator.merge([joined])
+    return evaluator.compute(protocols)
+
+
+def class_map(detector_names: Sequence[str], dataset_names: Sequence[str]) -> torch.Tensor:
+    """int64 `[K]`: the data set's label of each detector class, -1 where the data set does not have it.
+
+    Raises UserError if the detector lacks a class of the data set.
+    """
+    missing = [name for name in dataset_names if name not in detector_names]
+    if missing:
+        raise UserError(
+            f"this detector does not know {len(missing)} of the data set's {len(dataset_names)} classes "
+            f"({', '.join(missing[:5])}); it was trained on {', '.join(detector_names[:8])}"
+            f"{', ...' if len(detector_names) > 8 else ''}; evaluate it on data with its own classes"
+        )
+    return torch.tensor([dataset_names.index(name) if name in dataset_names else -1 for name in detector_names])
+
+
+def _relabel(detections: Detections, to_dataset: torch.Tensor, class_names: tuple[str, ...]) -> Detections:
+    labels = to_dataset[detections.labels]
+    keep = labels >= 0
+    return Detections(detections.boxes[keep], detections.scores[keep], labels[keep], class_names)
+
+
+def build_evaluator(dataset: ImageDataset) -> Evaluator:
+    ground_truth = [dataset.ground_truth(index) for index in range(len(dataset))]
+    return Evaluator(dataset.class_names, dataset.category_ids, ground_truth)
+
+
+def evaluation_loader(dataset: ImageDataset, detector: Detector, *, batch_size: int, workers: int) -> DataLoader[Batch]:
+    """Every image once, in the order of the data set, resized as the detector's input spec says."""
+    return build_loader(
+        dataset,
+        input_size=detector.input.input_size,
+        stride=detector.input.stride,
+        batch_size=batch_size,
+        augment=None,
+        seed=0,
+        workers=workers,
+        shuffle=False,
+        aspect_grouping=False,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        with_targets=False,
+    )
+
+
+def evaluate_checkpoint(
+    path: Path, protocols: Sequence[Protocol], overrides: Iterable[str] = ()
+) -> tuple[Evaluation, Evaluator]:
+    """Rebuilds detector and validation data of a checkpoint and measures; the evaluator holds the detections."""
+    state = load_checkpoint(path)
+    config = checkpoint_config(state, path, overrides)
+    with distributed.process_group(config.device) as device:
+        dataset = build_dataset(config.data, "val")
+        detector = rebuild_detector(state, path).to(device)
+        loader = evaluation_loader(dataset, detector, batch_size=config.eval.batch_size, workers=config.loader.workers)
+        evaluator = build_evaluator(dataset)
+        return evaluate(detector, loader, evaluator, protocols, device=device), evaluator

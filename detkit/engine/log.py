@@ -1,0 +1,101 @@
+"""What a run writes down: `metrics.jsonl`, TensorBoard events, `curves.png`, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+
+class RunLog:
+    """One line of `metrics.jsonl` per logged training step (`kind: train`) and per validation (`kind: val`).
+
+    A resumed run keeps the lines up to the step it resumes from, so every step stands once. Only the first process of a
+    distributed run writes (`enabled`).
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int = 0, enabled: bool = True, log_every: int = 20) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.enabled = enabled
+        self.log_every = log_every
+        self.records: list[dict[str, Any]] = []
+        self.recent: dict[str, list[float]] = defaultdict(list)
+        if not enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        if resume_step and self.path.exists():
+            lines = (json.loads(line) for line in self.path.read_text().splitlines())
+            self.records = [record for record in lines if record["step"] <= resume_step]
+        self.path.write_text("".join(json.dumps(record) + "\n" for record in self.records))
+        self.board = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+
+    def progress(self, items: Iterable[Item], *, done: int, total: int, title: str) -> Iterator[Item]:
+        """Shows where the whole run stands and how long it will still take, with the latest losses."""
+        self.bar = tqdm(items, initial=done, total=total, desc=title, disable=not self.enabled, dynamic_ncols=True)
+        yield from self.bar
+
+    def losses(self, values: dict[str, float]) -> None:
+        """The losses of one batch, by name."""
+        for name, value in {"loss": sum(values.values()), **values}.items():
+            self.recent[name].append(value)
+
+    def step(self, step: int, epoch: int, lr: float) -> None:
+        """After an optimizer step (from 1): every `log_every` of them the mean losses since are written down."""
+        if step % self.log_every == 0:
+            means = {name: sum(values) / len(values) for name, values in self.recent.items()}
+            self.recent.clear()
+            self._write({"kind": "train", "step": step, "epoch": epoch, "lr": lr, **means})
+            if self.enabled:
+                self.bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+
+    def validation(self, step: int, epoch: int, metrics: dict[str, float]) -> None:
+        self._write({"kind": "val", "step": step, "epoch": epoch, **metrics})
+        if self.enabled:
+            draw_curves(self.records, self.path.with_name("curves.png"))
+
+    def message(self, text: str) -> None:
+        if self.enabled:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        if self.enabled:
+            self.board.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+        if self.enabled:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            for name, value in record.items():
+                if name not in ("kind", "step"):
+                    self.board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+
+def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Losses and scores over the steps of a run, side by side, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, kind in zip(figure.subplots(1, 2), ("train", "val"), strict=True):
+        rows = [record for record in records if record["kind"] == kind]
+        names = [name for name in (rows[-1] if rows else {}) if name not in ("kind", "step", "epoch", "lr")]
+        for name in names:
+            axes.plot(
+                [row["step"] for row in rows], [row[name] for row in rows], label=name, marker="." * (kind == "val")
+            )
+        axes.set(xlabel="step", title="training losses" if kind == "train" else "validation")
+        if kind == "val":
+            axes.set_ylim(0, 1)
+        if names:
+            axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,170 @@
+"""A trained detector on pictures and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from detkit.config import UserError
+from detkit.data.collate import collate
+from detkit.data.transforms import resize_sample
+from detkit.detectors.detector import Detector
+from detkit.engine.checkpoint import load_checkpoint
+from detkit.engine.distributed import process_group
+from detkit.engine.run import create_folder, rebuild_detector
+from detkit.structures import Detections, ImageId, ImageInfo, Sample
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+PALETTE = (
+    (230, 57, 70),
+    (29, 120, 216),
+    (42, 157, 80),
+    (244, 140, 6),
+    (131, 56, 236),
+    (0, 150, 160),
+    (214, 51, 132),
+    (110, 90, 60),
+)
+
+
+@torch.inference_mode()
+def predict(detector: Detector, images: Sequence[np.ndarray], image_ids: Sequence[ImageId] = ()) -> list[Detections]:
+    """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs where the detector is."""
+    detector.eval()
+    items = []
+    for image_id, image in zip(image_ids or range(len(images)), images, strict=True):
+        empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        (height, width), size = image.shape[:2], detector.input.input_size(image.shape[:2])
+        info = ImageInfo(image_id, (height, width), size, (size[1] / width, size[0] / height))
+        items.append((resize_sample(Sample(image, *empty, image_id), size), info))
+    batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)
+    return [found.to("cpu") for found in detector.postprocess(detector(batch), batch.infos)]
+
+
+def find_media(sources: Sequence[Path]) -> dict[str, Path]:
+    """Pictures and videos among files and folders (searched all the way down), by the name of their drawing.
+
+    A name is the path below the folder, or the file's own; raises UserError if a source is missing or holds neither, or
+    if two files would be drawn under one name.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"{source}: no such file or folder")
+        files = sorted(source.rglob("*")) if source.is_dir() else [source]
+        files = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
+        if not files:
+            raise UserError(f"{source}: no picture or video here; known: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}")
+        for path in files:
+            name = path.relative_to(source).as_posix() if source.is_dir() else path.name
+            if found.setdefault(name, path) != path:
+                raise UserError(
+                    f"{path} and {found[name]} would both be drawn as {name}; predict them into two folders"
+                )
+    return found
+
+
+def read_image(path: Path) -> np.ndarray:
+    """uint8 `[H, W, 3]` RGB, upright. Raises UserError for a file that is no picture or is cut short."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot read this picture: {error}") from error
+
+
+class Video:
+    """Frames of a file, uint8 `[H, W, 3]` RGB; `num_frames` is what the container claims, 0 if it does not say."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.capture = cv2.VideoCapture(str(path))
+        if not self.capture.isOpened():
+            raise UserError(f"{path}: cannot open this video")
+        self.num_frames = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.fps = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        found, frame = self.capture.read()
+        if not found:
+            raise UserError(f"{self.path}: no frame can be decoded")
+        while found:
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            found, frame = self.capture.read()
+        self.capture.release()
+
+
+def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.5) -> np.ndarray:
+    """A copy of the picture with boxes, class names and scores, best on top."""
+    canvas = image.copy()
+    scale = max(0.4, min(image.shape[:2]) / 900)
+    thickness = max(1, round(2 * scale))
+    shown = int((detections.scores >= score_threshold).sum())
+    for index in reversed(range(shown)):
+        label = int(detections.labels[index])
+        colour = PALETTE[label % len(PALETTE)]
+        x1, y1, x2, y2 = detections.boxes[index].round().int().tolist()
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
+        text = f"{detections.class_names[label]} {detections.scores[index]:.2f}"
+        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        top = max(0, y1 - height - base)
+        cv2.rectangle(canvas, (x1, top), (x1 + width, top + height + base), colour, -1)
+        cv2.putText(
+            canvas, text, (x1, top + height), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thickness, cv2.LINE_AA
+        )
+    return canvas
+
+
+def predict_files(
+    checkpoint: Path, sources: Sequence[Path], output: Path, *, score_threshold: float, device: str
+) -> list[dict[str, Any]]:
+    """Draws every picture, and every frame of every video, under its name in `output`; returns what was found."""
+    media = find_media(sources)
+    results = []
+    with process_group(device) as where:
+        detector = rebuild_detector(load_checkpoint(checkpoint), checkpoint).to(where)
+        create_folder(output)
+        for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):
+            target = output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                results += _predict_video(detector, path, target.with_suffix(".mp4"), score_threshold)
+                continue
+            image = read_image(path)
+            detections = predict(detector, [image])[0]
+            Image.fromarray(draw(image, detections, score_threshold)).save(target)
+            results.append({"file": str(path), "drawing": str(target), "detections": as_dicts(detections)})
+    return results
+
+
+def _predict_video(detector: Detector, path: Path, target: Path, score_threshold: float) -> list[dict[str, Any]]:
+    video, writer, results = Video(path), None, []
+    for index, frame in enumerate(tqdm(video, total=video.num_frames or None, desc=path.name, leave=False)):
+        detections = predict(detector, [frame])[0]
+        if writer is None:
+            writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, frame.shape[1::-1])
+            if not writer.isOpened():
+                raise UserError(f"{target}: cannot write this video")
+        writer.write(cv2.cvtColor(draw(frame, detections, score_threshold), cv2.COLOR_RGB2BGR))
+        results.append({"file": str(path), "frame": index, "drawing": str(target), "detections": as_dicts(detections)})
+    if writer is not None:
+        writer.release()
+    return results
+
+
+def as_dicts(detections: Detections) -> list[dict[str, Any]]:
+    """One dict a detection: class, score and box (xyxy, pixels of the picture), best first."""
+    return [
+        {"class": detections.class_names[label], "score": score, "box": box}
+        for label, score, box in zip(
+            detections.labels.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
+        )
+    ]

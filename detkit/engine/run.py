@@ -1,0 +1,152 @@
+"""A run: its whole configuration, its folder, and the checkpoint from which its detector is rebuilt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from detkit.config import Config, ConfigError, UserError, dump_config, load_config, override, parse_config
+from detkit.data.build import DataConfig, LoaderConfig
+from detkit.data.transforms import AugmentConfig
+from detkit.detectors.build import DetectorConfig, build_detector
+from detkit.detectors.detector import Detector
+from detkit.engine.amp import AMP
+from detkit.engine.checkpoint import CheckpointError
+from detkit.engine.ema import EMAConfig
+from detkit.engine.optim import OptimizerConfig
+from detkit.engine.schedule import ScheduleConfig, StepConfig, WarmupConfig
+from detkit.evaluation.evaluator import EvalConfig
+
+LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
+
+
+class TrainConfig(Config):
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # images of each process
+    accumulate: int = Field(1, ge=1)  # batches whose gradients make one optimizer step
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = StepConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    clip_norm: float | None = Field(None, gt=0)  # largest norm of the whole gradient
+    amp: AMP = "off"  # mixed precision: bf16 on CPU and CUDA, fp16 on CUDA
+    ema: EMAConfig | None = None  # validates and keeps the averaged weights
+    sync_bn: bool = False  # batch statistics over all processes
+    seed: int = Field(0, ge=0)
+    eval_every: int = Field(1, ge=1)  # epochs; the last one is always evaluated
+
+
+class RunConfig(Config):
+    """The top of every YAML file in `configs/`."""
+
+    model: DetectorConfig
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    loader: LoaderConfig = LoaderConfig()
+    train: TrainConfig
+    eval: EvalConfig = EvalConfig()
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+
+
+# what may differ when a run is resumed: how long, on what machine
+RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root")
+
+
+def create_run_folder(wanted: Path | None, name: str) -> Path:
+    """A folder for a new run: `wanted`, which must hold none yet, or the first free one of `runs/NAME`, `runs/NAME-2`."""
+    if wanted is not None:
+        if (wanted / CONFIG).exists():
+            raise UserError(
+                f"{wanted}: holds a run already; choose another --output, or continue it with --resume {wanted}"
+            )
+        folder = wanted
+    else:
+        folder, number = Path("runs") / name, 2
+        while folder.exists() and any(folder.iterdir()):
+            folder, number = Path("runs") / f"{name}-{number}", number + 1
+    create_folder(folder)
+    return folder
+
+
+def create_folder(folder: Path) -> None:
+    """Makes a folder to write in. Raises UserError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot make this output folder: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: this output folder is not writable; choose another with --output")
+
+
+def newest_run(root: Path = Path("runs")) -> Path:
+    """The run whose last checkpoint is the newest."""
+    checkpoints = sorted(root.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise UserError(f"{root}: no run with a checkpoint here; train one first, or name a run or a checkpoint")
+    return checkpoints[-1].parent
+
+
+def resumed_config(folder: Path, config: RunConfig) -> RunConfig:
+    """`config`, if the run in `folder` was started with the same. Raises ConfigError naming every difference."""
+    if not (folder / CONFIG).exists():
+        raise UserError(f"--resume {folder}: no run here ({CONFIG} is missing)")
+    started = _flat(load_config(folder / CONFIG, RunConfig).model_dump(mode="json"))
+    asked = _flat(config.model_dump(mode="json"))
+    differences = [
+        f"{key}: the run has {started.get(key)!r}, asked for {asked.get(key)!r}"
+        for key in {**started, **asked}
+        if started.get(key) != asked.get(key) and key not in RESUMABLE
+    ]
+    if differences:
+        raise ConfigError(
+            "\n  ".join([f"--resume {folder}: this run was started with another configuration", *differences])
+        )
+    return config
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
+
+
+def detector_state(config: RunConfig, detector: Detector) -> dict[str, Any]:
+    """The part of a checkpoint from which `rebuild_detector` makes the detector again."""
+    return {
+        "config": dump_config(config),
+        "class_names": list(detector.class_names),
+        "model": detector.state_dict(),
+    }
+
+
+def checkpoint_config(state: dict[str, Any], path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    data = override(yaml.safe_load(state["config"]), overrides)
+    return parse_config(data, RunConfig, where=f"{path}: its configuration")
+
+
+def rebuild_detector(state: dict[str, Any], path: Path) -> Detector:
+    """The detector of a checkpoint, in evaluation mode. Its weights come from the file: none are downloaded."""
+    config = checkpoint_config(state, path).model
+    offline = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": None})})
+    detector = build_detector(offline, state["class_names"])
+    load_weights(detector, state["model"], path)
+    return detector.eval()
+
+
+def load_weights(detector: Detector, weights: dict[str, Any], path: Path) -> None:
+    try:
+        detector.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(
+            f"{path}: its weights do not fit this detector: {lines[min(1, len(lines) - 1)].strip()}"
+        ) from error
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,1 @@
+"""Layers with weights: backbones, necks, heads, and what they share."""

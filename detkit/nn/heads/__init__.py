@@ -1,0 +1,1 @@
+"""One file per head: the network, its `Outputs`, its criterion, its postprocess, in that order."""

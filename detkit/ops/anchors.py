@@ -1,0 +1,78 @@
+"""Anchors: the boxes of one cell, and their copies on a grid.
+
+Legend: A anchors a cell, H x W cells. Anchors are float `[..., 4]` xyxy in input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(
+    sizes: Sequence[float],
+    ratios: Sequence[float],
+    *,
+    ratio: Literal["h/w", "w/h"] = "h/w",
+    rounding: Literal["none", "corners", "sides"] = "none",
+    base_size: float = 16,
+    inclusive: bool = False,
+) -> Tensor:
+    """Anchors centred on zero, one for each ratio and size: sides of area size^2 and the given ratio.
+
+    sizes      square roots of the areas, in pixels
+    ratio      what a ratio is: h/w in the R-CNN family, w/h in SSD
+    rounding   none: Detectron2. corners: torchvision, whole corners. sides: py-faster-rcnn, whole sides of a box of
+               `base_size` pixels (width first, then height), scaled to the size afterwards
+    inclusive  corners of the outermost pixels: half of side - 1 from the centre
+    Returns float32 `[A, 4]`: all sizes of the first ratio, then of the next, as torchvision and py-faster-rcnn list
+    them. (Detectron2 lists all ratios of the first size, then of the next.)
+    """
+    size = torch.tensor(sizes, dtype=torch.float64).repeat(len(ratios))
+    h_over_w = torch.tensor(ratios, dtype=torch.float64).repeat_interleave(len(sizes))
+    if ratio == "w/h":
+        h_over_w = 1 / h_over_w
+    elif ratio != "h/w":
+        raise ValueError(f"ratio: expected 'h/w' or 'w/h', got {ratio!r}")
+
+    if rounding == "sides":
+        width = (base_size / h_over_w.sqrt()).round()
+        height = (width * h_over_w).round()
+        width, height = width * size / base_size, height * size / base_size
+    else:
+        width = size / h_over_w.sqrt()
+        height = width * h_over_w
+
+    half = torch.stack((width, height), dim=1) / 2
+    if inclusive:
+        half = half - 0.5
+    if rounding == "corners":
+        half = half.round()
+    elif rounding not in ("none", "sides"):
+        raise ValueError(f"rounding: expected 'none', 'corners' or 'sides', got {rounding!r}")
+    return torch.cat((-half, half), dim=1).float()
+
+
+def grid_anchors(
+    cell_anchors: Tensor, feature_size: tuple[int, int], stride: float | tuple[float, float], *, offset: float = 0.0
+) -> Tensor:
+    """The anchors of a cell copied to every cell of a feature map, centred at (index + offset) * stride.
+
+    cell_anchors  `[A, 4]` centred on zero; gives dtype and device (half is too coarse for coordinates above 2048)
+    feature_size  (H, W)
+    stride        input pixels between two cells, one number or (sy, sx)
+    offset        place of the centre in the cell: 0 in FPN, 0.5 in SSD, 7.5 / 16 in py-faster-rcnn (inclusive corners)
+    Returns `[H * W * A, 4]`, ordered by y, then x, then anchor.
+    """
+    if cell_anchors.ndim != 2 or cell_anchors.shape[1] != 4:
+        raise ValueError(f"cell_anchors: expected [A, 4], got {list(cell_anchors.shape)}")
+    height, width = feature_size
+    stride_y, stride_x = stride if isinstance(stride, tuple) else (stride, stride)
+    y = (torch.arange(height, dtype=cell_anchors.dtype, device=cell_anchors.device) + offset) * stride_y
+    x = (torch.arange(width, dtype=cell_anchors.dtype, device=cell_anchors.device) + offset) * stride_x
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    centers = torch.stack((x, y, x, y), dim=2)
+    return (centers[:, :, None] + cell_anchors).view(-1, 4)

@@ -1,0 +1,75 @@
+"""Boxes as regression targets relative to anchors, and back.
+
+Legend: N boxes, K classes. Boxes and anchors are `[..., 4]` xyxy in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detkit.ops.boxes import at_least_float32, box_sides, check_boxes
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """R-CNN's box regression, arXiv 1311.2524, appendix C: with centre x, y and sides w, h, and a for the anchor,
+
+        dx = (x - xa) / wa    dy = (y - ya) / ha    dw = log(w / wa)    dh = log(h / ha)
+
+    weights    factors of (dx, dy, dw, dh): 1 / std in Fast R-CNN, 1 / variance in SSD; (10, 10, 5, 5) is both
+    clamp      largest dw, dh when decoding, before exp, or None; log(1000 / 16) in torchvision and Detectron2, none in
+               py-faster-rcnn and SSD
+    inclusive  x2 and y2 are the last pixels inside: w = x2 - x1 + 1, centre = x1 + w / 2, as in py-faster-rcnn.
+               Decoding undoes encoding here; py-faster-rcnn does not take the 1 from x2 and y2 again.
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    clamp: float | None = math.log(1000 / 16)
+    inclusive: bool = False
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Deltas `[..., 4]`, at least float32, of boxes `[..., 4]` to as many anchors; all sides must be positive."""
+        check_boxes("boxes", boxes)
+        if boxes.shape != anchors.shape:
+            raise ValueError(f"anchors: expected the shape of boxes {list(boxes.shape)}, got {list(anchors.shape)}")
+        x, y, w, h = self._center_and_sides(boxes)
+        xa, ya, wa, ha = self._center_and_sides(anchors)
+        wx, wy, ww, wh = self.weights
+        return torch.stack(
+            (wx * (x - xa) / wa, wy * (y - ya) / ha, ww * torch.log(w / wa), wh * torch.log(h / ha)), dim=-1
+        )
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes in the shape of the deltas, at least float32; not clipped to any image.
+
+        deltas   `[N, 4]`, or `[N, K, 4]` with K boxes for each anchor
+        anchors  `[N, 4]`
+        """
+        check_boxes("deltas", deltas)
+        check_boxes("anchors", anchors)
+        if deltas.shape[: anchors.ndim - 1] != anchors.shape[:-1] or deltas.ndim - anchors.ndim not in (0, 1):
+            raise ValueError(
+                f"deltas: expected [N, 4] or [N, K, 4] for anchors {list(anchors.shape)}, got {list(deltas.shape)}"
+            )
+        if deltas.ndim > anchors.ndim:
+            anchors = anchors.unsqueeze(-2)
+        xa, ya, wa, ha = self._center_and_sides(anchors)
+        dx, dy, dw, dh = (
+            d / weight for d, weight in zip(at_least_float32(deltas).unbind(-1), self.weights, strict=True)
+        )
+        if self.clamp is not None:
+            dw, dh = dw.clamp(max=self.clamp), dh.clamp(max=self.clamp)
+        x, y = dx * wa + xa, dy * ha + ya
+        half_w, half_h = dw.exp() * wa / 2, dh.exp() * ha / 2
+        x2, y2 = x + half_w, y + half_h
+        if self.inclusive:
+            x2, y2 = x2 - 1, y2 - 1
+        return torch.stack((x - half_w, y - half_h, x2, y2), dim=-1)
+
+    def _center_and_sides(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        w, h = box_sides(boxes, inclusive=self.inclusive)
+        return boxes[..., 0] + w / 2, boxes[..., 1] + h / 2, w, h

@@ -1,0 +1,139 @@
+"""Region features: max and bilinear pooling from one map, and from the fitting level of a pyramid.
+
+Legend: B images, P_i boxes of image i, P = sum P_i, C channels, L levels, oh x ow cells of a pooled region.
+Features are `[B, C, H, W]`; boxes are B tensors `[P_i, 4]` xyxy in input pixels. All pooling returns `[P, C, oh, ow]`
+in the order of the boxes and in the dtype of the features, but computes in float32 at least. Without any box the
+result is empty and still connected to the features. There is no gradient for the boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detkit.ops.boxes import at_least_float32, box_area
+
+
+def roi_pool(
+    features: Tensor, boxes: Sequence[Tensor], output_size: int | tuple[int, int], spatial_scale: float
+) -> Tensor:
+    """Maximum over each cell of the box, whose corners are rounded to whole feature cells; Fast R-CNN, section 2.1.
+
+    spatial_scale  feature cells = input pixels * spatial_scale
+    As in the Caffe layer the cell that x2, y2 round to belongs to the box. A cell without any feature is 0.
+    """
+    from torchvision.ops import roi_pool as kernel  # seconds to import, so not at the head
+
+    rois = _to_rois(boxes, len(features))
+    source = at_least_float32(features)
+    pooled: Tensor = kernel(source, rois.to(source.dtype), output_size, spatial_scale)
+    return pooled.to(features.dtype)
+
+
+def roi_align(
+    features: Tensor,
+    boxes: Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    *,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Tensor:
+    """Mean of bilinear samples in each cell of the box, without rounding; Mask R-CNN, section 3.
+
+    spatial_scale   feature cells = input pixels * spatial_scale
+    sampling_ratio  samples a side in each cell; 0: as many as the cell has feature cells, rounded up
+    aligned         pixel centres at half integers (Detectron2); False: at integers, and boxes at least one feature
+                    cell wide (torchvision's detectors)
+    """
+    rois = _to_rois(boxes, len(features))
+    return _align(features, rois, output_size, spatial_scale, sampling_ratio, aligned)
+
+
+def multilevel_roi_align(
+    features: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    strides: Sequence[int],
+    output_size: int | tuple[int, int],
+    *,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+) -> Tensor:
+    """`roi_align` of each box from the one of L pyramid levels, finest first, that `feature_levels` chooses for it.
+
+    strides  input pixels per feature cell of each level, as `feature_levels` takes them
+    """
+    if len(features) != len(strides):
+        raise ValueError(f"features: expected one for each of the {len(strides)} strides, got {len(features)}")
+    rois = _to_rois(boxes, len(features[0]))
+    if len(features) == 1:
+        return _align(features[0], rois, output_size, 1 / strides[0], sampling_ratio, aligned)
+
+    levels = feature_levels(rois[:, 1:], strides, canonical_size=canonical_size, canonical_level=canonical_level)
+    order = levels.argsort(stable=True)
+    counts = levels.bincount(minlength=len(strides)).tolist()
+    # A level without boxes is pooled all the same: it keeps its (zero) gradient. Under autocast levels may differ
+    # in dtype; the first decides.
+    pooled = torch.cat(
+        [
+            _align(level, level_rois, output_size, 1 / stride, sampling_ratio, aligned).to(features[0].dtype)
+            for level, stride, level_rois in zip(features, strides, torch.split(rois[order], counts), strict=True)
+        ]
+    )
+    return torch.empty_like(pooled).index_copy_(0, order, pooled)
+
+
+def feature_levels(
+    boxes: Tensor, strides: Sequence[int], *, canonical_size: float = 224, canonical_level: int = 4
+) -> Tensor:
+    """The pyramid level for each box, by its area; FPN, arXiv 1612.03144, eq. 1.
+
+    boxes            `[P, 4]` xyxy in input pixels
+    strides          L powers of two, finest first; level k has stride 2^k. No power between may be missing; of levels
+                     with the same stride (MobileNetV3's last two) the first is used, as in torchvision
+    canonical_size   side in pixels of the box that belongs to `canonical_level`
+    Returns int64 `[P]` indices into `strides`: floor(canonical_level + log2(sqrt(area) / canonical_size) + 1e-6),
+    moved to the nearest level there is. A box without area has the finest.
+    """
+    finest, coarsest = _log2(strides[0]), _log2(strides[-1])
+    powers = [2**level for level in range(finest, coarsest + 1)]
+    if sorted(set(strides)) != powers or list(strides) != sorted(strides):
+        raise ValueError(f"strides: expected powers of two without a gap, finest first, got {list(strides)}")
+    # 1e-6 is torchvision's: a box of exactly canonical_size * 2^n must not fall below its level by rounding.
+    levels = torch.floor(canonical_level + torch.log2(box_area(boxes).sqrt() / canonical_size) + 1e-6)
+    levels = levels.clamp(finest, coarsest).long() - finest
+    if len(strides) == len(powers):
+        return levels
+    return torch.tensor([strides.index(power) for power in powers], device=levels.device)[levels]
+
+
+def _align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    from torchvision.ops import roi_align as kernel  # seconds to import, so not at the head
+
+    source = at_least_float32(features)
+    pooled: Tensor = kernel(source, rois.to(source.dtype), output_size, spatial_scale, sampling_ratio, aligned)
+    return pooled.to(features.dtype)
+
+
+def _to_rois(boxes: Sequence[Tensor], num_images: int) -> Tensor:
+    """The boxes of all images in one tensor `[P, 5]`: image index, x1, y1, x2, y2."""
+    if len(boxes) != num_images or any(b.ndim != 2 or b.shape[1] != 4 for b in boxes):
+        raise ValueError(f"boxes: expected {num_images} tensors [P, 4], got {[list(b.shape) for b in boxes]}")
+    return torch.cat([F.pad(at_least_float32(b.detach()), (1, 0), value=i) for i, b in enumerate(boxes)])
+
+
+def _log2(stride: int) -> int:
+    return round(math.log2(stride))

@@ -1,0 +1,236 @@
+"""The loader: exact, whatever the number of workers and ranks."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch.utils.data import DataLoader
+
+from detkit.data.build import BatchSampler, DataConfig, LoaderConfig, build_dataset, build_loader
+from detkit.data.checks import DataError
+from detkit.data.coco import COCOConfig
+from detkit.data.collate import collate
+from detkit.data.dataset import ImageDataset
+from detkit.data.shapes import ShapesConfig
+from detkit.data.transforms import Augment, AugmentConfig
+from detkit.data.voc import VOCConfig
+from detkit.structures import Batch, ImageInfo, Sample, Size
+from tests.data.writers import make_dataset
+
+SIZES = [(40, 60), (60, 40), (48, 48), (30, 70), (64, 36), (40, 60), (50, 40), (40, 44), (33, 61), (40, 60), (70, 30)]
+WIDE = {i for i, (height, width) in enumerate(SIZES) if width >= height}
+
+
+def multi_scale(size: Size, draw: int | None) -> Size:
+    """Twice the size in evaluation, one to three times in training."""
+    factor = 2 if draw is None else 1 + draw % 3
+    return size[0] * factor, size[1] * factor
+
+
+def failing(size: Size, draw: int | None) -> Size:
+    raise ZeroDivisionError("no such size")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
+    return make_dataset(tmp_path_factory.mktemp("made"), SIZES)
+
+
+def loader(dataset: ImageDataset, **changes: Any) -> DataLoader[Batch]:
+    settings: dict[str, Any] = {
+        "input_size": multi_scale,
+        "stride": 32,
+        "batch_size": 3,
+        "augment": Augment(AugmentConfig(scale_jitter=(0.7, 1.4), crop=0.5, photometric=0.5)),
+        "seed": 5,
+        "workers": 0,
+        "shuffle": True,
+        "aspect_grouping": True,
+        "with_targets": True,
+    }
+    return build_loader(dataset, **{**settings, **changes})
+
+
+def ids(batches: list[Batch]) -> list[Any]:
+    return [info.image_id for batch in batches for info in batch.infos]
+
+
+def epoch_of(loader: DataLoader[Batch], epoch: int) -> list[Batch]:
+    loader.batch_sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def assert_equal(one: list[Batch], two: list[Batch]) -> None:
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        assert a.infos == b.infos
+        assert torch.equal(a.images, b.images)
+        assert a.targets is not None
+        assert b.targets is not None
+        for target_a, target_b in zip(a.targets, b.targets, strict=True):
+            assert torch.equal(target_a.boxes, target_b.boxes)
+            assert torch.equal(target_a.labels, target_b.labels)
+            assert torch.equal(target_a.ignore, target_b.ignore)
+
+
+def test_number_of_workers_changes_nothing(dataset: ImageDataset) -> None:
+    alone, with_two = loader(dataset), loader(dataset, workers=2)
+    for epoch in (0, 1):
+        assert_equal(epoch_of(alone, epoch), epoch_of(with_two, epoch))
+
+
+def test_an_epoch_can_be_repeated_and_the_next_differs(dataset: ImageDataset) -> None:
+    one = loader(dataset)
+    first = epoch_of(one, 3)
+    assert ids(first) != ids(epoch_of(one, 4))
+    torch.rand(7)
+    assert_equal(first, epoch_of(loader(dataset), 3))
+    assert ids(first) != ids(epoch_of(loader(dataset, seed=6), 3))
+
+
+def test_an_epoch_takes_nothing_from_the_global_generator(dataset: ImageDataset) -> None:
+    before = torch.get_rng_state()
+    list(loader(dataset))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("aspect_grouping", [True, False])
+def test_every_image_once_an_epoch(dataset: ImageDataset, aspect_grouping: bool) -> None:
+    one = loader(dataset, aspect_grouping=aspect_grouping)
+    for epoch in range(3):
+        batches = epoch_of(one, epoch)
+        assert sorted(ids(batches)) == list(range(len(SIZES)))
+        assert len(batches) == len(one)
+
+
+def test_batches_hold_one_orientation(dataset: ImageDataset) -> None:
+    for batch in epoch_of(loader(dataset), 0):
+        assert len({info.image_id in WIDE for info in batch.infos}) == 1
+
+
+def test_one_draw_a_batch(dataset: ImageDataset) -> None:
+    """All images of a batch are resized by the same factor; over the epochs the factors vary."""
+    one = loader(dataset, augment=None)
+    factors = []
+    for epoch in range(4):
+        for batch in epoch_of(one, epoch):
+            (scale,) = {info.scale for info in batch.infos}
+            factors.append(scale[0])
+    assert set(factors) == {1.0, 2.0, 3.0}
+
+
+def test_evaluation_keeps_the_order_and_draws_nothing(dataset: ImageDataset) -> None:
+    batches = list(loader(dataset, augment=None, shuffle=False, with_targets=False, workers=2))
+    assert ids(batches) == list(range(len(SIZES)))
+    assert all(batch.targets is None for batch in batches)
+    assert all(info.scale == (2.0, 2.0) and info.orig_size == SIZES[info.image_id] for b in batches for info in b.infos)
+
+
+def test_targets_lie_in_input_pixels_and_lead_back(dataset: ImageDataset) -> None:
+    for batch in loader(dataset, augment=None):
+        assert batch.targets is not None
+        assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
+        for info, target in zip(batch.infos, batch.targets, strict=True):
+            back = target.boxes / torch.tensor(info.scale * 2)
+            torch.testing.assert_close(back, torch.tensor([[2.0, 3.0, 12.0, 13.0]]))
+            assert info.input_size == tuple(round(n * s) for n, s in zip(info.orig_size, info.scale[::-1], strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_failure_names_the_picture(dataset: ImageDataset, workers: int) -> None:
+    with pytest.raises(RuntimeError, match=r"\d{3}\.png: ZeroDivisionError: no such size"):
+        list(loader(dataset, input_size=failing, workers=workers))
+
+
+def test_picture_lost_during_training_is_named(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, SIZES[:3])
+    (tmp_path / "001.png").unlink()
+    with pytest.raises(DataError, match=r"001\.png: the picture cannot be read"):
+        list(loader(dataset, workers=1))
+
+
+class TestBatchSampler:
+    RATIOS = np.array([width / height for height, width in SIZES])
+
+    def sampler(self, **changes: Any) -> BatchSampler:
+        settings = {"batch_size": 2, "seed": 0, "shuffle": True, "aspect_grouping": True}
+        return BatchSampler(**{"aspect_ratios": self.RATIOS, **settings, **changes})
+
+    @pytest.mark.parametrize("world_size", [2, 3, 8])
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_ranks_partition_each_global_batch(self, world_size: int, shuffle: bool) -> None:
+        single = self.sampler(batch_size=2 * world_size, shuffle=shuffle)
+        ranks = [self.sampler(rank=r, world_size=world_size, shuffle=shuffle) for r in range(world_size)]
+        assert {len(r) for r in ranks} == {len(single)}
+        for whole, *parts in zip(single, *ranks, strict=True):
+            assert all(parts)
+            together = Counter(key for part in parts for key in part)
+            assert set(together) == set(whole)
+            if len(whole) >= world_size:
+                assert together == Counter(whole)
+
+    def test_seed_of_an_image_depends_on_the_epoch_but_not_on_its_batch(self) -> None:
+        small, large = self.sampler(), self.sampler(batch_size=5, aspect_grouping=False)
+
+        def seeds(sampler: BatchSampler) -> dict[int, int]:
+            return {index: seed for batch in sampler for index, seed, _ in batch}
+
+        first = seeds(small)
+        assert first == seeds(large)
+        assert len(set(first.values())) == len(SIZES)
+        small.set_epoch(1)
+        assert not set(first.values()) & set(seeds(small).values())
+
+    def test_small_batches_do_not_always_come_last(self) -> None:
+        sampler = self.sampler(batch_size=4)
+        positions = set()
+        for epoch in range(12):
+            sampler.set_epoch(epoch)
+            positions |= {number for number, batch in enumerate(sampler) if len(batch) < 4}
+        assert len(positions) > 2
+
+    @pytest.mark.parametrize("changes", [{"batch_size": 0}, {"rank": 2, "world_size": 2}, {"rank": -1}])
+    def test_impossible_settings_are_refused(self, changes: dict[str, int]) -> None:
+        with pytest.raises(ValueError, match="expected batch_size >= 1"):
+            self.sampler(**changes)
+
+
+def test_collate_pads_right_and_bottom_with_zeros() -> None:
+    items = []
+    for number, size in enumerate([(20, 50), (33, 31)]):
+        boxes = np.array([(1, 2, 3, 4)] * number, np.float32).reshape(-1, 4)
+        image = np.full((*size, 3), (1, 2, 3), np.uint8)
+        sample = Sample(image, boxes, np.zeros(number, np.int64), np.zeros(number, np.bool_), number)
+        items.append((sample, ImageInfo(number, size, size, (1.0, 1.0))))
+    batch = collate(items, stride=16, with_targets=True)
+    assert batch.images.shape == (2, 3, 48, 64)
+    assert batch.input_sizes == [(20, 50), (33, 31)]
+    assert batch.targets is not None
+    assert [len(target.boxes) for target in batch.targets] == [0, 1]
+    for image, (height, width) in zip(batch.images, batch.input_sizes, strict=True):
+        assert image[:, :height, :width].unique(dim=1).unique(dim=2).flatten().tolist() == [1, 2, 3]
+        assert image.sum() == (1 + 2 + 3) * height * width
+
+
+def test_config_is_chosen_by_name() -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(DataConfig)
+    voc = adapter.validate_json('{"name": "voc", "root": "x", "train": ["2007_trainval"], "val": ["2007_test"]}')
+    assert isinstance(voc, VOCConfig)
+    assert (voc.on_bad_label, voc.check_images, voc.difficult) == ("raise", True, "ignore")
+    assert isinstance(adapter.validate_json('{"name": "coco", "root": "x"}'), COCOConfig)
+    assert isinstance(adapter.validate_json('{"name": "shapes"}'), ShapesConfig)
+    assert LoaderConfig().workers == 2
+
+
+def test_build_dataset_reads_each_kind(tmp_path: Path) -> None:
+    shapes = ShapesConfig(root=str(tmp_path / "shapes"), num_train=2, num_val=2)
+    assert len(build_dataset(shapes, "train")) == 2
+    voc = VOCConfig(root=shapes.root, train=("2007_train",), val=("2007_val",), classes="auto")
+    assert build_dataset(voc, "val").name == "voc val (2007_val)"
+    for config in (VOCConfig(root="/nowhere", train=("2007_a",), val=()), COCOConfig(root="/nowhere")):
+        with pytest.raises(DataError, match="does not exist"):
+            build_dataset(config, "train")

@@ -1,0 +1,152 @@
+"""The built-in data set: the same from the same seed, true VOC and true COCO, and never over somebody's files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detkit.data.checks import DataError
+from detkit.data.shapes import ShapesConfig, ensure_shapes, read_shapes
+from detkit.data.shapes_drawing import CLASS_NAMES, HIDDEN_BELOW, draw_picture
+
+
+def config(root: Path, **changes: Any) -> ShapesConfig:
+    return ShapesConfig(**{"root": str(root / "shapes"), "num_train": 6, "num_val": 3, **changes})
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_same_seed_same_files_and_other_seed_other_pictures(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        ensure_shapes(config(tmp_path / name, seed=seed))
+    a, b, c = (files(tmp_path / name) for name in "abc")
+    assert a == b
+    assert a.keys() == c.keys()
+    assert all(a[name] != c[name] for name in a if name.endswith(".jpg"))
+
+
+def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+    ensure_shapes(config(tmp_path / "few", num_train=2))
+    ensure_shapes(config(tmp_path / "many"))
+    few, many = files(tmp_path / "few"), files(tmp_path / "many")
+    assert all(few[name] == many[name] for name in few if name.endswith(".jpg"))
+
+
+def test_training_and_validation_pictures_differ(tmp_path: Path) -> None:
+    ensure_shapes(config(tmp_path))
+    pictures = [data for name, data in files(tmp_path).items() if name.endswith(".jpg")]
+    assert len(set(pictures)) == len(pictures) == 9
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_voc_and_coco_hold_the_same_ground_truth(tmp_path: Path, split: Any) -> None:
+    voc = read_shapes(config(tmp_path, num_train=40), split)
+    coco = read_shapes(config(tmp_path, num_train=40, format="coco"), split)
+    assert voc.class_names == coco.class_names == CLASS_NAMES
+    assert voc.category_ids == coco.category_ids
+    assert len(voc) == len(coco) == (40 if split == "train" else 3)
+    for index in range(len(voc)):
+        one, two = voc.ground_truth(index), coco.ground_truth(index)
+        assert one.size == two.size
+        np.testing.assert_array_equal(one.boxes, two.boxes)
+        np.testing.assert_array_equal(one.labels, two.labels)
+        np.testing.assert_array_equal(one.ignore, two.ignore)
+        assert (two.area <= one.area).all()  # COCO's is that of the visible mask
+    if split == "train":
+        assert any(voc.ground_truth(index).ignore.any() for index in range(len(voc)))  # difficult objects occur
+
+
+def test_written_once_and_drawn_again_for_other_settings(tmp_path: Path) -> None:
+    ensure_shapes(config(tmp_path))
+    marker = tmp_path / "shapes" / "VOC2007" / "kept"
+    marker.touch()
+    ensure_shapes(config(tmp_path, format="coco"))  # another reader is no other set
+    assert marker.exists()
+    ensure_shapes(config(tmp_path, num_val=4))
+    assert not marker.exists()
+    assert len(read_shapes(config(tmp_path, num_val=4), "val")) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]  # nothing is left aside
+
+
+def test_older_version_of_the_drawing_is_replaced(tmp_path: Path) -> None:
+    ensure_shapes(config(tmp_path))
+    about = tmp_path / "shapes" / "about.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "version": 0}))
+    (tmp_path / "shapes" / "VOC2007" / "old").touch()
+    ensure_shapes(config(tmp_path))
+    assert not (tmp_path / "shapes" / "VOC2007" / "old").exists()
+
+
+@pytest.mark.parametrize("about", [None, "{", "[]", '{"generator": "somebody else"}'])
+def test_folder_of_somebody_else_is_left_alone(tmp_path: Path, about: str | None) -> None:
+    root = tmp_path / "shapes"
+    root.mkdir()
+    (root / "thesis.txt").write_text("precious")
+    if about is not None:
+        (root / "about.json").write_text(about)
+    with pytest.raises(DataError, match="was not drawn by detkit"):
+        ensure_shapes(config(tmp_path))
+    assert (root / "thesis.txt").read_text() == "precious"
+
+
+def test_empty_folder_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "shapes").mkdir()
+    assert len(read_shapes(config(tmp_path), "train")) == 6
+
+
+def test_a_writer_that_dies_leaves_no_half_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detkit.data.shapes._append_coco", die)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_shapes(config(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    assert len(read_shapes(config(tmp_path), "train")) == 6
+
+
+def test_pictures_are_of_the_promised_kind() -> None:
+    pictures = [draw_picture(np.random.default_rng(seed)) for seed in range(60)]
+    objects = [item for _, found in pictures for item in found]
+    sides = np.array([max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in (item.box for item in objects)])
+    assert {item.label for item in objects} == set(range(len(CLASS_NAMES)))
+    assert (sides < 14).mean() < 0.25
+    assert sides.max() > 120
+    assert all(HIDDEN_BELOW <= item.visible <= 1 for item in objects)
+    assert {image.shape[0] > image.shape[1] for image, _ in pictures} == {True, False}
+    for image, found in pictures:
+        assert image.dtype == np.uint8
+        assert 208 <= min(image.shape[:2]) <= max(image.shape[:2]) <= 352
+        assert len(found) <= 8
+        for x1, y1, x2, y2 in (item.box for item in found):
+            assert 0 <= x1 < x2 <= image.shape[1]
+            assert 0 <= y1 < y2 <= image.shape[0]
+
+
+def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On black, in white, without clutter: rows and columns just inside the box are lit, those just outside are not."""
+    monkeypatch.setattr("detkit.data.shapes_drawing._background", lambda rng, size: np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr("detkit.data.shapes_drawing._draw_clutter", lambda rng, image: None)
+    monkeypatch.setattr("detkit.data.shapes_drawing._draw_stroke", lambda rng, image, thickness: None)
+    monkeypatch.setattr("detkit.data.shapes_drawing._degrade", lambda rng, image: image)
+    white = np.full(3, 255.0)
+    monkeypatch.setattr("detkit.data.shapes_drawing._colour_away_from", lambda *_: white)
+    monkeypatch.setattr("detkit.data.shapes_drawing._texture", lambda rng, side, *_: np.full((side, side, 3), 255.0))
+    checked = 0
+    for seed in range(40):
+        image, objects = draw_picture(np.random.default_rng(seed))
+        lit = image[..., 0] >= 128
+        expected = np.zeros_like(lit)
+        for item in objects:
+            x1, y1, x2, y2 = item.box
+            expected[y1:y2, x1:x2] = True
+            inside = lit[y1:y2, x1:x2]
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+            checked += 1
+        assert not (lit & ~expected).any()
+    assert checked > 100

@@ -1,0 +1,222 @@
+"""The VOC reader, on files made here and on real ones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detkit.data.checks import DataError
+from detkit.data.voc import VOC_CLASSES, VOCConfig, read_voc
+from tests.data.writers import voc_object, write_picture, write_voc
+
+
+def config(root: Path, **changes: Any) -> VOCConfig:
+    return VOCConfig(**{"root": str(root), "train": ("2007_train",), "val": ("2007_val",), **changes})
+
+
+def test_corners_are_inclusive_pixels_counted_from_one(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"000001": [voc_object("dog", (1, 1, 60, 40)), voc_object("car", (11, 6, 20, 15))]})
+    truth = read_voc(config(tmp_path), "train").ground_truth(0)
+    np.testing.assert_array_equal(truth.boxes, [(0, 0, 60, 40), (10, 5, 20, 15)])
+    assert [VOC_CLASSES[label] for label in truth.labels] == ["dog", "car"]
+    assert truth.area.tolist() == [2400, 100]
+    assert (truth.image_id, truth.size) == ("000001", (40, 60))
+
+
+def test_the_twenty_classes_are_numbered_from_one_by_the_data_set(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": []})
+    dataset = read_voc(config(tmp_path), "val")
+    assert dataset.class_names == VOC_CLASSES
+    assert dataset.category_ids == tuple(range(1, 21))
+    assert len(dataset.ground_truth(0).boxes) == 0
+
+
+def test_fractional_corners_are_kept(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": [voc_object("dog", (1.5, 2.25, 20.75, 30.5))]})
+    np.testing.assert_array_equal(read_voc(config(tmp_path), "train").ground_truth(0).boxes, [(0.5, 1.25, 20.75, 30.5)])
+
+
+def test_tags_are_read_by_name_in_any_order_and_difficult_may_be_missing(tmp_path: Path) -> None:
+    shuffled = (
+        "<object><bndbox><ymax>15</ymax><xmax>20</xmax><ymin>6</ymin><xmin>11</xmin></bndbox>"
+        "<difficult>1</difficult><name>dog</name></object>"
+    )
+    write_voc(tmp_path, {"1": [shuffled, voc_object("dog", (11, 6, 20, 15))]})
+    truth = read_voc(config(tmp_path), "train").ground_truth(0)
+    np.testing.assert_array_equal(truth.boxes, [(10, 5, 20, 15)] * 2)
+    assert truth.ignore.tolist() == [True, False]
+
+
+def test_difficult_objects_may_be_trained_on_but_never_count_in_evaluation(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": [voc_object("dog", (1, 1, 9, 9), difficult=1)]})
+    for difficult, split, ignored in (("ignore", "train", True), ("train", "train", False), ("train", "val", True)):
+        dataset = read_voc(config(tmp_path, difficult=difficult), split)
+        assert dataset.ground_truth(0).ignore.tolist() == [ignored]
+
+
+def test_parts_of_a_person_are_not_objects(tmp_path: Path) -> None:
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    person = voc_object("person", (5, 5, 30, 30)).replace("</object>", f"{part}</object>")
+    write_voc(tmp_path, {"1": [person]})
+    np.testing.assert_array_equal(read_voc(config(tmp_path), "train").ground_truth(0).boxes, [(4, 4, 30, 30)])
+
+
+def test_own_names_give_the_labels_in_their_order(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": [voc_object("zebra", (1, 1, 9, 9)), voc_object("ant", (1, 1, 9, 9))]})
+    dataset = read_voc(config(tmp_path, classes=("zebra", "ant")), "train")
+    assert dataset.class_names == ("zebra", "ant")
+    assert dataset.ground_truth(0).labels.tolist() == [0, 1]
+
+
+def test_auto_takes_the_names_of_the_training_lists_for_both_splits(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": [voc_object("zebra", (1, 1, 9, 9)), voc_object("ant", (1, 1, 9, 9))]}, lists=["train"])
+    write_voc(tmp_path, {"2": [voc_object("zebra", (1, 1, 9, 9))]}, lists=["val"])
+    for split in ("train", "val"):
+        assert read_voc(config(tmp_path, classes="auto"), split).class_names == ("ant", "zebra")
+    write_voc(tmp_path, {"2": [voc_object("yak", (1, 1, 9, 9))]}, lists=["val"])
+    with pytest.raises(DataError, match="the class 'yak' is not known"):
+        read_voc(config(tmp_path, classes="auto"), "val")
+
+
+def test_unknown_class_names_the_file_the_object_and_the_nearest_name(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": [voc_object("dog", (1, 1, 9, 9)), voc_object("motorbikes", (1, 1, 9, 9))]})
+    with pytest.raises(DataError) as raised:
+        read_voc(config(tmp_path), "train")
+    for part in ("1.xml: object 2 (motorbikes", "did you mean 'motorbike'?", "data.classes"):
+        assert part in str(raised.value)
+    with pytest.raises(DataError, match="motorbikes"):
+        read_voc(config(tmp_path, on_bad_label="clip"), "train")  # clipping mends boxes, not names
+    assert "1 box dropped" in read_voc(config(tmp_path, on_bad_label="drop_box"), "train").summary
+
+
+@pytest.mark.parametrize("classes", [(), ("a", "a")])
+def test_class_list_must_be_names_once_each(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    write_voc(tmp_path, {"1": []})
+    with pytest.raises(DataError, match=r"data\.classes: expected different names"):
+        read_voc(config(tmp_path, classes=classes), "train")
+
+
+@pytest.mark.parametrize("text", ["<annotation><object>", "", "no xml at all"])
+def test_broken_xml_is_named(tmp_path: Path, text: str) -> None:
+    folder = write_voc(tmp_path, {"1": [], "2": []})
+    (folder / "Annotations" / "1.xml").write_text(text)
+    with pytest.raises(DataError, match=r"1\.xml: is not well-formed XML"):
+        read_voc(config(tmp_path), "train")
+    assert "1 image dropped" in read_voc(config(tmp_path, on_bad_label="drop_image"), "train").summary
+
+
+def test_missing_annotation_and_missing_picture_are_named(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path, {"1": [], "2": []})
+    (folder / "Annotations" / "1.xml").unlink()
+    (folder / "JPEGImages" / "2.jpg").unlink()
+    with pytest.raises(DataError, match="2 problems") as raised:
+        read_voc(config(tmp_path), "train")
+    assert "1.xml: this annotation file does not exist" in str(raised.value)
+    assert "2.jpg does not exist" in str(raised.value)
+
+
+@pytest.mark.parametrize("corners", [("", 1, 9, 9), ("left", 1, 9, 9)])
+def test_corner_that_is_no_number_is_named(tmp_path: Path, corners: tuple[Any, ...]) -> None:
+    write_voc(tmp_path, {"1": [voc_object("dog", corners)]})
+    with pytest.raises(DataError, match=r"object 1 \(dog, xmin (\?|left) ymin 1 xmax 9 ymax 9\): <bndbox>"):
+        read_voc(config(tmp_path), "train")
+
+
+def test_box_of_nan_is_named(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"1": [voc_object("dog", ("nan", 1, 9, 9))]})
+    with pytest.raises(DataError, match="is not finite"):
+        read_voc(config(tmp_path), "train")
+
+
+def test_filename_tag_decides_if_that_file_exists_else_the_id(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path, {"1": [], "2": []})
+    (folder / "JPEGImages" / "1.jpg").unlink()
+    write_picture(folder / "JPEGImages" / "1.png")
+    xml = folder / "Annotations" / "2.xml"
+    xml.write_text(xml.read_text().replace("2.jpg", "other name.jpg"))
+    write_picture(folder / "JPEGImages" / "other name.jpg")
+    dataset = read_voc(config(tmp_path), "train")
+    assert [Path(dataset.path(i)).name for i in range(2)] == ["1.png", "other name.jpg"]
+
+
+def test_missing_size_is_taken_from_the_picture(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path, {"1": []})
+    (folder / "Annotations" / "1.xml").write_text(
+        "<annotation><size><width>0</width><height>0</height></size></annotation>"
+    )
+    assert read_voc(config(tmp_path), "train").ground_truth(0).size == (40, 60)
+
+
+def test_list_of_one_class_is_read_by_its_first_column(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path, {"000001": [], "000002": []})
+    (folder / "ImageSets" / "Main" / "dog_train.txt").write_text("000001 -1\n\n000002  1\n")
+    dataset = read_voc(config(tmp_path, train=("2007_dog_train",)), "train")
+    assert [dataset.image_id(i) for i in range(len(dataset))] == ["000001", "000002"]
+
+
+def test_several_years_are_read_together_and_told_apart(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"000001": []}, year="2007")
+    write_voc(tmp_path, {"000001": []}, year="2012")
+    dataset = read_voc(config(tmp_path, train=("2007_train", "2012_train")), "train")
+    assert [dataset.image_id(i) for i in range(2)] == ["2007/000001", "2012/000001"]
+
+
+def test_id_listed_twice_is_an_error(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path, {"000001": []})
+    with pytest.raises(DataError, match="1 ids twice, such as 000001"):
+        read_voc(config(tmp_path, train=("2007_train", "2007_val")), "train")
+    (folder / "ImageSets" / "Main" / "train.txt").write_text("000001\n000001\n")
+    with pytest.raises(DataError, match="twice"):
+        read_voc(config(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"root": "/nowhere"}, "the folder /nowhere does not exist"),
+        ({"train": ("2012_train",)}, r"VOC2012 does not exist; .* has VOC2007"),
+        ({"train": ("2007_trainval",)}, r"trainval\.txt does not exist; lists there: empty, train, val"),
+        ({"train": ("2007_empty",)}, r"empty\.txt is empty"),
+        ({"train": ("trainval",)}, "expected <year>_<list> such as 2007_trainval, got 'trainval'"),
+        ({"train": ()}, "expected at least one split"),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folder = write_voc(tmp_path, {"000001": []})
+    (folder / "ImageSets" / "Main" / "empty.txt").write_text("\n")
+    with pytest.raises(DataError, match=message):
+        read_voc(config(tmp_path, **changes), "train")
+
+
+class TestBloodCells:
+    """Two boxes of BCCD are empty: BloodImage_00338 in val, BloodImage_00343 in train."""
+
+    @pytest.fixture
+    def blood(self, shared_data: Path) -> VOCConfig:
+        return config(shared_data / "bccd" / "VOCdevkit", train=("2007_trainval",), classes="auto")
+
+    def test_empty_boxes_are_reported_by_name(self, blood: VOCConfig) -> None:
+        with pytest.raises(DataError, match="2 problems") as raised:
+            read_voc(blood, "train")
+        assert "BloodImage_00343.xml: object 4 (RBC, xmin 181 ymin 329 xmax 181 ymax 329)" in str(raised.value)
+        assert "BloodImage_00338.xml: object 13 (RBC, xmin 504 ymin 337 xmax 504 ymax 337)" in str(raised.value)
+
+    @pytest.mark.parametrize("policy", ["drop_box", "clip"])
+    def test_empty_boxes_are_dropped_and_counted(self, blood: VOCConfig, policy: str) -> None:
+        dataset = read_voc(blood.model_copy(update={"on_bad_label": policy}), "train")
+        assert (len(dataset), dataset.class_names) == (292, ("Platelets", "RBC", "WBC"))
+        assert "2 boxes dropped" in dataset.summary
+
+    def test_their_images_are_dropped_and_counted(self, blood: VOCConfig) -> None:
+        dataset = read_voc(blood.model_copy(update={"on_bad_label": "drop_image"}), "train")
+        assert len(dataset) == 290
+        assert "2 images dropped" in dataset.summary
+
+
+def test_real_voc_has_difficult_objects(shared_data: Path) -> None:
+    dataset = read_voc(config(shared_data / "voc07-mini" / "VOCdevkit"), "val")
+    assert len(dataset) == 50
+    assert sum(int(dataset.ground_truth(i).ignore.sum()) for i in range(50)) == 22
+    sample = dataset.load(0)
+    assert sample.image.shape[:2] == dataset.ground_truth(0).size

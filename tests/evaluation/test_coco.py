@@ -1,0 +1,186 @@
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detkit.evaluation.coco import METRICS, coco_metrics, to_xywh
+from detkit.evaluation.evaluator import Evaluator
+from detkit.evaluation.report import detections_to_coco, load_coco_detections
+from detkit.structures import Detections, GroundTruth, ImageId
+from tests.evaluation.scenes import found, image, random_scene
+
+A, B, FAR = (0, 0, 50, 50), (100, 0, 150, 50), (500, 500, 550, 550)
+
+
+def ap50(ground_truth: list[GroundTruth], detections: list[Detections]) -> float:
+    return coco_metrics(ground_truth, detections, 2)[0]["AP50"]
+
+
+def test_perfect_detector() -> None:
+    metrics, per_class = coco_metrics([image([A, B], [0, 1])], [found([A, B], labels=[0, 1])], 3)
+    assert tuple(metrics) == METRICS
+    expected = dict.fromkeys(METRICS, 1.0) | dict.fromkeys(["APs", "APl", "ARs", "ARl"], np.nan)  # all are medium
+    assert metrics == pytest.approx(expected, nan_ok=True)
+    np.testing.assert_allclose(per_class, [1, 1, np.nan])
+
+
+def test_nothing_found() -> None:
+    metrics, per_class = coco_metrics([image([A])], [found()], 1)
+    assert metrics["AP"] == metrics["AR100"] == per_class[0] == 0
+
+
+def test_nothing_annotated() -> None:
+    metrics, per_class = coco_metrics([image()], [found([A])], 1)
+    assert np.isnan([*metrics.values(), *per_class]).all()
+
+
+def test_detections_on_an_empty_image_are_wrong() -> None:
+    images = [image(image_id=1), image([A], image_id=2)]
+    assert ap50(images, [found([A], [0.9]), found([A], [0.8])]) == pytest.approx(1 / 2)
+
+
+def test_duplicate_is_wrong() -> None:
+    # right, wrong, right: precision 1 up to recall 1/2 (51 of 101 points), then 2/3
+    assert ap50([image([A, B])], [found([A, A, B])]) == pytest.approx((51 + 50 * 2 / 3) / 101)
+
+
+def test_second_detection_takes_the_second_best_object() -> None:
+    """Unlike VOC, where it would be a duplicate."""
+    assert ap50([image([A, (0, 0, 50, 45)])], [found([A, A])]) == pytest.approx(1)
+
+
+def test_iou_of_exactly_half_is_enough() -> None:
+    assert ap50([image([A])], [found([(0, 0, 50, 25)])]) == pytest.approx(1)
+
+
+def test_crowd_takes_any_number_of_small_boxes_inside_it() -> None:
+    """IoU with the crowd is 1/100; IoF is 1."""
+    crowd = (500, 500, 1000, 1000)
+    answers = [found([FAR, FAR, (900, 900, 950, 950), A])]
+    assert ap50([image([A, crowd], ignore=[False, True])], answers) == pytest.approx(1)
+    assert ap50([image([A, crowd])], answers) < 0.2
+
+
+def test_hundred_detections_count() -> None:
+    images = [image([A])]
+    assert ap50(images, [found([FAR] * 99 + [A])]) == pytest.approx(1 / 100)
+    assert ap50(images, [found([FAR] * 100 + [A])]) == 0
+    both = found([FAR] * 100 + [A], labels=[1] * 100 + [0])
+    assert ap50([image([A, B], [0, 1])], [both]) == pytest.approx((1 + 0) / 2)  # a hundred of each class
+
+
+def test_area_is_the_annotated_one_at_both_ends() -> None:
+    for area, ranges in ((1000, "s"), (1024, "sm"), (5000, "m"), (9216, "ml"), (9300, "l")):
+        metrics, _ = coco_metrics([image([A], area=[area])], [found([A])], 1)
+        assert [name for name in ("APs", "APm", "APl") if not np.isnan(metrics[name])] == [f"AP{r}" for r in ranges]
+
+
+@pytest.mark.parametrize("image_ids", [(0, 1), ("a", "b"), (2, 10), ("0", "00"), (5, "1")])
+def test_any_image_ids(image_ids: tuple[ImageId, ImageId]) -> None:
+    """Equal scores are ordered by image id, numbers by value, however the images are given."""
+    for first_is_right, expected in ((True, 1), (False, 1 / 2)):
+        pairs = [
+            (image([A] if right else [], image_id=image_id), found([A if right else FAR], [0.5]))
+            for image_id, right in zip(image_ids, (first_is_right, not first_is_right), strict=True)
+        ]
+        for order in (pairs, pairs[::-1]):
+            images, detections = zip(*order, strict=True)
+            assert ap50(images, detections) == pytest.approx(expected)
+
+
+def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    coco_metrics([image([A])], [found([A])], 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_xywh_gives_the_decimals_of_a_file_back() -> None:
+    boxes = [[258.15, 41.29, 348.26, 243.78], [0.0, 0.03, 0.01, 1999.99]]
+    corners = np.array(boxes) + np.pad(np.array(boxes)[:, :2], ((0, 0), (2, 0)))
+    assert to_xywh(corners.astype(np.float32)) == boxes
+    assert to_xywh(np.zeros((0, 4), np.float32)) == []
+
+
+@pytest.mark.parametrize("first_id", [0, 1, 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_written_detections_score_the_same_in_plain_pycocotools(seed: int, first_id: int, tmp_path: Path) -> None:
+    """With ids of its own, crowds, ties and a data set without areas; the file also comes back as it went."""
+    num_classes, category_ids = 3, (0, 4, 90)
+    rng = np.random.default_rng(seed)
+    images, detections = random_scene(rng, list(range(first_id, first_id + 40)), num_classes)
+    by_id = {gt.image_id: answer for gt, answer in zip(images, detections, strict=True)}
+    path = tmp_path / "detections.json"
+    path.write_text(json.dumps(detections_to_coco(by_id, category_ids)))
+
+    metrics, per_class = coco_metrics(images, detections, num_classes)
+    assert metrics == pytest.approx(_plain_pycocotools(images, path, category_ids), abs=1e-12, nan_ok=True)
+    assert 0 < metrics["AP"] < 1
+    assert np.nanmean(per_class) == pytest.approx(metrics["AP"])
+
+    again = load_coco_detections(path, detections[0].class_names, category_ids)
+    assert set(again) == {image_id for image_id, answer in by_id.items() if len(answer)}
+    assert detections_to_coco(again, category_ids) == json.loads(path.read_text())
+
+
+def _plain_pycocotools(images: list[GroundTruth], results: Path, category_ids: tuple[int, ...]) -> dict[str, float]:
+    """By its own reader, with the original ids, except that objects are numbered from 1 as it needs."""
+    objects: list[dict[str, Any]] = []
+    for gt in images:
+        for (x1, y1, x2, y2), label, ignore in zip(gt.boxes.tolist(), gt.labels, gt.ignore, strict=True):
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": gt.image_id,
+                    "category_id": category_ids[label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": int(ignore),
+                }
+            )
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": gt.image_id} for gt in images],
+            "categories": [{"id": category_id} for category_id in category_ids],
+            "annotations": objects,
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(str(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return dict(zip(METRICS, np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist(), strict=True))
+
+
+def test_published_results_score_as_cocoapi_says(shared_data: Path) -> None:
+    folder = shared_data / "eval-refs" / "cocoapi_val2014_100"
+    expected = json.loads((folder / "expected.json").read_text())["bbox"]
+    data = json.loads((folder / "instances_val2014_100.json").read_text())
+    names = [category["name"] for category in data["categories"]]
+    category_ids = [category["id"] for category in data["categories"]]
+    objects: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in data["images"]}
+    for annotation in data["annotations"]:
+        objects[annotation["image_id"]].append(annotation)
+    images = [
+        image(
+            [[x, y, x + w, y + h] for x, y, w, h in (o["bbox"] for o in annotations)],
+            [category_ids.index(o["category_id"]) for o in annotations],
+            [bool(o["iscrowd"]) for o in annotations],
+            image_id,
+            [o["area"] for o in annotations],
+        )
+        for image_id, annotations in objects.items()
+    ]
+    answers = load_coco_detections(folder / "instances_val2014_fakebbox100_results.json", names, category_ids)
+
+    evaluator = Evaluator(names, category_ids, images)
+    for image_id in objects:
+        evaluator.update(image_id, answers.get(image_id, found(class_names=names)))
+    result = evaluator.compute(["coco"]).results["coco"]
+    assert result.metrics == pytest.approx(expected, rel=0, abs=1e-6)
+    assert result.score == pytest.approx(np.nanmean(list(result.per_class.values())))

@@ -1,0 +1,73 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from detkit.evaluation.coco import METRICS
+from detkit.evaluation.evaluator import PROTOCOLS, Evaluation, Evaluator
+from detkit.evaluation.report import detections_to_coco, format_table, load_coco_detections, to_json
+from tests.evaluation.scenes import CLASSES, found, image
+
+A, B = (0, 0, 50, 50), (100, 0, 150, 50)
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    """One of three cats found; no dog anywhere."""
+    evaluator = Evaluator(CLASSES, (1, 3), [image([A, A, A, B], ignore=[False] * 3 + [True])])
+    evaluator.update(1, found([A]))
+    return evaluator.compute(PROTOCOLS)
+
+
+def test_voc_table(evaluation: Evaluation) -> None:
+    assert format_table(evaluation, "voc10").splitlines() == [
+        "voc10: VOC 2010 area under the curve, IoU > 0.5, inclusive pixels, difficult ignored",
+        "1 images, 3 objects and 1 ignored, 1 detections",
+        "",
+        "class  objects      AP",
+        "cat          3  0.3333",
+        "dog          0       -",
+        "",
+        "mAP   0.3333",
+    ]
+
+
+def test_coco_table_has_the_twelve_numbers_by_name(evaluation: Evaluation) -> None:
+    lines = format_table(evaluation, "coco").splitlines()
+    assert lines[0].startswith("coco: COCO, AP over IoU 0.50:0.05:0.95")
+    assert "  ".join(lines[-4:]).split()[::2] == list(METRICS)
+    assert lines[-4:] == [
+        "AP    0.3366   AP50  0.3366   AP75  0.3366",
+        "APs        -   APm   0.3366   APl        -",
+        "AR1   0.3333   AR10  0.3333   AR100 0.3333",
+        "ARs        -   ARm   0.3333   ARl        -",
+    ]
+
+
+def test_json_has_full_precision_and_no_nan(evaluation: Evaluation) -> None:
+    result = json.loads(json.dumps(to_json(evaluation), allow_nan=False))
+    assert list(result) == list(PROTOCOLS)
+    assert result["voc10"] == {"mAP": 1 / 3, "per_class": {"cat": 1 / 3, "dog": None}}
+    assert result["voc07"]["mAP"] == pytest.approx(4 / 11, abs=1e-15)
+    assert list(result["coco"]) == [*METRICS, "per_class"]
+    assert result["coco"]["APs"] is None
+    assert result["coco"]["per_class"] == {"cat": pytest.approx(34 / 101), "dog": None}
+
+
+def test_coco_entries_use_the_ids_of_the_data_set() -> None:
+    entries = detections_to_coco({"x": found([(1.5, 2, 11.75, 22)], [0.25], [1]), 7: found()}, (1, 90))
+    assert entries == [{"image_id": "x", "category_id": 90, "bbox": [1.5, 2.0, 10.25, 20.0], "score": 0.25}]
+    assert json.loads(json.dumps(entries)) == entries
+
+
+def test_loading_sorts_by_score_and_refuses_unknown_categories(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    entry = {"image_id": 0, "category_id": 90, "bbox": [1, 2, 3, 4], "score": 0.25}
+    path.write_text(json.dumps([entry, entry | {"category_id": 1, "score": 0.5}]))
+    answer = load_coco_detections(path, CLASSES, (1, 90))[0]
+    assert answer.labels.tolist() == [0, 1]
+    assert answer.scores.tolist() == [0.5, 0.25]
+    assert torch.equal(answer.boxes[0], torch.tensor([1.0, 2, 4, 6]))
+    with pytest.raises(ValueError, match=r"entry 0: category id 90 is not in the data set"):
+        load_coco_detections(path, CLASSES, (1, 2))

@@ -1,0 +1,120 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torchvision.models.detection._utils import BoxCoder as TorchvisionCoder
+
+from detkit.ops.coders import BoxCoder
+from tests.ops.cases import grid_boxes, random_boxes
+from tests.reference import coders as reference
+
+CODERS = [
+    BoxCoder(),
+    BoxCoder(weights=(10, 10, 5, 5)),
+    BoxCoder(weights=(1, 2, 3, 4), clamp=None),
+    BoxCoder(inclusive=True, clamp=None),
+]
+coders = pytest.mark.parametrize("coder", CODERS, ids=str)
+PAIRS = {
+    "random": (random_boxes(20), random_boxes(20, seed=1)),
+    "grid": (grid_boxes(20), grid_boxes(20, seed=1)),
+    "empty": (torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, 4, dtype=torch.float64)),
+}
+pairs = pytest.mark.parametrize("pair", PAIRS)
+
+
+@coders
+@pairs
+def test_encode_equals_the_definition(coder: BoxCoder, pair: str) -> None:
+    boxes, anchors = PAIRS[pair]
+    rows = zip(boxes.tolist(), anchors.tolist(), strict=True)
+    expected = [reference.encode(box, anchor, coder.weights, coder.inclusive) for box, anchor in rows]
+    assert_close(coder.encode(boxes, anchors), torch.tensor(expected, dtype=torch.float64).view(-1, 4))
+
+
+@coders
+@pairs
+def test_decode_equals_the_definition(coder: BoxCoder, pair: str) -> None:
+    anchors = PAIRS[pair][1]
+    deltas = torch.randn(anchors.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    clamp = math.inf if coder.clamp is None else coder.clamp
+    rows = zip(deltas.tolist(), anchors.tolist(), strict=True)
+    expected = [reference.decode(delta, anchor, coder.weights, clamp, coder.inclusive) for delta, anchor in rows]
+    assert_close(coder.decode(deltas, anchors), torch.tensor(expected, dtype=torch.float64).view(-1, 4))
+
+
+@coders
+@pairs
+def test_decode_undoes_encode(coder: BoxCoder, pair: str) -> None:
+    boxes, anchors = PAIRS[pair]
+    assert_close(coder.decode(coder.encode(boxes, anchors), anchors), boxes)
+
+
+@coders
+@pairs
+def test_zero_deltas_are_the_anchor(coder: BoxCoder, pair: str) -> None:
+    anchors = PAIRS[pair][1]
+    assert_close(coder.decode(torch.zeros_like(anchors), anchors), anchors)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
+def test_equals_torchvision(weights: tuple[float, float, float, float]) -> None:
+    boxes, anchors = (random_boxes(50, seed=seed).float() for seed in (2, 3))
+    ours, theirs = BoxCoder(weights), TorchvisionCoder(weights)
+    assert ours.encode(boxes, anchors).equal(theirs.encode_single(boxes, anchors))
+    deltas = torch.randn(50, 3 * 4, generator=torch.Generator().manual_seed(0)) * 10
+    assert ours.decode(deltas.view(50, 3, 4), anchors).equal(theirs.decode(deltas, [anchors]))
+
+
+def test_several_boxes_for_each_anchor() -> None:
+    anchors = random_boxes(5)
+    deltas = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.stack([BoxCoder().decode(deltas[:, k], anchors) for k in range(3)], dim=1)
+    assert BoxCoder().decode(deltas, anchors).equal(expected)
+    assert BoxCoder().decode(deltas[:0], anchors[:0]).shape == (0, 3, 4)
+
+
+def test_the_clamp_bounds_the_growth() -> None:
+    anchors, deltas = torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([[0.0, 0, 100, 100]])
+    x1, y1, x2, y2 = BoxCoder().decode(deltas, anchors)[0].tolist()
+    assert (x2 - x1, y2 - y1) == pytest.approx((1000, 1000))
+    assert BoxCoder(clamp=None).decode(deltas, anchors).isinf().any()
+
+
+def test_a_one_pixel_box_in_inclusive_corners() -> None:
+    """Fast R-CNN's +1: a box of one pixel has width 1 and can be learned; without it its width is 0."""
+    pixel, anchor = torch.tensor([[4.0, 4, 4, 4]]), torch.tensor([[0.0, 0, 15, 15]])
+    deltas = BoxCoder(inclusive=True).encode(pixel, anchor)
+    assert_close(deltas, torch.tensor([[-3.5 / 16, -3.5 / 16, -math.log(16), -math.log(16)]]))
+    assert_close(BoxCoder(inclusive=True).decode(deltas, anchor), pixel)
+
+
+def test_ssd_variances_are_reciprocal_weights() -> None:
+    box, prior = torch.tensor([[10.0, 10, 30, 50]]), torch.tensor([[0.0, 0, 20, 20]])
+    cx, cy, w, h = (20 - 10) / 20 / 0.1, (30 - 10) / 20 / 0.1, math.log(20 / 20) / 0.2, math.log(40 / 20) / 0.2
+    assert_close(BoxCoder((10, 10, 5, 5)).encode(box, prior), torch.tensor([[cx, cy, w, h]]))
+
+
+@coders
+def test_differentiates(coder: BoxCoder) -> None:
+    boxes, anchors = random_boxes(4).requires_grad_(), random_boxes(4, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(coder.encode, (boxes, anchors))
+    deltas = coder.encode(boxes, anchors).detach().requires_grad_()
+    assert torch.autograd.gradcheck(coder.decode, (deltas, anchors))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_deltas_are_decoded_in_float32(dtype: torch.dtype) -> None:
+    anchors = random_boxes(10, size=1000).float()
+    deltas = torch.randn(10, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert BoxCoder().decode(deltas, anchors).equal(BoxCoder().decode(deltas.float(), anchors))
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"expected the shape of boxes \[3, 4\], got \[2, 4\]"):
+        BoxCoder().encode(torch.zeros(3, 4), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"for anchors \[2, 4\], got \[3, 4\]"):
+        BoxCoder().decode(torch.zeros(3, 4), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"expected boxes \[\.\.\., 4\], got \[3, 8\]"):
+        BoxCoder().decode(torch.zeros(3, 8), torch.zeros(3, 4))

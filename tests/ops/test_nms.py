@@ -1,0 +1,133 @@
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+from torch.testing import assert_close
+
+from detkit.ops.nms import _moved_apart, class_aware_nms, nms, soft_nms
+from tests.ops.cases import degenerate_boxes, grid_boxes, random_boxes
+from tests.reference import nms as reference
+
+
+def scores_of(boxes: Tensor, *, steps: int = 0, seed: int = 0) -> Tensor:
+    """One random score a box; with `steps` only that many different ones, so that many tie."""
+    scores = torch.rand(len(boxes), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (scores * steps).ceil() / steps if steps else scores
+
+
+def labels_of(boxes: Tensor, count: int = 4) -> Tensor:
+    return torch.randint(0, count, (len(boxes),), generator=torch.Generator().manual_seed(9))
+
+
+CASES = {
+    "random": (random_boxes(80), scores_of(random_boxes(80))),
+    "tied scores": (random_boxes(80, seed=1), scores_of(random_boxes(80), steps=5)),
+    "tied overlaps": (grid_boxes(80), scores_of(grid_boxes(80))),
+    "all tied": (grid_boxes(80, seed=1), scores_of(grid_boxes(80), steps=3)),
+    "degenerate": (degenerate_boxes(), scores_of(degenerate_boxes())),
+    "one": (random_boxes(1), torch.ones(1, dtype=torch.float64)),
+    "empty": (torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)),
+}
+cases = pytest.mark.parametrize("case", CASES)
+thresholds = pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.0])  # exact in binary: IoU = t must stay
+
+
+@cases
+@thresholds
+def test_nms_equals_the_definition(case: str, threshold: float) -> None:
+    boxes, scores = CASES[case]
+    assert nms(boxes, scores, threshold).tolist() == reference.nms(boxes.tolist(), scores.tolist(), threshold)
+
+
+@cases
+@thresholds
+def test_class_aware_nms_equals_the_definition(case: str, threshold: float) -> None:
+    boxes, scores = CASES[case]
+    labels = labels_of(boxes)
+    expected = reference.class_aware_nms(boxes.tolist(), scores.tolist(), labels.tolist(), threshold)
+    assert class_aware_nms(boxes, scores, labels, threshold).tolist() == expected
+    if len(boxes):
+        moved = nms(_moved_apart(boxes, labels), scores, threshold)  # the way of CUDA
+        assert moved.tolist() == expected
+
+
+@pytest.mark.parametrize("shift", [-1e4, 0.0, 1e4])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 10.0])
+def test_classes_never_mix_in_float32_whatever_the_coordinates(shift: float, scale: float) -> None:
+    boxes = (random_boxes(300) * scale + shift).float()
+    scores, labels = scores_of(boxes).float(), labels_of(boxes, 80)
+    alone = torch.cat([m[nms(boxes[m], scores[m], 0.4)] for m in ((labels == k).nonzero()[:, 0] for k in range(80))])
+    assert class_aware_nms(boxes, scores, labels, 0.4).sort()[0].equal(alone.sort()[0])
+    assert nms(_moved_apart(boxes, labels), scores, 0.4).sort()[0].equal(alone.sort()[0])
+
+
+def test_the_same_box_in_every_class_is_kept_once_a_class() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(6, 1)
+    scores, labels = torch.tensor([0.1, 0.6, 0.3, 0.4, 0.5, 0.2]), torch.tensor([0, 0, 7, 7, 90, 90])
+    assert nms(boxes, scores, 0.5).tolist() == [1]
+    assert class_aware_nms(boxes, scores, labels, 0.5).tolist() == [1, 4, 3]
+
+
+def test_an_overlap_equal_to_the_threshold_stays() -> None:
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1]])
+    assert nms(boxes, torch.tensor([1.0, 0.9]), 0.5).tolist() == [0, 1]
+    assert nms(boxes, torch.tensor([1.0, 0.9]), 0.49).tolist() == [0]
+
+
+def test_equals_torchvision_on_many_boxes() -> None:
+    boxes = random_boxes(2000, size=500).float()
+    scores, labels = scores_of(boxes).float(), labels_of(boxes, 20)
+    assert nms(boxes, scores, 0.7).equal(torchvision.ops.nms(boxes, scores, 0.7))
+    expected = torchvision.ops.batched_nms(boxes, scores, labels, 0.5)
+    assert class_aware_nms(boxes, scores, labels, 0.5).equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_boxes_and_scores(dtype: torch.dtype) -> None:
+    boxes = random_boxes(50, size=1000).to(dtype)
+    scores, labels = scores_of(boxes).to(dtype), labels_of(boxes)
+    assert nms(boxes, scores, 0.5).equal(nms(boxes.float(), scores.float(), 0.5))
+    wide = class_aware_nms(boxes.float(), scores.float(), labels, 0.5)
+    assert class_aware_nms(boxes, scores, labels, 0.5).equal(wide)
+    assert class_aware_nms(boxes, scores.float(), labels, 0.5).equal(wide)
+
+
+SOFT = {"iou_threshold": 0.25, "sigma": 0.5, "score_threshold": 0.1}
+
+
+@cases
+@pytest.mark.parametrize("method", ["linear", "gaussian"])
+def test_soft_nms_equals_the_definition(case: str, method: str) -> None:
+    boxes, scores = CASES[case]
+    labels = labels_of(boxes)
+    arguments = (boxes.tolist(), scores.tolist(), labels.tolist())
+    expected = dict(zip(*reference.soft_nms(*arguments, method, *SOFT.values()), strict=True))
+    kept, lowered = soft_nms(boxes, scores, labels, method=method, **SOFT)
+    assert set(kept.tolist()) == set(expected)
+    assert_close(lowered, torch.tensor([expected[i] for i in kept.tolist()], dtype=torch.float64))
+    assert lowered.equal(lowered.sort(descending=True)[0])
+
+
+def test_soft_nms_by_hand() -> None:
+    """Twins: the second loses everything when linear, and keeps exp(-1 / sigma) when gaussian."""
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [8, 8, 9, 9]])
+    scores, labels = torch.tensor([0.5, 0.8, 0.6]), torch.tensor([1, 1, 1])
+    kept, lowered = soft_nms(boxes, scores, labels, method="linear", **SOFT)
+    assert kept.tolist() == [1, 2]
+    assert lowered.tolist() == pytest.approx([0.8, 0.6])
+    kept, lowered = soft_nms(boxes, scores, labels, method="gaussian", **SOFT | {"score_threshold": 0.05})
+    assert kept.tolist() == [1, 2, 0]
+    assert lowered.tolist() == pytest.approx([0.8, 0.6, 0.5 * 0.1353353])
+    kept, _ = soft_nms(boxes, scores, torch.tensor([1, 2, 1]), method="linear", **SOFT)
+    assert kept.tolist() == [1, 2, 0], "other labels are left alone"
+    assert scores.tolist() == pytest.approx([0.5, 0.8, 0.6]), "the input is left alone"
+
+
+def test_wrong_arguments_are_named() -> None:
+    boxes, scores = torch.zeros(3, 4), torch.zeros(2)
+    with pytest.raises(ValueError, match=r"got boxes \[3, 4\], scores \[2\]"):
+        nms(boxes, scores, 0.5)
+    with pytest.raises(ValueError, match=r"scores \[3\], labels \[2\]"):
+        class_aware_nms(boxes, torch.zeros(3), torch.zeros(2, dtype=torch.int64), 0.5)
+    with pytest.raises(ValueError, match="expected 'linear' or 'gaussian', got 'cubic'"):
+        soft_nms(boxes, torch.zeros(3), torch.zeros(3, dtype=torch.int64), method="cubic", **SOFT)
