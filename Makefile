@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/mypy
 
 parity: install
-	$(BIN)/python -m pytest -q tests/parity --parity-table
+	$(BIN)/python -m pytest -q tests/parity
 
 bench: install
 	$(BIN)/python benchmarks/faster_rcnn.py

@@ -76,10 +76,11 @@ class FasterRCNN(Detector):
         self.roi = roi
 
     def forward(self, batch: Batch) -> FasterRCNNOutputs:
-        features = self.backbone(self.input(batch))
+        images = self.input(batch)
+        features = self.backbone(images)
         if self.neck is not None:
             features = self.neck(features)
-        rpn = self.rpn(features, batch.input_sizes)
+        rpn = self.rpn(features, batch.input_sizes, (images.shape[2], images.shape[3]))
         proposals, samples = self.rpn.propose(rpn, batch.infos), None
         if self.training:
             if batch.targets is None:

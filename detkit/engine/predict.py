@@ -76,7 +76,7 @@ def read_image(path: Path) -> np.ndarray:
     """uint8 `[H, W, 3]` RGB, upright. Raises UserError for a file that is no picture or is cut short."""
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot read this picture: {error}") from error
 
@@ -150,7 +150,7 @@ def _predict_video(detector: Detector, path: Path, target: Path, score_threshold
     for index, frame in enumerate(tqdm(video, total=video.num_frames or None, desc=path.name, leave=False)):
         detections = predict(detector, [frame])[0]
         if writer is None:
-            writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, frame.shape[1::-1])
+            writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, frame.shape[1::-1])
             if not writer.isOpened():
                 raise UserError(f"{target}: cannot write this video")
         writer.write(cv2.cvtColor(draw(frame, detections, score_threshold), cv2.COLOR_RGB2BGR))

@@ -57,7 +57,7 @@ RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "da
 
 
 def create_run_folder(wanted: Path | None, name: str) -> Path:
-    """A folder for a new run: `wanted`, which must hold none yet, or the first free one of `runs/NAME`, `runs/NAME-2`."""
+    """A folder for a new run: `wanted`, which must hold none yet, or the first free of `runs/NAME`, `runs/NAME-2`."""
     if wanted is not None:
         if (wanted / CONFIG).exists():
             raise UserError(

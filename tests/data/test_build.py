@@ -16,6 +16,7 @@ from detkit.data.coco import COCOConfig
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
 from detkit.data.shapes import ShapesConfig
+from detkit.data.shapes_drawing import CLASS_NAMES
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.data.voc import VOCConfig
 from detkit.structures import Batch, ImageInfo, Sample, Size
@@ -229,7 +230,7 @@ def test_config_is_chosen_by_name() -> None:
 def test_build_dataset_reads_each_kind(tmp_path: Path) -> None:
     shapes = ShapesConfig(root=str(tmp_path / "shapes"), num_train=2, num_val=2)
     assert len(build_dataset(shapes, "train")) == 2
-    voc = VOCConfig(root=shapes.root, train=("2007_train",), val=("2007_val",), classes="auto")
+    voc = VOCConfig(root=shapes.root, train=("2007_train",), val=("2007_val",), classes=CLASS_NAMES)
     assert build_dataset(voc, "val").name == "voc val (2007_val)"
     for config in (VOCConfig(root="/nowhere", train=("2007_a",), val=()), COCOConfig(root="/nowhere")):
         with pytest.raises(DataError, match="does not exist"):

@@ -146,7 +146,7 @@ def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -
             x1, y1, x2, y2 = item.box
             expected[y1:y2, x1:x2] = True
             inside = lit[y1:y2, x1:x2]
-            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+            assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
             checked += 1
         assert not (lit & ~expected).any()
     assert checked > 100

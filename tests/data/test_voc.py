@@ -11,8 +11,8 @@ from detkit.data.voc import VOC_CLASSES, VOCConfig, read_voc
 from tests.data.writers import voc_object, write_picture, write_voc
 
 
-def config(root: Path, **changes: Any) -> VOCConfig:
-    return VOCConfig(**{"root": str(root), "train": ("2007_train",), "val": ("2007_val",), **changes})
+def config(devkit: Path, **changes: Any) -> VOCConfig:
+    return VOCConfig(**{"root": str(devkit), "train": ("2007_train",), "val": ("2007_val",), **changes})
 
 
 def test_corners_are_inclusive_pixels_counted_from_one(tmp_path: Path) -> None:

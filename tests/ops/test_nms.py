@@ -54,7 +54,8 @@ def test_class_aware_nms_equals_the_definition(case: str, threshold: float) -> N
 @pytest.mark.parametrize("shift", [-1e4, 0.0, 1e4])
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 10.0])
 def test_classes_never_mix_in_float32_whatever_the_coordinates(shift: float, scale: float) -> None:
-    boxes = (random_boxes(300) * scale + shift).float()
+    far = torch.tensor([[1e6, 1e6, 1e6 + 10, 1e6 + 10]])
+    boxes = torch.cat(((random_boxes(300) * scale + shift).float(), far))
     scores, labels = scores_of(boxes).float(), labels_of(boxes, 80)
     alone = torch.cat([m[nms(boxes[m], scores[m], 0.4)] for m in ((labels == k).nonzero()[:, 0] for k in range(80))])
     assert class_aware_nms(boxes, scores, labels, 0.4).sort()[0].equal(alone.sort()[0])

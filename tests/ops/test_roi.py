@@ -63,8 +63,7 @@ def test_aligned_reads_pixel_centres() -> None:
 def test_differentiates_in_the_features(pool) -> None:
     features = random_features(1, 1, 5, 6).requires_grad_()
     boxes = [random_boxes(2, size=40)]
-    # The kernels of torchvision sum in another order each time, hence the tolerance.
-    assert torch.autograd.gradcheck(lambda f: pool(f, boxes, 2, 1 / 8), features, nondet_tol=1e-10)
+    assert torch.autograd.gradcheck(lambda f: pool(f, boxes, 2, 1 / 8), features)
 
 
 def pyramid(channels: int = 3) -> list[Tensor]:
@@ -184,7 +183,7 @@ def test_of_levels_with_one_stride_the_first_is_used() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     features, boxes = pyramid(), boxes_of_all_levels()
-    for strides in ((4, 16), (6, 12), (16, 8), (4, 16, 8)):
+    for strides in ((4, 16), (6, 12), (16, 8), (4, 16, 8, 16)):
         with pytest.raises(ValueError, match="expected powers of two without a gap, finest first, got") as error:
             feature_levels(boxes[0], strides)
         assert str(error.value).endswith(str(list(strides)))

@@ -27,8 +27,8 @@ def match_by_iou(
     boxes `[N, 4]`, objects `[M, 4]` -> int64 `[N]`: index of the object with the highest IoU if that is at least
     `fg_threshold`, BACKGROUND if it lies in `[low, high)` of `bg_threshold`, else BETWEEN. With `best_for_each_object`
     (the RPN, Faster R-CNN section 3.1.2) every box that ties for the best IoU of an object is positive too and keeps
-    its own best object; an object that overlaps no box makes none positive. Without objects everything is BACKGROUND if 0
-    is in its range.
+    its own best object; an object that overlaps no box makes none positive. Without objects everything is BACKGROUND
+    if 0 is in its range.
     """
     low, high = bg_threshold
     if len(objects) == 0:

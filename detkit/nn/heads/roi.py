@@ -108,7 +108,9 @@ class RoIHead(nn.Module):
         config, boxes = self.config, list(proposals)
         size = (config.output_size, config.output_size)
         if config.pool == "pool":
-            return roi_pool(features[0], boxes, size, 1 / self.strides[0])
+            # the kernel, as Caffe's, takes corners that are the first and last pixel inside
+            inside = [box - box.new_tensor([0, 0, 1, 1]) for box in boxes]
+            return roi_pool(features[0], inside, size, 1 / self.strides[0])
         return multilevel_roi_align(
             features, boxes, self.strides, size, sampling_ratio=config.sampling_ratio, aligned=config.aligned
         )
@@ -152,8 +154,8 @@ class RoIHead(nn.Module):
     @torch.no_grad()
     def postprocess(self, outputs: RoIOutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
         counts = [len(boxes) for boxes in outputs.proposals]
-        scores = outputs.logits.float().softmax(dim=1)[:, 1:].split(counts)
-        boxes = self.coder.decode(outputs.deltas.float(), torch.cat(outputs.proposals))[:, 1:].split(counts)
+        scores = torch.split(outputs.logits.float().softmax(dim=1)[:, 1:], counts)
+        boxes = torch.split(self.coder.decode(outputs.deltas.float(), torch.cat(outputs.proposals))[:, 1:], counts)
         return [self._detections(*args) for args in zip(boxes, scores, infos, strict=True)]
 
     def _detections(self, boxes: Tensor, scores: Tensor, info: ImageInfo) -> Detections:

@@ -29,6 +29,8 @@ class AnchorConfig(Config):
     sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # input px, square root of the area
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # h / w
     rounding: Literal["none", "corners", "sides"] = "corners"  # Detectron2, torchvision, py-faster-rcnn
+    spacing: Literal["stride", "image"] = "image"  # input px between cells: the stride (Detectron2, py-faster-rcnn), or
+    # padded image size // feature size (torchvision), which is smaller where a level rounds its size up
     offset: float = 0.0  # centre of a cell's anchors in strides; 0.5 for py-faster-rcnn in continuous pixels
 
 
@@ -97,18 +99,19 @@ class RPN(nn.Module):
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
         for conv in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.constant_(conv.bias, 0)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.cells = [cell_anchors(sizes, anchors.ratios, rounding=anchors.rounding) for sizes in anchors.sizes]
 
-    def forward(self, features: list[Tensor], input_sizes: Sequence[Size]) -> RPNOutputs:
+    def forward(self, features: list[Tensor], input_sizes: Sequence[Size], padded_size: Size) -> RPNOutputs:
         logits, deltas, anchors = [], [], []
         for level, stride, cells in zip(features, self.strides, self.cells, strict=True):
             hidden = F.relu(self.conv(level))
             logits.append(self._logits(self.objectness(hidden)))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            anchors.append(
-                grid_anchors(cells, (level.shape[-2], level.shape[-1]), stride, offset=self.config.anchors.offset)
-            )
+            height, width = level.shape[-2:]
+            from_image = self.config.anchors.spacing == "image"
+            spacing = (padded_size[0] // height, padded_size[1] // width) if from_image else stride
+            anchors.append(grid_anchors(cells, (height, width), spacing, offset=self.config.anchors.offset))
         return RPNOutputs(
             torch.cat(logits, dim=1),
             torch.cat(deltas, dim=1),

@@ -1,0 +1,1 @@
+"""Public checkpoints -> our detectors, one file per source."""

@@ -1,0 +1,36 @@
+"""The ledger: what was compared with which reference, and the largest difference seen; printed after the tests."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+ROWS: list[tuple[str, str, str, float, float]] = []
+Ledger = Callable[[str, str, str, list[tuple[Tensor, Tensor]]], None]
+
+
+@pytest.fixture
+def compare() -> Ledger:
+    """compare(detector, reference, what, pairs): enters the largest difference and fails above 1e-4 (float32)."""
+
+    def compare(
+        detector: str, reference: str, what: str, pairs: list[tuple[Tensor, Tensor]], limit: float = 1e-4
+    ) -> None:
+        assert pairs, f"{what}: nothing to compare"
+        for ours, theirs in pairs:
+            assert ours.shape == theirs.shape, f"{what}: {list(ours.shape)} against {list(theirs.shape)}"
+        difference = max(
+            (ours.detach() - theirs.detach()).abs().max().item() if ours.numel() else 0.0 for ours, theirs in pairs
+        )
+        ROWS.append((detector, reference, what, difference, limit))
+        assert difference <= limit, f"{what}: differs by {difference:.2e}"
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ROWS:
+        terminalreporter.section(f"parity ledger (float32, torch {torch.__version__})")
+        for detector, reference, what, difference, limit in sorted(ROWS):
+            terminalreporter.line(f"{detector:28} {reference:52} {what:34} {difference:8.1e} (<= {limit:.0e})")

@@ -1,0 +1,122 @@
+"""Faster R-CNN against torchvision's, from the same random weights."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+
+from detkit.detectors.faster_rcnn import FasterRCNN, build_faster_rcnn
+from detkit.structures import Batch, ImageInfo, Target
+from detkit.weights.torchvision import CONFIGS, convert_keys
+from tests.parity.conftest import Ledger
+
+SIZES = [(256, 320), (288, 256), (256, 256)]  # the short side is 256: neither resizes anything
+OBJECTS = [0, 1, 12]
+CLASSES = [f"class {i}" for i in range(90)]
+MODELS = ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request: pytest.FixtureRequest) -> tuple[str, FasterRCNN, nn.Module]:
+    """(name, ours, torchvision's) with the same lively random weights: no output is constant, no score is tied."""
+    torch.manual_seed(0)
+    config = CONFIGS[request.param]
+    eps = config.backbone.norm_eps
+    build = detection.__dict__[request.param]
+    theirs = build(weights=None, weights_backbone=None, min_size=256, max_size=400, trainable_backbone_layers=5)
+    freeze_batch_norms(theirs, eps)
+    nn.init.normal_(theirs.rpn.head.cls_logits.weight, std=0.1)
+    nn.init.normal_(theirs.rpn.head.bbox_pred.weight, std=0.02)
+    nn.init.normal_(theirs.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    nn.init.normal_(theirs.roi_heads.box_predictor.bbox_pred.weight, std=0.1)
+    backbone = config.backbone.model_copy(update={"frozen_stages": 0})
+    ours = build_faster_rcnn(config.model_copy(update={"backbone": backbone}), CLASSES)
+    ours.load_state_dict(convert_keys(theirs.state_dict()))
+    return request.param, ours, theirs
+
+
+def freeze_batch_norms(module: nn.Module, eps: float) -> None:
+    """Turns batch norms into frozen ones with random statistics that keep activations of order one."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, eps)
+            frozen.weight.uniform_(0.2, 0.5) if name == "bn3" else frozen.weight.uniform_(0.8, 1.2)
+            frozen.bias.normal_(std=0.1)
+            frozen.running_mean.normal_(std=0.1)
+            frozen.running_var.uniform_(0.5, 1.5)
+            setattr(module, name, frozen)
+        else:
+            freeze_batch_norms(child, eps)
+
+
+def make_batch() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.zeros(len(SIZES), 3, 288, 320, dtype=torch.uint8)
+    targets = []
+    for image, (height, width), count in zip(images, SIZES, OBJECTS, strict=True):
+        coarse = torch.rand(1, 3, 12, 12, generator=generator)
+        image[:, :height, :width] = (nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0] * 255).clamp(
+            0, 255
+        )
+        corner = torch.rand(count, 2, generator=generator) * 150
+        side = torch.rand(count, 2, generator=generator) * 90 + 8
+        labels = torch.randint(0, len(CLASSES), (count,), generator=generator)
+        targets.append(Target(torch.cat([corner, corner + side], dim=1), labels, torch.zeros(count, dtype=torch.bool)))
+    infos = [ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(SIZES)]
+    return Batch(images, tuple(infos), tuple(targets))
+
+
+def as_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    assert batch.targets
+    images = [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, SIZES, strict=True)]
+    return images, [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets]
+
+
+def test_detections(pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger) -> None:
+    name, ours, theirs = pair
+    batch = make_batch()
+    ours.eval(), theirs.eval()
+    with torch.no_grad():
+        found = ours.postprocess(ours(batch), batch.infos)
+        expected = theirs(as_torchvision(batch)[0])
+    assert min(len(detections) for detections in found) >= 10, "too few detections to compare"
+    for detections, reference in zip(found, expected, strict=True):
+        assert torch.equal(detections.labels + 1, reference["labels"])
+    enter = partial(compare, "Faster R-CNN", f"torchvision {name}")
+    enter("detections: boxes (px)", [(d.boxes, e["boxes"]) for d, e in zip(found, expected, strict=True)])
+    enter("detections: scores", [(d.scores, e["scores"]) for d, e in zip(found, expected, strict=True)])
+
+
+def test_losses_and_gradients(
+    pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, ours, theirs = pair
+    # both draw their samples with randperm: without chance both take the first ones
+    monkeypatch.setattr(torch, "randperm", lambda count, device=None, **_: torch.arange(count, device=device))
+    batch = make_batch()
+    ours.train(), theirs.train()
+    losses = ours.criterion(ours(batch), batch.targets)
+    expected = theirs(*as_torchvision(batch))
+    names = {
+        "rpn_objectness": "loss_objectness",
+        "rpn_box": "loss_rpn_box_reg",
+        "roi_class": "loss_classifier",
+        "roi_box": "loss_box_reg",
+    }
+    enter = partial(compare, "Faster R-CNN", f"torchvision {name}")
+    enter("four losses", [(losses[mine], expected[yours]) for mine, yours in names.items()])
+
+    ours.zero_grad(), theirs.zero_grad()
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    wanted = convert_keys({key: p.grad for key, p in theirs.named_parameters()})
+    found = {key: p.grad for key, p in ours.named_parameters()}
+    assert found.keys() == wanted.keys()
+    scale = {key: max(1.0, wanted[key].abs().max().item()) for key in wanted}
+    0 and enter("gradients, all parameters", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
+    bad = [(key, (found[key] - wanted[key]).abs().max().item(), wanted[key].abs().max().item()) for key in wanted]
+    for b in sorted(bad, key=lambda r: -r[1] / r[2])[:12]:
+        print(b)
