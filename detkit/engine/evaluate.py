@@ -101,7 +101,7 @@ def evaluate_checkpoint(
     config = checkpoint_config(state, path, overrides)
     with distributed.process_group(config.device) as device:
         dataset = build_dataset(config.data, "val")
-        detector = rebuild_detector(state, path).to(device)
+        detector = rebuild_detector(state, path).to(device, memory_format=torch.channels_last)
         loader = evaluation_loader(dataset, detector, batch_size=config.eval.batch_size, workers=config.loader.workers)
         evaluator = build_evaluator(dataset)
         return evaluate(detector, loader, evaluator, protocols, device=device), evaluator

@@ -130,7 +130,9 @@ def predict_files(
     media = find_media(sources)
     results = []
     with process_group(device) as where:
-        detector = rebuild_detector(load_checkpoint(checkpoint), checkpoint).to(where)
+        detector = rebuild_detector(load_checkpoint(checkpoint), checkpoint).to(
+            where, memory_format=torch.channels_last
+        )
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):
             target = output / name

@@ -26,12 +26,15 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, FasterRCNN, nn.Module]:
     config = CONFIGS[request.param]
     eps = config.backbone.norm_eps
     build = detection.__dict__[request.param]
-    theirs = build(weights=None, weights_backbone=None, min_size=256, max_size=400, trainable_backbone_layers=5)
+    # the reference normalises pixels of 0-255 too, so that both see the same input to the last bit
+    pixels = {"image_mean": config.input.mean, "image_std": config.input.std}
+    theirs = build(weights=None, weights_backbone=None, min_size=256, max_size=400, **pixels)
     freeze_batch_norms(theirs, eps)
     nn.init.normal_(theirs.rpn.head.cls_logits.weight, std=0.1)
     nn.init.normal_(theirs.rpn.head.bbox_pred.weight, std=0.02)
-    nn.init.normal_(theirs.roi_heads.box_predictor.cls_score.weight, std=0.5)
-    nn.init.normal_(theirs.roi_heads.box_predictor.bbox_pred.weight, std=0.1)
+    lively = 1 if "resnet" in request.param else 40  # MobileNet's random features are faint
+    nn.init.normal_(theirs.roi_heads.box_predictor.cls_score.weight, std=0.12 * lively)
+    nn.init.normal_(theirs.roi_heads.box_predictor.bbox_pred.weight, std=0.02 * lively)
     backbone = config.backbone.model_copy(update={"frozen_stages": 0})
     ours = build_faster_rcnn(config.model_copy(update={"backbone": backbone}), CLASSES)
     ours.load_state_dict(convert_keys(theirs.state_dict()))
@@ -58,9 +61,9 @@ def make_batch() -> Batch:
     targets = []
     for image, (height, width), count in zip(images, SIZES, OBJECTS, strict=True):
         coarse = torch.rand(1, 3, 12, 12, generator=generator)
-        image[:, :height, :width] = (nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0] * 255).clamp(
-            0, 255
-        )
+        smooth = nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
+        noise = torch.rand(3, height, width, generator=generator)
+        image[:, :height, :width] = ((0.7 * smooth + 0.3 * noise) * 255).clamp(0, 255)
         corner = torch.rand(count, 2, generator=generator) * 150
         side = torch.rand(count, 2, generator=generator) * 90 + 8
         labels = torch.randint(0, len(CLASSES), (count,), generator=generator)
@@ -71,7 +74,7 @@ def make_batch() -> Batch:
 
 def as_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     assert batch.targets
-    images = [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, SIZES, strict=True)]
+    images = [image[:, :h, :w].float() for image, (h, w) in zip(batch.images, SIZES, strict=True)]
     return images, [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets]
 
 
@@ -116,7 +119,4 @@ def test_losses_and_gradients(
     found = {key: p.grad for key, p in ours.named_parameters()}
     assert found.keys() == wanted.keys()
     scale = {key: max(1.0, wanted[key].abs().max().item()) for key in wanted}
-    0 and enter("gradients, all parameters", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
-    bad = [(key, (found[key] - wanted[key]).abs().max().item(), wanted[key].abs().max().item()) for key in wanted]
-    for b in sorted(bad, key=lambda r: -r[1] / r[2])[:12]:
-        print(b)
+    enter("gradients, all parameters", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
