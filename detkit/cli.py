@@ -7,9 +7,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from detkit.config import UserError
 
+PROTOCOLS: tuple[Any, ...] = ("voc07", "voc10", "coco")
+SOURCE = "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME or torchvision:NAME:FILE"
 TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."
 
 
@@ -45,31 +48,26 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("eval", description="Measure a detector on the validation data of its run.")
-    parser.add_argument(
-        "checkpoint", type=Path, nargs="?", help="a run (its last.pt) or a checkpoint (default: the newest run)"
-    )
-    parser.add_argument(
-        "--protocol", action="append", choices=["voc07", "voc10", "coco"], help="repeatable (default: all)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting, e.g. data.root"
-    )
+    parser = argparse.ArgumentParser("eval", description="Measure a detector on validation data.")
+    parser.add_argument("source", nargs="?", metavar="RUN", help=f"{SOURCE} (default: the newest run)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="take the data from this configuration")
+    parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="repeatable (default: all)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--detections", type=Path, metavar="FILE", help="write the detections here, as COCO results")
     return _run(parser, _evaluate, arguments)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from detkit.engine.evaluate import evaluate_checkpoint
-    from detkit.engine.run import LAST, newest_run
-    from detkit.evaluation.evaluator import PROTOCOLS
+    from detkit.engine.evaluate import evaluate_source
+    from detkit.engine.run import newest_run
     from detkit.evaluation.report import detections_to_coco, format_table, to_json
 
-    source = options.checkpoint or newest_run()
-    path = source / LAST if source.is_dir() else source
-    evaluation, evaluator = evaluate_checkpoint(path, options.protocol or PROTOCOLS, overrides=options.set)
-    print(f"{path}\n")
+    source = options.source or newest_run()
+    evaluation, evaluator = evaluate_source(
+        source, options.protocol or PROTOCOLS, config=options.config, overrides=options.set
+    )
+    print(f"{source}\n")
     for protocol in evaluation.results:
         print(format_table(evaluation, protocol), end="\n\n")
     if options.json:
@@ -79,28 +77,20 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "predict", description="Detect on pictures and videos; write drawings and a JSON file."
-    )
-    parser.add_argument("checkpoint", type=Path, help="a run (its last.pt) or a checkpoint")
-    parser.add_argument("source", type=Path, nargs="+", help="pictures, videos, or folders of them")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for drawings and detections.json"
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, default=0.5, metavar="S", help="draw from this score on (default 0.5)"
-    )
+    parser = argparse.ArgumentParser("predict", description="Detect on pictures and videos; write drawings and JSON.")
+    parser.add_argument("source", metavar="RUN", help=SOURCE)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="pictures, videos, or folders of them")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for drawings and detections.json")
+    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="draw from here on (0.5)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return _run(parser, _predict, arguments)
 
 
 def _predict(options: argparse.Namespace) -> None:
     from detkit.engine.predict import predict_files
-    from detkit.engine.run import LAST
 
-    path = options.checkpoint / LAST if options.checkpoint.is_dir() else options.checkpoint
     results = predict_files(
-        path, options.source, options.output, score_threshold=options.score_threshold, device=options.device
+        options.source, options.files, options.output, score_threshold=options.score_threshold, device=options.device
     )
     _write_json(options.output / "detections.json", results)
     print(f"{len(results)} pictures and frames -> {options.output}")

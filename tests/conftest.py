@@ -10,7 +10,7 @@ SHARED = Path(os.environ.get("DETKIT_SHARED_DATA", Path(__file__).resolve().pare
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data sets and evaluator references (DETKIT_SHARED_DATA); tests that need it skip without it."""
+    """Folder of real data sets and evaluator references (DETKIT_SHARED_DATA); tests that need it skip without it."""
     if not SHARED.is_dir():
         pytest.skip(f"real data not found at {SHARED}; set DETKIT_SHARED_DATA to its folder")
     return SHARED

@@ -104,14 +104,16 @@ def check_images(
         for image, size in tqdm(zip(images, sizes, strict=True), f"checking {name}", len(images), delay=2, leave=False):
             fault = image.problem or (size if isinstance(size, str) else _size_fault(image, size))
             objects: list[RawObject] = []
+            done: Counter[str] = Counter()
             if fault is not None or isinstance(size, str):
                 faults = [f"{image.where}: {fault}"]
             else:
                 image = replace(image, size=size)
-                faults, objects = _check_objects(image, policy, min_side, counts)
+                faults, objects, done = _check_objects(image, policy, min_side)
             if faults and policy == "drop_image":
                 counts["image dropped"] += 1
                 continue
+            counts += done
             problems += faults
             kept.append(replace(image, objects=objects))
     if problems:
@@ -122,13 +124,14 @@ def check_images(
 
 
 def _check_objects(
-    image: RawImage, policy: LabelPolicy, min_side: float, counts: Counter[str]
-) -> tuple[list[str], list[RawObject]]:
-    """The faults that `policy` does not settle box by box, and the objects that stay."""
+    image: RawImage, policy: LabelPolicy, min_side: float
+) -> tuple[list[str], list[RawObject], Counter[str]]:
+    """The faults that `policy` does not settle box by box, the objects that stay, and what was done to them."""
     assert image.size is not None
     height, width = image.size
     faults: list[str] = []
     objects: list[RawObject] = []
+    counts: Counter[str] = Counter()
     for item in image.objects:
         fault = item.problem or _box_fault(item.box, image.size, min_side)
         x1, y1, x2, y2 = item.box
@@ -145,7 +148,7 @@ def _check_objects(
                 objects.append(replace(item, box=inside))
         else:
             faults.append(f"{image.where}: {item.where}: {fault}")
-    return faults, objects
+    return faults, objects, counts
 
 
 def _box_fault(box: Box, size: Size | None, min_side: float) -> str | None:
@@ -158,7 +161,8 @@ def _box_fault(box: Box, size: Size | None, min_side: float) -> str | None:
         return f"{text} is empty: the right and lower sides must lie beyond the left and upper ones"
     if size is not None:
         height, width = size
-        if min(x1, y1) < -TOLERANCE or x2 > width + TOLERANCE or y2 > height + TOLERANCE:
+        beyond = max(-x1, -y1, x2 - width, y2 - height)
+        if beyond > TOLERANCE or min(x2, y2, width - x1, height - y1) <= 0:
             return f"{text} leaves the image, {width} x {height} (w x h)"
     return None
 

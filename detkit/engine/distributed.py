@@ -34,6 +34,16 @@ def process_group(device: str) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The first process goes through the block alone (it may write files there), then the others do."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and dist.is_initialized():
+        dist.barrier()
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

@@ -9,13 +9,12 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from detkit.config import UserError
+from detkit.config import UserError, load_config, override, parse_config
 from detkit.data.build import build_dataset, build_loader
 from detkit.data.dataset import ImageDataset
 from detkit.detectors.detector import Detector
 from detkit.engine import distributed
-from detkit.engine.checkpoint import load_checkpoint
-from detkit.engine.run import checkpoint_config, rebuild_detector
+from detkit.engine.run import RunConfig, load_detector
 from detkit.evaluation.evaluator import Arrays, Evaluation, Evaluator, Protocol
 from detkit.structures import Batch, Detections, ImageId
 
@@ -93,15 +92,31 @@ def evaluation_loader(dataset: ImageDataset, detector: Detector, *, batch_size: 
     )
 
 
-def evaluate_checkpoint(
-    path: Path, protocols: Sequence[Protocol], overrides: Iterable[str] = ()
+def evaluate_source(
+    source: str | Path,
+    protocols: Sequence[Protocol],
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> tuple[Evaluation, Evaluator]:
-    """Rebuilds detector and validation data of a checkpoint and measures; the evaluator holds the detections."""
-    state = load_checkpoint(path)
-    config = checkpoint_config(state, path, overrides)
-    with distributed.process_group(config.device) as device:
-        dataset = build_dataset(config.data, "val")
-        detector = rebuild_detector(state, path).to(device, memory_format=torch.channels_last)
-        loader = evaluation_loader(dataset, detector, batch_size=config.eval.batch_size, workers=config.loader.workers)
+    """Measures a run, a checkpoint or a public detector (see `load_detector`) on validation data.
+
+    The data are those it was trained with, or those of the YAML file `config`; `overrides` change them. The evaluator
+    holds the detections.
+    """
+    detector, trained = load_detector(source)
+    if config:
+        settings = load_config(config, RunConfig, overrides)
+    elif trained:
+        settings = parse_config(override(trained.model_dump(mode="json"), overrides), RunConfig, where="--set")
+    else:
+        raise UserError(f"{source}: public weights bring no data; name a configuration that does with --config")
+    with distributed.process_group(settings.device) as device:
+        with distributed.first_process_first():
+            dataset = build_dataset(settings.data, "val")
+        detector.to(device)
+        loader = evaluation_loader(
+            dataset, detector, batch_size=settings.eval.batch_size, workers=settings.loader.workers
+        )
         evaluator = build_evaluator(dataset)
         return evaluate(detector, loader, evaluator, protocols, device=device), evaluator

@@ -16,9 +16,8 @@ from detkit.config import UserError
 from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
-from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.distributed import process_group
-from detkit.engine.run import create_folder, rebuild_detector
+from detkit.engine.run import create_folder, load_detector
 from detkit.structures import Detections, ImageId, ImageInfo, Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -76,7 +75,7 @@ def read_image(path: Path) -> np.ndarray:
     """uint8 `[H, W, 3]` RGB, upright. Raises UserError for a file that is no picture or is cut short."""
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot read this picture: {error}") from error
 
@@ -124,15 +123,13 @@ def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.5
 
 
 def predict_files(
-    checkpoint: Path, sources: Sequence[Path], output: Path, *, score_threshold: float, device: str
+    source: str | Path, files: Sequence[Path], output: Path, *, score_threshold: float, device: str
 ) -> list[dict[str, Any]]:
     """Draws every picture, and every frame of every video, under its name in `output`; returns what was found."""
-    media = find_media(sources)
+    media = find_media(files)
     results = []
     with process_group(device) as where:
-        detector = rebuild_detector(load_checkpoint(checkpoint), checkpoint).to(
-            where, memory_format=torch.channels_last
-        )
+        detector = load_detector(source)[0].to(where)
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):
             target = output / name

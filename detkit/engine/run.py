@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field
 
-from detkit.config import Config, ConfigError, UserError, dump_config, load_config, override, parse_config
+from detkit.config import Config, ConfigError, UserError, dump_config, load_config, parse_config
 from detkit.data.build import DataConfig, LoaderConfig
 from detkit.data.transforms import AugmentConfig
 from detkit.detectors.build import DetectorConfig, build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import AMP
-from detkit.engine.checkpoint import CheckpointError
+from detkit.engine.checkpoint import CheckpointError, load_checkpoint
 from detkit.engine.ema import EMAConfig
 from detkit.engine.optim import OptimizerConfig
 from detkit.engine.schedule import ScheduleConfig, StepConfig, WarmupConfig
@@ -113,7 +112,7 @@ def save_config(folder: Path, config: RunConfig) -> None:
 
 
 def detector_state(config: RunConfig, detector: Detector) -> dict[str, Any]:
-    """The part of a checkpoint from which `rebuild_detector` makes the detector again."""
+    """The part of a checkpoint from which `load_detector` makes the detector again."""
     return {
         "config": dump_config(config),
         "class_names": list(detector.class_names),
@@ -121,18 +120,25 @@ def detector_state(config: RunConfig, detector: Detector) -> dict[str, Any]:
     }
 
 
-def checkpoint_config(state: dict[str, Any], path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    data = override(yaml.safe_load(state["config"]), overrides)
-    return parse_config(data, RunConfig, where=f"{path}: its configuration")
+def load_detector(source: str | Path) -> tuple[Detector, RunConfig | None]:
+    """A detector in evaluation mode, and the configuration it was trained with.
 
+    `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME`, or
+    `torchvision:NAME:FILE` for weights that are already on disk; those have no configuration. A checkpoint's weights
+    come from the file: none are downloaded. Raises UserError if it is none of these.
+    """
+    if str(source).startswith("torchvision:"):
+        from detkit.weights.torchvision import load_torchvision
 
-def rebuild_detector(state: dict[str, Any], path: Path) -> Detector:
-    """The detector of a checkpoint, in evaluation mode. Its weights come from the file: none are downloaded."""
-    config = checkpoint_config(state, path).model
-    offline = config.model_copy(update={"backbone": config.backbone.model_copy(update={"weights": None})})
-    detector = build_detector(offline, state["class_names"])
+        _, name, *file = str(source).split(":", 2)
+        return load_torchvision(name, Path(file[0]) if file else None), None
+    path = Path(source) / LAST if Path(source).is_dir() else Path(source)
+    state = load_checkpoint(path)
+    config = parse_config(yaml.safe_load(state["config"]), RunConfig, where=f"{path}: its configuration")
+    backbone = config.model.backbone.model_copy(update={"weights": None})
+    detector = build_detector(config.model.model_copy(update={"backbone": backbone}), state["class_names"])
     load_weights(detector, state["model"], path)
-    return detector.eval()
+    return detector.eval(), config
 
 
 def load_weights(detector: Detector, weights: dict[str, Any], path: Path) -> None:

@@ -50,9 +50,10 @@ def _train(
     settings, rank, world_size = config.train, distributed.rank(), distributed.world_size()
     if settings.amp == "fp16" and device.type != "cuda":
         raise UserError("train.amp: fp16 needs a CUDA device; use bf16 or off on the CPU")
-    train_set, val_set = build_dataset(config.data, "train"), build_dataset(config.data, "val")
+    with distributed.first_process_first():
+        train_set, val_set = build_dataset(config.data, "train"), build_dataset(config.data, "val")
     torch.manual_seed(settings.seed)
-    detector = build_detector(config.model, train_set.class_names).to(device, memory_format=torch.channels_last)
+    detector = build_detector(config.model, train_set.class_names).to(device)
     if settings.sync_bn:
         detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
     model = DistributedDataParallel(detector) if world_size > 1 else detector

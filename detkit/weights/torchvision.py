@@ -16,7 +16,9 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from detkit.config import UserError
-from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig, build_faster_rcnn
+from detkit.detectors.build import build_detector
+from detkit.detectors.detector import Detector
+from detkit.detectors.faster_rcnn import FasterRCNNConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.heads.rpn import AnchorConfig, RPNConfig
@@ -63,7 +65,7 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def load_torchvision(name: str, file: Path | None = None) -> FasterRCNN:
+def load_torchvision(name: str, file: Path | None = None) -> Detector:
     """A public detector by its torchvision name, in evaluation mode, with the COCO_V1 weights.
 
     They are downloaded once and checked by hash, or read from `file`, the same `.pth` fetched by other means.
@@ -71,7 +73,7 @@ def load_torchvision(name: str, file: Path | None = None) -> FasterRCNN:
     if name not in CONFIGS:
         raise UserError(f"torchvision:{name}: not known; known: {', '.join(CONFIGS)}")
     public = get_model_weights(name)["COCO_V1"]
-    detector = build_faster_rcnn(CONFIGS[name], public.meta["categories"][1:])
+    detector = build_detector(CONFIGS[name], public.meta["categories"][1:])
     state = _read(file) if file else public.get_state_dict(progress=True, check_hash=True, weights_only=True)
     try:
         detector.load_state_dict(convert_keys(state))
