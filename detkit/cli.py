@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from detkit.config import load_config
-    from detkit.engine.run import CONFIG, RunConfig, create_run_folder, resumed_config
+    from detkit.engine.run import RunConfig, create_run_folder, resumed_config, run_config_file
 
     if options.config is None and options.resume is None:
         raise UserError("train: name a configuration, such as configs/faster_rcnn.yaml, or a run with --resume RUN")
     if options.resume and options.output:
         raise UserError("train: --resume goes on in the folder of the run; leave --output out")
-    config = load_config(options.config or options.resume / CONFIG, RunConfig, options.set)
+    config = load_config(options.config or run_config_file(options.resume), RunConfig, options.set)
     if options.resume:
         config, folder = resumed_config(options.resume, config), options.resume
     else:
@@ -60,9 +61,11 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from detkit.engine.evaluate import evaluate_source
-    from detkit.engine.run import newest_run
+    from detkit.engine.run import create_folder, newest_run
     from detkit.evaluation.report import detections_to_coco, format_table, to_json
 
+    for path in filter(None, (options.json, options.detections)):
+        create_folder(path.parent)  # rather now than after an hour of evaluation
     source = options.source or newest_run()
     evaluation, evaluator = evaluate_source(
         source, options.protocol or PROTOCOLS, config=options.config, overrides=options.set
@@ -100,9 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "eval": evaluate, "predict": predict}
     parser = argparse.ArgumentParser("detkit", description=TOP)
     parser.add_argument("command", choices=commands, help="each explains itself with --help")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    return commands[options.command](options.rest)
+    given = sys.argv[1:] if arguments is None else arguments
+    return commands[parser.parse_args(given[:1]).command](given[1:])
 
 
 def _run(
@@ -113,9 +115,11 @@ def _run(
     try:
         action(options)
     except UserError as error:
+        traceback.clear_frames(error.__traceback__)  # ends the progress bars: the message stands on its own line
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        traceback.clear_frames(interrupt.__traceback__)
         print("interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
     return 0

@@ -22,6 +22,7 @@ HIDDEN_BELOW = 0.15  # visible fraction under which an object is taken out of th
 
 SUPERSAMPLE = 2
 SIZES = (9.0, 160.0)  # px, longest side of a shape, log-uniform
+TILT = math.radians(40)  # largest rotation
 OVERLAP = 0.25  # share of objects that may cover much of another
 FADE = 0.12  # share of objects whose colour may come close to the background's
 
@@ -54,7 +55,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject
     if rng.random() < 0.4:
         size = size[::-1]
     image = _background(rng, size)
-    for _ in range(rng.integers(3, 10)):
+    for _ in range(rng.integers(2, 8)):
         _draw_clutter(rng, image)
     shapes, objects = _arrange(rng, size)
     for shape in shapes:
@@ -66,7 +67,7 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject
 
 def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[DrawnObject]]:
     """Shapes in drawing order with their annotations, without those that would be hidden."""
-    sides = np.exp(rng.uniform(math.log(SIZES[0]), math.log(SIZES[1]), rng.integers(2, 9)))
+    sides = np.exp(rng.uniform(math.log(SIZES[0]), math.log(SIZES[1]), rng.integers(3, 11)))
     shapes: list[_Shape] = []
     boxes: list[tuple[int, int, int, int]] = []
     for side in sorted(sides, key=lambda s: -s * rng.uniform(0.5, 2.0)):  # mostly the small ones on top
@@ -110,8 +111,8 @@ def _place(rng: np.random.Generator, size: Size, patch: int, side: float) -> tup
 def _shape_mask(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
     """Float32 `[S, S]`: how much of each pixel the shape covers; S leaves a border of at least one pixel."""
     patch = math.ceil(side) + 4
-    stretch = _turn(rng.uniform(0, 2 * math.pi)) @ np.diag([1.0, rng.uniform(0.75, 1.0)])
-    stretch = stretch @ _turn(rng.uniform(0, 2 * math.pi))  # squashed a little along any axis
+    squash = _turn(rng.uniform(0, 2 * math.pi))  # a little along any axis
+    stretch = squash @ np.diag([1.0, rng.uniform(0.8, 1.0)]) @ squash.T @ _turn(rng.uniform(-TILT, TILT))
     outlines = [outline @ stretch for outline in _outlines(rng, CLASS_NAMES[label])]
     radius = np.ptp(outlines[0], axis=0).max() / 2
     centre = (outlines[0].max(axis=0) + outlines[0].min(axis=0)) / 2
@@ -196,7 +197,9 @@ def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
     backdrop = under.reshape(-1, 3).mean(axis=0)
     distance = 45.0 if rng.random() < FADE else 110.0
     colour = _colour_away_from(rng, backdrop, distance)
-    second = colour * rng.uniform(0.45, 0.8) if rng.random() < 0.5 else colour + (255 - colour) * rng.uniform(0.3, 0.6)
+    second = (
+        colour * rng.uniform(0.55, 0.9) if rng.random() < 0.5 else colour + (255 - colour) * rng.uniform(0.15, 0.45)
+    )
     if np.linalg.norm(second - backdrop) < 0.6 * distance:
         second = 0.6 * colour + 0.4 * second
     texture = _texture(rng, shape.mask.shape[0], colour, second)[patch_rows, patch_columns]
@@ -218,7 +221,7 @@ def _texture(rng: np.random.Generator, side: int, colour: np.ndarray, second: np
     angle, period = rng.uniform(0, math.pi), max(4.0, side * rng.uniform(0.12, 0.35))
     along, across = xs * math.cos(angle) + ys * math.sin(angle), ys * math.cos(angle) - xs * math.sin(angle)
     waves = np.sin(along * 2 * math.pi / period), np.sin(across * 2 * math.pi / period)
-    kind = rng.choice(["flat", "gradient", "stripes", "dots", "checks"], p=[0.35, 0.2, 0.2, 0.1, 0.15])
+    kind = rng.choice(["flat", "gradient", "stripes", "dots", "checks"], p=[0.4, 0.2, 0.2, 0.1, 0.1])
     if kind == "flat":
         mix = np.zeros_like(xs)
     elif kind == "gradient":

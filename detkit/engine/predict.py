@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from detkit.config import UserError
@@ -63,7 +63,8 @@ def find_media(sources: Sequence[Path]) -> dict[str, Path]:
         if not files:
             raise UserError(f"{source}: no picture or video here; known: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}")
         for path in files:
-            name = path.relative_to(source).as_posix() if source.is_dir() else path.name
+            drawing = path.relative_to(source) if source.is_dir() else Path(path.name)
+            name = (drawing.with_suffix(".mp4") if path.suffix.lower() in VIDEO_SUFFIXES else drawing).as_posix()
             if found.setdefault(name, path) != path:
                 raise UserError(
                     f"{path} and {found[name]} would both be drawn as {name}; predict them into two folders"
@@ -72,12 +73,16 @@ def find_media(sources: Sequence[Path]) -> dict[str, Path]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 `[H, W, 3]` RGB, upright. Raises UserError for a file that is no picture or is cut short."""
+    """uint8 `[H, W, 3]` RGB, upright, decoded as in training. Raises UserError for no picture or one cut short."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        with Image.open(path) as picture:
+            picture.load()  # OpenCV would return a truncated picture with a grey rest
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise UserError(f"{path}: cannot read this picture: {error}") from error
+    if image is None:
+        raise UserError(f"{path}: cannot read this picture: OpenCV cannot decode it")
+    return image
 
 
 class Video:
@@ -103,7 +108,7 @@ class Video:
 
 def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.5) -> np.ndarray:
     """A copy of the picture with boxes, class names and scores, best on top."""
-    canvas = image.copy()
+    canvas: np.ndarray = image.copy()
     scale = max(0.4, min(image.shape[:2]) / 900)
     thickness = max(1, round(2 * scale))
     shown = int((detections.scores >= score_threshold).sum())
@@ -127,15 +132,18 @@ def predict_files(
 ) -> list[dict[str, Any]]:
     """Draws every picture, and every frame of every video, under its name in `output`; returns what was found."""
     media = find_media(files)
+    for name, path in media.items():
+        if (output / name).resolve() == path.resolve():
+            raise UserError(f"{path}: its drawing would overwrite it; choose another --output")
     results = []
     with process_group(device) as where:
         detector = load_detector(source)[0].to(where)
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):
             target = output / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            create_folder(target.parent)
             if path.suffix.lower() in VIDEO_SUFFIXES:
-                results += _predict_video(detector, path, target.with_suffix(".mp4"), score_threshold)
+                results += _predict_video(detector, path, target, score_threshold)
                 continue
             image = read_image(path)
             detections = predict(detector, [image])[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from detkit.config import Config, ConfigError, UserError, dump_config, load_config, parse_config
 from detkit.data.build import DataConfig, LoaderConfig
@@ -50,6 +51,13 @@ class RunConfig(Config):
     eval: EvalConfig = EvalConfig()
     device: str = "auto"  # auto, cpu, cuda or cuda:N
 
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError(f"expected auto, cpu, cuda or cuda:N, found {value!r}")
+        return value
+
 
 # what may differ when a run is resumed: how long, on what machine
 RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root")
@@ -65,7 +73,7 @@ def create_run_folder(wanted: Path | None, name: str) -> Path:
         folder = wanted
     else:
         folder, number = Path("runs") / name, 2
-        while folder.exists() and any(folder.iterdir()):
+        while folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             folder, number = Path("runs") / f"{name}-{number}", number + 1
     create_folder(folder)
     return folder
@@ -76,9 +84,9 @@ def create_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot make this output folder: {error.strerror}") from error
+        raise UserError(f"{folder}: cannot make this output folder: {error.strerror}; choose another") from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: this output folder is not writable; choose another with --output")
+        raise UserError(f"{folder}: this output folder is not writable; choose another")
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -89,11 +97,16 @@ def newest_run(root: Path = Path("runs")) -> Path:
     return checkpoints[-1].parent
 
 
+def run_config_file(folder: Path) -> Path:
+    """The configuration of the run in `folder`. Raises UserError if there is none."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--resume {folder}: no run here ({CONFIG} is missing); name the folder of a run")
+    return folder / CONFIG
+
+
 def resumed_config(folder: Path, config: RunConfig) -> RunConfig:
     """`config`, if the run in `folder` was started with the same. Raises ConfigError naming every difference."""
-    if not (folder / CONFIG).exists():
-        raise UserError(f"--resume {folder}: no run here ({CONFIG} is missing)")
-    started = _flat(load_config(folder / CONFIG, RunConfig).model_dump(mode="json"))
+    started = _flat(load_config(run_config_file(folder), RunConfig).model_dump(mode="json"))
     asked = _flat(config.model_dump(mode="json"))
     differences = [
         f"{key}: the run has {started.get(key)!r}, asked for {asked.get(key)!r}"
