@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torchvision
@@ -45,9 +46,7 @@ def main() -> None:
             batch = make_batch(count, height, width, OBJECTS).to(device)
             detkit, reference = (inference, tv_inference) if work == "inference" else (training, tv_training)
             mine, yours = interleaved(
-                [lambda step=detkit, b=batch: step(ours, b), lambda step=reference, b=batch: step(theirs, b)],
-                repeats,
-                device,
+                [partial(detkit, ours, batch), partial(reference, theirs, batch)], repeats, device
             )
             size = f"{work}, {count} x {height} x {width}"
             print(f"| {model} | {size} | {mine:.3f} | {yours:.3f} | {yours / mine:.2f} |", flush=True)

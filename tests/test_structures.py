@@ -128,7 +128,7 @@ def test_batch_moves_with_all_it_has() -> None:
     target = batch.targets[0]
     moved = [batch.images, batch.proposals[0], target.boxes, target.labels, target.ignore]
     assert {tensor.device.type for tensor in moved} == {"meta"}
-    assert Batch(batch.images, (INFO,)).to("cpu").targets is None
+    assert Batch(batch.images, (INFO,)).to("meta").targets is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""Matching by overlap, on cases whose overlaps are fractions one can see."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from detkit.nn.assign.iou_matcher import BACKGROUND, BETWEEN, match_by_iou, sample_matches
+
+OBJECT = (0.0, 0.0, 10.0, 10.0)
+
+
+def strip(width: float, x: float = 0.0) -> tuple[float, float, float, float]:
+    """A box of the object's height; inside OBJECT its IoU is width / 10."""
+    return x, 0.0, x + width, 10.0
+
+
+def match(
+    boxes: list[tuple[float, ...]], objects: list[tuple[float, ...]], best: bool = False, **thresholds: object
+) -> list[int]:
+    settings: dict[str, object] = {"fg_threshold": 0.7, "bg_threshold": (0.0, 0.3), **thresholds}
+    matches = match_by_iou(
+        torch.tensor(boxes).view(-1, 4), torch.tensor(objects).view(-1, 4), best_for_each_object=best, **settings
+    )
+    assert matches.dtype == torch.int64
+    return matches.tolist()
+
+
+def test_three_bands() -> None:
+    boxes = [strip(8), strip(7.5), strip(5), strip(2), strip(5, x=50)]  # 0.8, 0.75, 0.5, 0.2, 0
+    assert match(boxes, [OBJECT]) == [0, 0, BETWEEN, BACKGROUND, BACKGROUND]
+
+
+def test_bounds_are_at_least_fg_and_below_bg() -> None:
+    boxes = [strip(5), strip(2.5)]  # 1/2 and 1/4 are exact in binary
+    assert match(boxes, [OBJECT], fg_threshold=0.5, bg_threshold=(0.0, 0.25)) == [0, BETWEEN]
+    assert match(boxes, [OBJECT], fg_threshold=0.5, bg_threshold=(0.25, 0.5)) == [0, BACKGROUND]
+
+
+def test_background_from_a_tenth_as_in_fast_rcnn() -> None:
+    boxes = [strip(6), strip(4), strip(1.5), strip(0.5), strip(5, x=50)]  # 0.6, 0.4, 0.15, 0.05, 0
+    expected = [0, BACKGROUND, BACKGROUND, BETWEEN, BETWEEN]
+    assert match(boxes, [OBJECT], fg_threshold=0.5, bg_threshold=(0.1, 0.5)) == expected
+
+
+def test_a_box_answers_for_the_object_it_overlaps_most() -> None:
+    objects = [strip(10), strip(10, x=10), strip(9)]
+    assert match([strip(9), strip(10, x=10), strip(10)], objects) == [2, 1, 0]
+
+
+def test_the_best_box_of_an_object_is_positive_however_low() -> None:
+    boxes = [strip(2), strip(1), strip(5, x=50)]
+    assert match(boxes, [OBJECT]) == [BACKGROUND, BACKGROUND, BACKGROUND]
+    assert match(boxes, [OBJECT], best=True) == [0, BACKGROUND, BACKGROUND]
+
+
+def test_all_that_tie_for_the_best_are_positive() -> None:
+    boxes = [strip(5), strip(5, x=5), strip(4)]
+    assert match(boxes, [OBJECT], best=True) == [0, 0, BETWEEN]
+
+
+def test_a_best_box_keeps_its_own_best_object() -> None:
+    # box 0 is the best that object 1 has (0.2), but overlaps object 0 more (0.8)
+    objects = [strip(10), strip(2)]
+    boxes = [strip(8), strip(5, x=50)]
+    assert match(boxes, objects, best=True) == [0, BACKGROUND]
+
+
+def test_an_object_that_overlaps_nothing_makes_nothing_positive() -> None:
+    far = (100.0, 100.0, 110.0, 110.0)
+    assert match([strip(2), strip(1)], [far], best=True) == [BACKGROUND, BACKGROUND]
+    assert match([strip(8), strip(1)], [far, OBJECT], best=True) == [1, BACKGROUND]
+
+
+def test_without_objects_all_is_background_if_zero_is() -> None:
+    assert match([strip(2), strip(1)], [], best=True) == [BACKGROUND, BACKGROUND]
+    assert match([strip(2), strip(1)], [], bg_threshold=(0.1, 0.5)) == [BETWEEN, BETWEEN]
+
+
+def test_without_boxes_nothing_matches() -> None:
+    assert match([], [OBJECT]) == []
+    assert match([], []) == []
+
+
+MATCHES = torch.tensor([BETWEEN, 3, BACKGROUND, 0, BACKGROUND, BETWEEN, 1, BACKGROUND, BACKGROUND, 0])
+POSITIVE, BACK = {1, 3, 6, 9}, {2, 4, 7, 8}
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "num_positive", "num_background"),
+    [
+        (4, 0.5, 2, 2),
+        (4, 0.25, 1, 3),
+        (6, 0.25, 1, 4),  # 1.5 positives are one; only four of five backgrounds are there
+        (100, 0.5, 4, 4),  # fewer than asked
+        (6, 1.0, 4, 2),  # background fills what positives leave
+        (3, 1.0, 3, 0),
+        (4, 0.0, 0, 4),
+    ],
+)
+def test_counts_of_a_sample(count: int, fraction: float, num_positive: int, num_background: int) -> None:
+    positive, background = sample_matches(MATCHES, count, fraction)
+    assert (len(positive), len(background)) == (num_positive, num_background)
+    assert set(positive.tolist()) <= POSITIVE
+    assert set(background.tolist()) <= BACK
+    assert len(set(positive.tolist())) == num_positive  # none twice
+    assert len(set(background.tolist())) == num_background
+
+
+def drawn(seed: int) -> tuple[list[int], list[int]]:
+    torch.manual_seed(seed)
+    positive, background = sample_matches(MATCHES, 4, 0.5)
+    return positive.tolist(), background.tolist()
+
+
+def test_a_sample_follows_the_generator_and_reaches_all() -> None:
+    assert drawn(5) == drawn(5)
+    samples = [drawn(seed) for seed in range(40)]
+    assert {index for positive, _ in samples for index in positive} == POSITIVE
+    assert {index for _, background in samples for index in background} == BACK
+
+
+@pytest.mark.parametrize("matches", [torch.zeros(0, dtype=torch.int64), torch.full((5,), BETWEEN)])
+def test_nothing_to_draw(matches: Tensor) -> None:
+    positive, background = sample_matches(matches, 4, 0.5)
+    assert len(positive) == len(background) == 0

@@ -1,0 +1,89 @@
+"""An image becomes a network input: by hand."""
+
+import pytest
+import torch
+
+from detkit.nn.input import ImageInput, InputConfig, ShortSideConfig
+from detkit.structures import Batch, ImageInfo
+
+MEAN, STD = (100.0, 50.0, 10.0), (2.0, 4.0, 5.0)
+
+
+def image_input(stride: int = 32, **fields: object) -> ImageInput:
+    return ImageInput(InputConfig(**fields), stride)  # type: ignore[arg-type]
+
+
+def make_batch() -> Batch:
+    """Two images on one canvas of 4 x 4: one fills it, one is 2 x 3. Every pixel is (R, G, B) = (104, 58, 0)."""
+    images = torch.tensor([104, 58, 0], dtype=torch.uint8).view(1, 3, 1, 1).repeat(2, 1, 4, 4)
+    images[1, :, 2:] = 0
+    images[1, :, :, 3:] = 0
+    sizes = [(4, 4), (2, 3)]
+    return Batch(images, tuple(ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(sizes)))
+
+
+def test_pixels_are_normalised() -> None:
+    pixels = image_input(mean=MEAN, std=STD)(make_batch())
+    assert pixels.dtype == torch.float32
+    assert pixels[0, :, 3, 3].tolist() == [2, 2, -2]  # (104 - 100) / 2, (58 - 50) / 4, (0 - 10) / 5
+    assert pixels[0].amax(dim=(1, 2)).tolist() == pixels[0].amin(dim=(1, 2)).tolist() == [2, 2, -2]
+
+
+def test_bgr_turns_the_channels_round_and_mean_and_std_are_in_that_order() -> None:
+    pixels = image_input(mean=MEAN, std=STD, channel_order="bgr")(make_batch())
+    assert pixels[0, :, 0, 0].tolist() == [-50, 2, pytest.approx(94 / 5)]  # blue first
+
+
+def test_padding_is_zero_after_the_normalisation() -> None:
+    batch = make_batch()
+    pixels = image_input(mean=MEAN, std=STD)(batch)[1]
+    assert (pixels[:, :2, :3] != 0).all()
+    assert pixels.sum() == pixels[:, :2, :3].sum()
+    assert (pixels[:, 2:] == 0).all()
+    assert (pixels[:, :, 3:] == 0).all()
+    assert batch.images[0, 0, 0, 0] == 104  # the batch itself is left alone
+
+
+def test_defaults_are_imagenets_in_pixels() -> None:
+    config = InputConfig()
+    assert config.mean == pytest.approx([255 * m for m in (0.485, 0.456, 0.406)])
+    assert config.std == pytest.approx([255 * s for s in (0.229, 0.224, 0.225)])
+
+
+@pytest.mark.parametrize(
+    ("orig_size", "input_size"),
+    [
+        ((600, 800), (600, 800)),  # the short side is right already
+        ((300, 400), (600, 800)),  # enlarged
+        ((500, 375), (800, 600)),  # portrait: the width is the short side
+        ((375, 500), (600, 800)),
+        ((300, 600), (500, 1000)),  # 600 x 1200 would pass the cap of 1000
+        ((333, 500), (600, 901)),  # 500 * 600 / 333 = 900.9
+        ((1000, 1801), (555, 1000)),  # capped; 1000 * 1000 / 1801 = 555.2
+        ((1000, 1802), (555, 1000)),
+        ((64, 64), (600, 600)),
+        ((7, 4000), (2, 1000)),  # 1.75
+        ((1, 5000), (1, 1000)),  # 0.2: at least one pixel
+    ],
+)
+def test_short_side_rule(orig_size: tuple[int, int], input_size: tuple[int, int]) -> None:
+    rule = ShortSideConfig(size=600, max_size=1000)
+    assert image_input(resize=rule).input_size(orig_size) == input_size
+
+
+@pytest.mark.parametrize(("width", "expected"), [(100, 100), (201, 101), (203, 102)])
+def test_half_pixels_are_rounded_up(width: int, expected: int) -> None:
+    rule = ShortSideConfig(size=50, max_size=1000)  # half of (100, width); 100.5 -> 101, 101.5 -> 102
+    assert image_input(resize=rule).input_size((100, width))[1] == expected if width > 100 else True
+
+
+def test_a_draw_picks_a_training_size_and_evaluation_none() -> None:
+    spec = image_input(resize=ShortSideConfig(size=600, max_size=1000, train_sizes=(480, 576, 688)))
+    assert [spec.input_size((100, 100), draw)[0] for draw in (0, 1, 2, 3, 7)] == [480, 576, 688, 480, 576]
+    assert spec.input_size((100, 100)) == (600, 600)
+    assert spec.input_size((100, 200), 2) == (500, 1000)  # the cap holds in training too
+    assert image_input(resize=ShortSideConfig(size=600, max_size=1000)).input_size((100, 100), 5) == (600, 600)
+
+
+def test_mean_and_std_are_no_weights() -> None:
+    assert image_input().state_dict() == {}
