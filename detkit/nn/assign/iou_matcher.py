@@ -31,7 +31,7 @@ def match_by_iou(
     if 0 is in its range.
     """
     low, high = bg_threshold
-    if len(objects) == 0:
+    if len(objects) == 0 or len(boxes) == 0:
         return boxes.new_full((len(boxes),), BACKGROUND if low <= 0 < high else BETWEEN, dtype=torch.int64)
     iou = box_iou(objects, boxes)
     best, match = iou.max(dim=0)

@@ -14,7 +14,7 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
-from detkit.nn.backbones.staged import StagedBackbone, check_weights, load_weights
+from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
 
 STRIDES = (2, 4, 8, 16, 32, 32)
 
@@ -30,8 +30,9 @@ class MobileNetV3Config(Config):
     levels: tuple[Literal[0, 1, 2, 3, 4, 5], ...] = (4, 5)
 
     @model_validator(mode="after")
-    def _weights_exist(self) -> MobileNetV3Config:
+    def _weights_and_levels_exist(self) -> MobileNetV3Config:
         check_weights(self.name, self.weights)
+        check_levels(self.levels)
         return self
 
 

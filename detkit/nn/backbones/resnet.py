@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
-from detkit.nn.backbones.staged import StagedBackbone, check_weights, load_weights
+from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # C2, C3, C4, C5
 
@@ -27,8 +27,9 @@ class ResNetConfig(Config):
     levels: tuple[Literal[2, 3, 4, 5], ...] = (2, 3, 4, 5)
 
     @model_validator(mode="after")
-    def _weights_exist(self) -> ResNetConfig:
+    def _weights_and_levels_exist(self) -> ResNetConfig:
         check_weights(self.name, self.weights)
+        check_levels(self.levels)
         return self
 
 

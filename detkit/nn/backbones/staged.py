@@ -67,6 +67,12 @@ def check_weights(model: str, weights: str | None) -> str | None:
     return weights
 
 
+def check_levels(levels: Sequence[int]) -> None:
+    """Raises ValueError unless the levels are in the order in which they come out."""
+    if not levels or list(levels) != sorted(set(levels)):
+        raise ValueError(f"levels: expected at least one level, finest first and each once, got {list(levels)}")
+
+
 def load_weights(network: nn.Module, model: str, weights: str) -> None:
     """Loads torchvision's public classification weights (downloaded once, checked by hash) into its own network."""
     from torchvision.models import get_model_weights

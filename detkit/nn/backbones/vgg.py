@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 
 from detkit.config import Config
-from detkit.nn.backbones.staged import StagedBackbone, check_weights, load_weights
+from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
 
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -22,8 +22,9 @@ class VGGConfig(Config):
     levels: tuple[Literal[1, 2, 3, 4, 5], ...] = (5,)
 
     @model_validator(mode="after")
-    def _weights_exist(self) -> VGGConfig:
+    def _weights_and_levels_exist(self) -> VGGConfig:
         check_weights(self.name, self.weights)
+        check_levels(self.levels)
         return self
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -147,18 +148,20 @@ class RPN(nn.Module):
         return {"rpn_objectness": objectness / num_sampled, "rpn_box": box / num_sampled}
 
     def _match(self, anchors: Tensor, objects: Tensor, input_size: Size) -> Tensor:
-        config = self.config
-        matches = match_by_iou(
-            anchors,
-            objects,
-            fg_threshold=config.fg_threshold,
-            bg_threshold=(0.0, config.bg_threshold),
+        match = partial(
+            match_by_iou,
+            objects=objects,
+            fg_threshold=self.config.fg_threshold,
+            bg_threshold=(0.0, self.config.bg_threshold),
             best_for_each_object=True,
         )
-        if config.only_inside_anchors:
-            height, width = input_size
-            x1, y1, x2, y2 = anchors.unbind(dim=1)
-            matches[(x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height)] = BETWEEN
+        if not self.config.only_inside_anchors:
+            return match(anchors)
+        height, width = input_size
+        x1, y1, x2, y2 = anchors.unbind(dim=1)
+        inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
+        matches = torch.full_like(x1, BETWEEN, dtype=torch.int64)
+        matches[inside] = match(anchors[inside])  # so that an object's best anchor is its best one inside
         return matches
 
     @torch.no_grad()

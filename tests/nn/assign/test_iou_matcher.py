@@ -77,7 +77,7 @@ def test_without_objects_all_is_background_if_zero_is() -> None:
 
 
 def test_without_boxes_nothing_matches() -> None:
-    assert match([], [OBJECT]) == []
+    assert match([], [OBJECT]) == match([], [OBJECT], best=True) == []
     assert match([], []) == []
 
 
