@@ -53,6 +53,14 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
     return mapping
 
 
+# YAML 1.1 reads `off`, `on`, `yes`, `no` as booleans; here they are words, and only true and false are booleans
+_Loader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -81,13 +89,16 @@ def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot read this configuration: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read this configuration: {error.strerror}") from error
     data = _parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found {type(data).__name__}")
-    return parse_config(override(data, overrides), schema, where=str(path))
+    overrides = list(overrides)
+    where = " ".join([str(path), *(f"--set {item}" for item in overrides)])
+    return parse_config(override(data, overrides), schema, where=where)
 
 
 def parse_config(data: dict[str, Any], schema: type[ConfigT], where: str = "configuration") -> ConfigT:
@@ -140,6 +151,8 @@ def _describe(problem: Any, data: Any, schema: type[Config]) -> str:
     if kind == "literal_error":
         options = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
         return f"{path}: {found!r} is not known{_nearest(str(found), options)}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{path}: should be a section, found {found!r}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{path}: {message}, found {found!r}" if kind != "value_error" else f"{path}: {message}"
 

@@ -158,7 +158,8 @@ def _box_fault(box: Box, size: Size | None, min_side: float) -> str | None:
     if not all(map(math.isfinite, box)):
         return f"{text} is not finite"
     if x2 - x1 <= min_side or y2 - y1 <= min_side:
-        return f"{text} is empty: the right and lower sides must lie beyond the left and upper ones"
+        least = f"more than {min_side:g} px" if min_side else "more than 0"
+        return f"{text} is empty: width and height must be {least}"
     if size is not None:
         height, width = size
         beyond = max(-x1, -y1, x2 - width, y2 - height)

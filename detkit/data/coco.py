@@ -93,7 +93,7 @@ def _check_same(train: dict[int, str], val: dict[int, str], train_path: Path, va
     if differing:
         first = differing[0]
         raise DataError(
-            f"{len(differing)} categories differ between {train_path} and {val_path}: id {first} is "
+            f"the categories of {train_path} and {val_path} differ in {len(differing)} ids: id {first} is "
             f"{train.get(first)!r} and {val.get(first)!r}; both files need the same categories"
         )
 
@@ -135,7 +135,7 @@ def _object(row: dict[str, Any], number: int, labels: dict[int, int]) -> RawObje
     category, area, problem = row.get("category_id"), row.get("area"), None
     box = _box(row.get("bbox"))
     if type(category) is not int or category not in labels:
-        problem = f"the category id {category!r} is not among the categories"
+        problem = f"the category id {category!r} is not among the categories; known ids: {', '.join(map(str, labels))}"
     elif box is None:
         problem = f"expected 'bbox' [x, y, width, height], got {row.get('bbox')!r}"
     return RawObject(

@@ -76,9 +76,16 @@ def ensure_shapes(config: ShapesConfig) -> None:
     A set of ours drawn with other settings is replaced. Raises DataError if `root` holds anything else.
     """
     root = Path(config.root)
-    about = _about(config)
-    if _read_about(root) == about:
+    if _read_about(root) == _about(config):
         return
+    try:
+        _replace(root, config)
+    except OSError as error:
+        raise DataError(f"data.root: cannot draw the built-in set in {root}: {error.strerror}") from error
+
+
+def _replace(root: Path, config: ShapesConfig) -> None:
+    about = _about(config)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as aside:
         drawn = Path(aside) / "new"

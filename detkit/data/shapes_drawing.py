@@ -24,6 +24,7 @@ SUPERSAMPLE = 2
 SIZES = (9.0, 160.0)  # px, longest side of a shape, log-uniform
 TILT = math.radians(40)  # largest rotation
 OVERLAP = 0.25  # share of objects that may cover much of another
+OWN_HUE = 0.75  # share of objects in the hue of their class, as real classes have their colours
 FADE = 0.12  # share of objects whose colour may come close to the background's
 
 
@@ -196,7 +197,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
     under = image[rows, columns].astype(np.float32)
     backdrop = under.reshape(-1, 3).mean(axis=0)
     distance = 45.0 if rng.random() < FADE else 110.0
-    colour = _colour_away_from(rng, backdrop, distance)
+    colour = _colour_away_from(rng, backdrop, distance, shape.label)
     second = (
         colour * rng.uniform(0.55, 0.9) if rng.random() < 0.5 else colour + (255 - colour) * rng.uniform(0.15, 0.45)
     )
@@ -207,9 +208,13 @@ def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
     image[rows, columns] = _pixels(under + alpha * (texture - under))
 
 
-def _colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: float) -> np.ndarray:
-    """The first of some random colours that is far enough away, or else the farthest."""
+def _colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: float, label: int) -> np.ndarray:
+    """The first of some colours, random or mostly of the class's hue, that is far enough away, or else the farthest."""
     colours = rng.uniform(0, 255, (24, 3))
+    if rng.random() < OWN_HUE:
+        hues = (label / len(CLASS_NAMES) + rng.normal(0, 0.05, 24)) % 1
+        hsv = np.stack([hues * 360, rng.uniform(0.4, 1, 24), rng.uniform(0.35, 1, 24)], 1).astype(np.float32)
+        colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(np.float64) * 255
     distances = np.linalg.norm(colours - backdrop, axis=1)
     colour: np.ndarray = colours[np.argmax(np.minimum(distances, distance))]
     return colour

@@ -126,7 +126,7 @@ def _class_fault(name: str, class_names: Sequence[str]) -> str | None:
         return None
     close = difflib.get_close_matches(name, class_names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(class_names)}."
-    return f"the class {name!r} is not known; {hint} Set data.classes to your own names, or to auto"
+    return f"the class {name!r} is not known; {hint} Set data.classes to your own names, or to auto (those in train)"
 
 
 def _read_lists(config: VOCConfig, split: Literal["train", "val"]) -> list[_Annotation]:
@@ -160,7 +160,10 @@ def _read_list(root: Path, folder: Path, name: str) -> list[str]:
     if not path.is_file():
         known = sorted(other.stem for other in path.parent.glob("*.txt"))
         raise DataError(f"{path} does not exist; lists there: {', '.join(known) or 'none'}")
-    stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     if not stems:
         raise DataError(f"{path} is empty: expected one image id a line")
     return stems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,15 +13,19 @@ import torch.distributed as dist
 
 from detkit.config import UserError
 
+DEVICES = r"auto|cpu|cuda(:\d+)?"
+
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
     """Joins torchrun's processes, if it started this one, and yields the device of this process."""
-    if device.split(":")[0] not in ("auto", "cpu", "cuda"):
+    if not re.fullmatch(DEVICES, device):
         raise UserError(f"device: expected auto, cpu, cuda or cuda:N, found {device!r}")
     cuda = device != "cpu" and torch.cuda.is_available()
     if device.startswith("cuda") and not cuda:
         raise UserError(f"device: {device} was asked for, but torch finds no CUDA device; use --set device=cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise UserError(f"device: {device} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
     if not dist.is_torchelastic_launched():
         yield torch.device("cuda" if device == "auto" and cuda else "cpu" if device == "auto" else device)
         return

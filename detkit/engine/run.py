@@ -17,6 +17,7 @@ from detkit.detectors.build import DetectorConfig, build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import AMP
 from detkit.engine.checkpoint import CheckpointError, load_checkpoint
+from detkit.engine.distributed import DEVICES
 from detkit.engine.ema import EMAConfig
 from detkit.engine.optim import OptimizerConfig
 from detkit.engine.schedule import ScheduleConfig, StepConfig, WarmupConfig
@@ -54,7 +55,7 @@ class RunConfig(Config):
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        if not re.fullmatch(DEVICES, value):
             raise ValueError(f"expected auto, cpu, cuda or cuda:N, found {value!r}")
         return value
 

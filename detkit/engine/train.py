@@ -84,6 +84,8 @@ def _train(
         f"{train_set.summary}\n{val_set.summary}\n{describe(detector, device, world_size)}\nwriting to {folder}"
     )
 
+    if start >= settings.epochs:
+        log.message(f"all {start} epochs are done; raise train.epochs to go on")
     batches = len(loader)
     steps_per_epoch = math.ceil(batches / settings.accumulate)
     evaluation = None
@@ -145,6 +147,8 @@ def resume_state(
     folder: Path, detector: Detector, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, ema: EMA | None
 ) -> tuple[int, int, float]:
     """Loads `last.pt` into the parts of a run; the epochs and steps done, and the best score so far."""
+    if not (folder / LAST).exists():
+        raise CheckpointError(f"{folder}: no checkpoint yet, the run ended in its first epoch; start it anew")
     state = load_checkpoint(folder / LAST)
     if "optimizer" not in state:
         raise CheckpointError(f"{folder / LAST}: holds no training state; resume needs a checkpoint written as {LAST}")
@@ -169,8 +173,8 @@ def check_finite(losses: dict[str, Tensor], batch: Batch, step: int) -> dict[str
         raise TrainingError(
             f"the loss is not finite at step {step}: "
             f"{', '.join(f'{name} {value}' for name, value in values.items())}; "
-            f"images: {', '.join(str(info.image_id) for info in batch.infos)}; lower train.optimizer.lr, lengthen "
-            f"train.warmup or set train.clip_norm; the run resumes from its last checkpoint"
+            f"images: {', '.join(str(info.image_id) for info in batch.infos)}; start again with a lower "
+            f"train.optimizer.lr, a longer train.warmup or with train.clip_norm"
         )
     return values
 

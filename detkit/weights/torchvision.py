@@ -21,6 +21,7 @@ from detkit.detectors.detector import Detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig
+from detkit.nn.backbones.staged import download
 from detkit.nn.heads.rpn import AnchorConfig, RPNConfig
 from detkit.nn.input import InputConfig, ShortSideConfig
 
@@ -74,7 +75,7 @@ def load_torchvision(name: str, file: Path | None = None) -> Detector:
         raise UserError(f"torchvision:{name}: not known; known: {', '.join(CONFIGS)}")
     public = get_model_weights(name)["COCO_V1"]
     detector = build_detector(CONFIGS[name], public.meta["categories"][1:])
-    state = _read(file) if file else public.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    state = _read(file) if file else download(public)
     try:
         detector.load_state_dict(convert_keys(state))
     except RuntimeError as error:
@@ -85,8 +86,12 @@ def load_torchvision(name: str, file: Path | None = None) -> Detector:
 def _read(file: Path) -> Any:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{file}: not a torchvision checkpoint: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot read this checkpoint: {error.strerror or error}") from error
+    except Exception as error:  # the unpickler lets through whatever a garbled file makes it stumble over
+        raise UserError(
+            f"{file}: not a torchvision checkpoint: the file is no archive of tensors, or is cut short"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a torchvision checkpoint: expected a dict of tensors")
     return state

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -104,6 +105,17 @@ def test_a_file_that_holds_something_else(value: object, tmp_path: Path) -> None
     torch.save(value, path)
     with pytest.raises(UserError, match=f"{path}: not a torchvision checkpoint: expected a dict of tensors"):
         load_torchvision(MOBILENET, path)
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    message = r"COCO_V1: cannot download https://\S+\.pth: .*not known.*; or fetch it .* put it into"
+    with pytest.raises(UserError, match=f"{message} {tmp_path}/hub/checkpoints"):
+        load_torchvision(MOBILENET)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

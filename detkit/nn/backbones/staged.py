@@ -8,7 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+
+from detkit.config import UserError
 
 
 class StagedBackbone(nn.Module):
@@ -74,8 +78,19 @@ def check_levels(levels: Sequence[int]) -> None:
 
 
 def load_weights(network: nn.Module, model: str, weights: str) -> None:
-    """Loads torchvision's public classification weights (downloaded once, checked by hash) into its own network."""
+    """Loads torchvision's public classification weights into its own network."""
     from torchvision.models import get_model_weights
 
-    state = get_model_weights(model)[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
-    network.load_state_dict(state)
+    network.load_state_dict(download(get_model_weights(model)[weights]))
+
+
+def download(weights: WeightsEnum) -> Mapping[str, Tensor]:
+    """The state dict of public weights, downloaded once and checked by hash. Raises UserError if that cannot be."""
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return state
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{weights}: cannot download {weights.url}: {error}; "
+            f"or fetch it by other means and put it into {torch.hub.get_dir()}/checkpoints"
+        ) from error

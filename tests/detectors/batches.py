@@ -1,0 +1,99 @@
+"""Detectors of the YAML files, made cheap, and batches for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detkit.config import load_config, parse_config
+from detkit.data.collate import collate
+from detkit.data.transforms import resize_sample
+from detkit.detectors.detector import Detector
+from detkit.engine.run import RunConfig
+from detkit.structures import Batch, ImageInfo, Sample, Size
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def cheap_config(path: Path, short_side: int = 96) -> RunConfig:
+    """The configuration with random weights and a small input; the network and its knobs are as published."""
+    tree = load_config(path, RunConfig).model_dump(mode="json")
+    _forget_weights(tree["model"])
+    tree["model"]["input"]["resize"] = {"name": "short_side", "size": short_side, "max_size": 2 * short_side}
+    return parse_config(tree, RunConfig)
+
+
+def _forget_weights(tree: dict[str, Any]) -> None:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            _forget_weights(value)
+        elif key == "weights":
+            tree[key] = None
+
+
+def make_batch(
+    detector: Detector, counts: Sequence[int], sizes: Sequence[Size] | None = None, *, targets: bool = True
+) -> Batch:
+    """Pictures of coloured rectangles, `counts[i]` objects on the i-th, through the detector's own input spec."""
+    items = []
+    for index, count in enumerate(counts):
+        rng = np.random.default_rng(index)
+        height, width = sizes[index] if sizes else (120, 160)
+        image = cv2.resize(rng.integers(0, 256, (6, 8, 3)).astype(np.uint8), (width, height))
+        corner = rng.uniform(0, 0.6, (count, 2)) * (width, height)
+        side = rng.uniform(0.2, 0.4, (count, 2)) * (width, height)
+        boxes = np.concatenate([corner, corner + side], axis=1).astype(np.float32)
+        for box in boxes.astype(int).tolist():
+            image[box[1] : box[3], box[0] : box[2]] = rng.integers(0, 256, 3)
+        labels = rng.integers(0, len(detector.class_names), count)
+        size = detector.input.input_size((height, width))
+        info = ImageInfo(index, (height, width), size, (size[1] / width, size[0] / height))
+        items.append((resize_sample(Sample(image, boxes, labels, np.zeros(count, np.bool_), index), size), info))
+    return collate(items, detector.input.stride, with_targets=targets)
+
+
+@torch.no_grad()
+def enliven(detector: Detector) -> None:
+    """Scales every layer, the first time it runs, so that its outputs have a standard deviation of two (after LSUV).
+
+    Fresh heads start near zero, where all scores are the same and nothing is detected; fresh backbones without batch
+    statistics fade or explode.
+    """
+
+    def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
+        handles.pop(module).remove()
+        std = output.std() / 2
+        for parameter in module.parameters():
+            parameter.div_(std)
+        return output / std
+
+    layers = [module for module in detector.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles: dict[nn.Module, Any] = {module: module.register_forward_hook(scale) for module in layers}
+    batch = make_batch(detector, [3, 2], targets=False)
+    detector.eval().postprocess(detector(batch), batch.infos)
+    assert not handles, "every layer should take part in a detection"
+
+
+def images_of(batch: Batch, index: int) -> Batch:
+    """One image of a batch alone, on the same canvas."""
+    targets = None if batch.targets is None else batch.targets[index : index + 1]
+    return Batch(batch.images[index : index + 1], batch.infos[index : index + 1], targets)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """All tensors in nested dataclasses, sequences and dicts, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, list | tuple) else []

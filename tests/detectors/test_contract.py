@@ -1,0 +1,129 @@
+"""What every detector owes to the loop, the evaluator and the user, for every YAML file in configs/.
+
+A new configuration is tested by lying there.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from detkit.detectors.build import build_detector
+from detkit.detectors.detector import Detector
+from detkit.engine.run import RunConfig
+from detkit.structures import Batch, Detections
+from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, images_of, make_batch, tensors_of
+
+NUM_CLASSES = {"voc": 20, "coco": 80, "shapes": 6}
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=[str(path.relative_to(ROOT / "configs")) for path in CONFIGS])
+def case(request: pytest.FixtureRequest) -> Iterator[tuple[RunConfig, Detector]]:
+    """A configuration and its detector, built once; every test leaves the weights as they are."""
+    config = cheap_config(request.param)
+    torch.manual_seed(0)
+    detector = build_detector(config.model, [f"class {i}" for i in range(NUM_CLASSES[config.data.name])])
+    enliven(detector)
+    yield config, detector
+    detector.zero_grad(set_to_none=True)
+
+
+def train_once(detector: Detector, batch: Batch) -> dict[str, Tensor]:
+    """The losses, after one backward pass and without touching the batch statistics."""
+    assert batch.targets is not None
+    buffers = {name: buffer.clone() for name, buffer in detector.named_buffers()}
+    torch.manual_seed(0)
+    detector.train()
+    detector.zero_grad(set_to_none=True)
+    losses = detector.criterion(detector(batch), batch.targets)
+    torch.stack(list(losses.values())).sum().backward()
+    for name, buffer in detector.named_buffers():
+        buffer.copy_(buffers[name])
+    return losses
+
+
+def check_training(detector: Detector, losses: dict[str, Tensor]) -> None:
+    assert losses
+    for name, loss in losses.items():
+        assert loss.ndim == 0, name
+        assert torch.isfinite(loss), f"{name}: {loss}"
+        assert loss >= 0, name
+    for name, parameter in detector.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name}: no gradient"
+            assert torch.isfinite(parameter.grad).all(), f"{name}: gradient is not finite"
+        else:
+            assert parameter.grad is None, f"{name}: frozen, but has a gradient"
+
+
+def test_it_trains_on_images_with_and_without_objects(case: tuple[RunConfig, Detector]) -> None:
+    _, detector = case
+    losses = train_once(detector, make_batch(detector, [3, 0]))
+    check_training(detector, losses)
+    assert sum(losses.values()) > 0
+    moved = [p.grad.abs().sum() > 0 for p in detector.parameters() if p.grad is not None]
+    assert sum(moved) / len(moved) > 0.8, "most weights should feel the objects"
+
+
+def test_it_trains_on_images_without_any_object(case: tuple[RunConfig, Detector]) -> None:
+    _, detector = case
+    check_training(detector, train_once(detector, make_batch(detector, [0, 0])))
+
+
+@torch.inference_mode()
+def test_detections_are_sorted_inside_the_image_and_labelled(case: tuple[RunConfig, Detector]) -> None:
+    _, detector = case
+    batch = make_batch(detector, [3, 0], [(240, 320), (211, 173)], targets=False)
+    found = detector.eval().postprocess(detector(batch), batch.infos)
+    assert len(found) == 2
+    assert all(len(detections) for detections in found), "nothing was detected: nothing is tested"
+    for detections, info in zip(found, batch.infos, strict=True):
+        height, width = info.orig_size
+        x1, y1, x2, y2 = detections.boxes.unbind(dim=1)
+        assert (x1 >= 0).all()
+        assert (y1 >= 0).all()
+        assert (x2 <= width).all()
+        assert (y2 <= height).all()
+        assert (x1 < x2).all()
+        assert (y1 < y2).all()
+        assert (detections.scores.diff() <= 0).all()
+        assert ((detections.scores >= 0) & (detections.scores <= 1)).all()
+        assert ((detections.labels >= 0) & (detections.labels < len(detector.class_names))).all()
+        assert detections.class_names == detector.class_names
+    assert found[0].boxes.max() > 160, "boxes should reach beyond the input's pixels into the original's"
+
+
+@torch.inference_mode()
+def test_two_images_in_a_batch_equal_each_alone(case: tuple[RunConfig, Detector]) -> None:
+    _, detector = case
+    batch = make_batch(detector, [3, 2], targets=False)
+    together = detector.eval().postprocess(detector(batch), batch.infos)
+    for index in range(2):
+        one = images_of(batch, index)
+        (alone,) = detector.postprocess(detector(one), one.infos)
+        assert len(alone) == len(together[index]) > 0
+        # each has its twin within 1e-3 px and 1e-4 of score; those with the same score may come in either order
+        distances = torch.cdist(as_rows(alone), as_rows(together[index]), p=torch.inf)
+        assert distances.amin(dim=0).max() < 1e-3
+        assert distances.amin(dim=1).max() < 1e-3
+
+
+def as_rows(found: Detections) -> Tensor:
+    return torch.cat([found.boxes, found.scores[:, None] * 10, found.labels[:, None] * 1000], dim=1)
+
+
+@torch.inference_mode()
+def test_state_dict_round_trip(case: tuple[RunConfig, Detector]) -> None:
+    config, detector = case
+    torch.manual_seed(1)
+    other = build_detector(config.model, detector.class_names).eval()
+    batch = make_batch(detector, [3], targets=False)
+    expected = tensors_of(detector.eval()(batch))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(tensors_of(other(batch)), expected, strict=True) if a.shape == b.shape
+    )
+    other.load_state_dict(detector.state_dict())
+    found = tensors_of(other(batch))
+    assert len(found) == len(expected) > 0
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
