@@ -30,7 +30,7 @@ from detkit.data.shapes_drawing import CLASS_NAMES, DrawnObject, draw_picture
 from detkit.data.voc import VOCConfig, read_voc
 from detkit.structures import Size
 
-VERSION = 2  # of the pictures: raise it when the drawing changes, so that old folders are drawn again
+VERSION = 1  # of the pictures: raise it when the drawing changes, so that old folders are drawn again
 FOLDER = "VOC2007"
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 

@@ -24,7 +24,7 @@ SUPERSAMPLE = 2
 SIZES = (9.0, 160.0)  # px, longest side of a shape, log-uniform
 TILT = math.radians(40)  # largest rotation
 OVERLAP = 0.25  # share of objects that may cover much of another
-OWN_HUE = 0.75  # share of objects in the hue of their class, as real classes have their colours
+OWN_HUE = 0.85  # share of objects in the hue of their class, as real classes have their colours
 FADE = 0.12  # share of objects whose colour may come close to the background's
 
 
@@ -245,9 +245,10 @@ def _soft_step(values: np.ndarray) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: Size) -> np.ndarray:
-    """Uint8 `[H, W, 3]`: one colour, with slow patches of others, and sometimes faint stripes."""
-    base = rng.uniform(20, 235, 3)
-    grid = base + rng.normal(0, rng.uniform(4, 32), (rng.integers(2, 7), rng.integers(2, 7), 3))
+    """Uint8 `[H, W, 3]`: a dull colour, with slow patches of others, and sometimes faint stripes."""
+    base = rng.uniform(50, 205) + rng.normal(0, 14, 3)
+    patches = (rng.integers(2, 7), rng.integers(2, 7))
+    grid = base + rng.normal(0, 14, (*patches, 1)) + rng.normal(0, 8, (*patches, 3))
     image = cv2.resize(grid.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.35:
         ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)

@@ -46,9 +46,10 @@ class RunLog:
         for name, value in {"loss": sum(values.values()), **values}.items():
             self.recent[name].append(value)
 
-    def step(self, step: int, epoch: int, lr: float) -> None:
-        """After an optimizer step (from 1): every `log_every` of them the mean losses since are written down."""
-        if step % self.log_every == 0:
+    def step(self, step: int, epoch: int, lr: float, *, last: bool) -> None:
+        """After an optimizer step (from 1): the mean losses since are written down every `log_every` of them, and after
+        the `last` of an epoch, so that no mean reaches back beyond the checkpoint that a run is resumed from."""
+        if step % self.log_every == 0 or last:
             means = {name: sum(values) / len(values) for name, values in self.recent.items()}
             self.recent.clear()
             self._write({"kind": "train", "step": step, "epoch": epoch, "lr": lr, **means})

@@ -119,7 +119,7 @@ def _train(
             step += 1
             if ema:
                 ema.update(detector, step)
-            log.step(step, epoch + 1, optimizer.param_groups[0]["lr"])
+            log.step(step, epoch + 1, optimizer.param_groups[0]["lr"], last=index + 1 == batches)
 
         kept = ema.detector if ema else detector
         keep = detector_state(config, kept)

@@ -35,7 +35,15 @@ class ResNetConfig(Config):
 
 def build_resnet(config: ResNetConfig) -> StagedBackbone:
     norm = FrozenBatchNorm2d if config.norm == "frozen_bn" else nn.BatchNorm2d
-    network = models.get_model(config.name, weights=None, norm_layer=partial(norm, eps=config.norm_eps))
+    # from random weights a block starts as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1): signals and
+    # gradients pass, and training gets going many times sooner
+    shortcut_first = config.norm == "bn" and config.weights is None
+    network = models.get_model(
+        config.name,
+        weights=None,
+        norm_layer=partial(norm, eps=config.norm_eps),
+        zero_init_residual=shortcut_first,
+    )
     if config.weights:
         load_weights(network, config.name, config.weights)
     blocks = {name: block for name, block in network.named_children() if name not in ("avgpool", "fc")}

@@ -92,6 +92,10 @@ class RoIHead(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(widths[-1], len(class_names) + 1)
         self.regressor = nn.Linear(widths[-1], 4 * (len(class_names) + 1))
+        for module in self.hidden.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_uniform_(module.weight, a=1)  # as Detectron2; torch's default fades layer by layer
+                nn.init.zeros_(module.bias)
         for layer, std in ((self.classifier, 0.01), (self.regressor, 0.001)):  # Fast R-CNN section 2.3
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)

@@ -1,0 +1,63 @@
+"""Parameter groups, and the rate the schedule gives them."""
+
+import pytest
+import torch
+from torch import nn
+
+from detkit.engine.optim import AdamWConfig, SGDConfig, build_optimizer, set_lr
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+        self.head = nn.Linear(4, 2)
+        self.backbone[2].requires_grad_(False)
+
+
+def groups_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, tuple[float, float]]:
+    """(learning rate, weight decay) of every parameter in the optimizer."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig])
+def test_all_decay_at_one_rate_unless_asked(kind: type) -> None:
+    network = Small()
+    found = groups_of(build_optimizer(kind(lr=0.1, weight_decay=0.01), network), network)
+    names = ["backbone.0.weight", "backbone.1.weight", "backbone.1.bias", "head.weight", "head.bias"]
+    assert found == dict.fromkeys(names, (0.1, 0.01))  # what is frozen is not there
+
+
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig])
+def test_no_decay_on_norms_and_biases_and_a_slower_backbone(kind: type) -> None:
+    network = Small()
+    config = kind(lr=0.1, weight_decay=0.01, decay_norm_and_bias=False, backbone_lr_factor=0.1)
+    assert groups_of(build_optimizer(config, network), network) == {
+        "backbone.0.weight": (pytest.approx(0.01), 0.01),
+        "backbone.1.weight": (pytest.approx(0.01), 0.0),
+        "backbone.1.bias": (pytest.approx(0.01), 0.0),
+        "head.weight": (0.1, 0.01),
+        "head.bias": (0.1, 0.0),
+    }
+
+
+def test_the_schedule_multiplies_each_groups_own_rate() -> None:
+    network = Small()
+    optimizer = build_optimizer(SGDConfig(lr=0.1, backbone_lr_factor=0.1), network)
+    set_lr(optimizer, 0.5)
+    set_lr(optimizer, 0.2)  # of the full rate, not of the last
+    assert sorted(group["lr"] for group in optimizer.param_groups) == pytest.approx([0.002, 0.02])
+
+
+def test_settings_reach_the_optimizer() -> None:
+    sgd = build_optimizer(SGDConfig(lr=0.1, momentum=0.8, nesterov=True), Small())
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
+    adamw = build_optimizer(AdamWConfig(lr=0.1, betas=(0.8, 0.9)), Small())
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.8, 0.9)
