@@ -166,7 +166,9 @@ def test_files_are_drawn_under_their_names(trained_run: Path, tmp_path: Path) ->
     results = predict_files(trained_run, [tmp_path / "in"], tmp_path / "out", score_threshold=0.0, device="cpu")
     assert [result["file"] for result in results] == [str(tmp_path / "in/a.jpg"), str(tmp_path / "in/sub/b.png")]
     for result, (width, height) in zip(results, [(80, 60), (60, 90)], strict=True):
-        assert Path(result["drawing"]).relative_to(tmp_path / "out") == Path(result["file"]).relative_to(tmp_path / "in")
+        assert Path(result["drawing"]).relative_to(tmp_path / "out") == Path(result["file"]).relative_to(
+            tmp_path / "in"
+        )
         assert read_image(Path(result["drawing"])).shape == (height, width, 3)
         for detection in result["detections"]:
             x1, y1, x2, y2 = detection["box"]

@@ -92,7 +92,9 @@ def test_a_run_folder_has_everything(run: tuple[Path, Evaluation], config: RunCo
     assert not [name for name in names if name.startswith(".")], "something was left aside"
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     events = EventAccumulator(str(folder)).Reload()
-    assert [event.step for event in events.Scalars("val/mAP")] == [record["step"] for record in read_metrics(folder, "val")]
+    assert [event.step for event in events.Scalars("val/mAP")] == [
+        record["step"] for record in read_metrics(folder, "val")
+    ]
 
 
 def test_evaluating_the_last_checkpoint_gives_the_last_validation(run: tuple[Path, Evaluation]) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from detkit.config import Config
 from detkit.nn.assign.iou_matcher import match_by_iou, sample_matches
-from detkit.nn.blocks import with_norm
 from detkit.ops.boxes import clip_boxes, valid_boxes
 from detkit.ops.coders import BoxCoder
 from detkit.ops.nms import class_aware_nms
@@ -36,7 +35,6 @@ class RoIConfig(Config):
     sampling_ratio: int = Field(2, ge=0)  # RoIAlign samples a bin and axis; 0: as many as the bin has pixels
     aligned: bool = False  # RoIAlign with the half pixel shift
     hidden: tuple[int, ...] = (1024, 1024)  # fully connected layers
-    norm: Literal["none", "gn"] = "none"  # gn: group norm after each hidden layer, for training from random weights
     dropout: float = Field(0.0, ge=0, lt=1)  # after each hidden layer
     fg_threshold: float = Field(0.5, ge=0, le=1)  # IoU
     bg_threshold: tuple[float, float] = (0.0, 0.5)  # IoU [low, high)
@@ -88,14 +86,13 @@ class RoIHead(nn.Module):
         self.class_names = tuple(class_names)
         self.coder = BoxCoder(weights=config.box_weights)
         widths = [in_channels * config.output_size**2, *config.hidden]
-        self.hidden = nn.ModuleList(with_norm(nn.Linear(a, b), config.norm) for a, b in pairwise(widths))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(widths[-1], len(class_names) + 1)
         self.regressor = nn.Linear(widths[-1], 4 * (len(class_names) + 1))
-        for module in self.hidden.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.kaiming_uniform_(module.weight, a=1)  # as Detectron2; torch's default fades layer by layer
-                nn.init.zeros_(module.bias)
+        for layer in self.hidden:
+            nn.init.kaiming_uniform_(layer.weight, a=1)  # as Detectron2; torch's default fades layer by layer
+            nn.init.zeros_(layer.bias)
         for layer, std in ((self.classifier, 0.01), (self.regressor, 0.001)):  # Fast R-CNN section 2.3
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)

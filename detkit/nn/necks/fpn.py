@@ -13,28 +13,25 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config
-from detkit.nn.blocks import with_norm
 
 
 class FPNConfig(Config):
     name: Literal["fpn"] = "fpn"
     out_channels: int = Field(256, ge=1)
-    norm: Literal["none", "gn"] = "none"  # gn: group norm after each convolution, for training from random weights
     extra_level: Literal["pool", "none"] = "pool"  # pool: P6 = P5 subsampled by 2, for the RPN only
 
 
 class FPN(nn.Module):
-    """A 1x1 lateral convolution per level, nearest upsampling, sum, and a 3x3 output convolution."""
+    """A 1x1 lateral convolution per level, nearest upsampling, sum, and a 3x3 output convolution, none with a norm."""
 
     def __init__(self, config: FPNConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
-        width, norm = config.out_channels, config.norm
-        self.lateral = nn.ModuleList(with_norm(nn.Conv2d(channels, width, 1), norm) for channels in in_channels)
-        self.output = nn.ModuleList(with_norm(nn.Conv2d(width, width, 3, padding=1), norm) for _ in in_channels)
-        for conv in self.modules():
-            if isinstance(conv, nn.Conv2d):
-                nn.init.kaiming_uniform_(conv.weight, a=1)
-                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        width = config.out_channels
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
+        self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
+        for conv in [*self.lateral, *self.output]:
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
         self.has_extra_level = config.extra_level == "pool"
         extra = (in_strides[-1] * 2,) if self.has_extra_level else ()
         self.out_strides = (*in_strides, *extra)
