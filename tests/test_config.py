@@ -96,7 +96,8 @@ def test_a_real_configuration_is_checked_to_its_leaves() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(ROOT / "configs" / "faster_rcnn.yaml", RunConfig, changes)
     first, *found = str(caught.value).splitlines()
-    assert first.endswith("faster_rcnn.yaml: 4 errors")
+    assert "faster_rcnn.yaml" in first
+    assert first.endswith(": 4 errors")
     assert [line.strip() for line in found] == [
         "model.backbone.name: 'resnet51' is not known; did you mean 'resnet50'?",
         "model.rpn.nms_treshold: unknown key; did you mean 'nms_threshold'?",
@@ -147,7 +148,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing.yaml: cannot read .*No such file"):
         load_config(tmp_path / "missing.yaml", Page)
     (tmp_path / "page.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"page.yaml: cannot read"):
+    with pytest.raises(ConfigError, match=r"page.yaml: not UTF-8 text"):
         load_config(tmp_path / "page.yaml", Page)
     assert issubclass(ConfigError, UserError)
 

@@ -21,11 +21,11 @@ DIFFICULT_BELOW = 0.35  # visible fraction under which an object is `difficult`
 HIDDEN_BELOW = 0.15  # visible fraction under which an object is taken out of the picture
 
 SUPERSAMPLE = 2
-SIZES = (9.0, 160.0)  # px, longest side of a shape, log-uniform
+SIZES = (8.0, 160.0)  # px, longest side of a shape; its logarithm is triangular, so the extremes are rarer
 TILT = math.radians(40)  # largest rotation
-OVERLAP = 0.25  # share of objects that may cover much of another
-OWN_HUE = 0.85  # share of objects in the hue of their class, as real classes have their colours
-FADE = 0.12  # share of objects whose colour may come close to the background's
+OVERLAP = 0.15  # share of objects that may cover much of another
+OWN_HUE = 0.95  # share of objects in the hue of their class, as real classes have their colours
+FADE = 0.06  # share of objects whose colour may come close to the background's
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject
 
 def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[DrawnObject]]:
     """Shapes in drawing order with their annotations, without those that would be hidden."""
-    sides = np.exp(rng.uniform(math.log(SIZES[0]), math.log(SIZES[1]), rng.integers(3, 11)))
+    low, high = map(math.log, SIZES)
+    sides = np.exp(rng.triangular(low, (low + high) / 2, high, rng.integers(3, 11)))
     shapes: list[_Shape] = []
     boxes: list[tuple[int, int, int, int]] = []
     for side in sorted(sides, key=lambda s: -s * rng.uniform(0.5, 2.0)):  # mostly the small ones on top
@@ -212,7 +213,7 @@ def _colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: 
     """The first of some colours, random or mostly of the class's hue, that is far enough away, or else the farthest."""
     colours = rng.uniform(0, 255, (24, 3))
     if rng.random() < OWN_HUE:
-        hues = (label / len(CLASS_NAMES) + rng.normal(0, 0.05, 24)) % 1
+        hues = (label / len(CLASS_NAMES) + rng.normal(0, 0.04, 24)) % 1
         hsv = np.stack([hues * 360, rng.uniform(0.4, 1, 24), rng.uniform(0.35, 1, 24)], 1).astype(np.float32)
         colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(np.float64) * 255
     distances = np.linalg.norm(colours - backdrop, axis=1)

@@ -62,15 +62,18 @@ def make_batch(
 
 @torch.no_grad()
 def enliven(detector: Detector) -> None:
-    """Scales every layer, the first time it runs, so that its outputs have a standard deviation of two (after LSUV).
+    """Scales every layer, the first time it runs, so that its outputs have a standard deviation of one (LSUV).
 
     Fresh heads start near zero, where all scores are the same and nothing is detected; fresh backbones without batch
-    statistics fade or explode.
+    statistics fade or explode. Batch norms that start at zero, to begin as a shortcut, would hide what they follow.
     """
+    for parameter in detector.parameters():
+        if parameter.requires_grad and parameter.ndim == 1 and not parameter.any():
+            parameter.fill_(0.5)
 
     def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         handles.pop(module).remove()
-        std = output.std() / 2
+        std = output.std()
         for parameter in module.parameters():
             parameter.div_(std)
         return output / std

@@ -74,7 +74,7 @@ def test_it_trains_on_images_without_any_object(case: tuple[RunConfig, Detector]
 @torch.inference_mode()
 def test_detections_are_sorted_inside_the_image_and_labelled(case: tuple[RunConfig, Detector]) -> None:
     _, detector = case
-    batch = make_batch(detector, [3, 0], [(240, 320), (211, 173)], targets=False)
+    batch = make_batch(detector, [3, 2], [(240, 320), (211, 173)], targets=False)
     found = detector.eval().postprocess(detector(batch), batch.infos)
     assert len(found) == 2
     assert all(len(detections) for detections in found), "nothing was detected: nothing is tested"
@@ -96,22 +96,23 @@ def test_detections_are_sorted_inside_the_image_and_labelled(case: tuple[RunConf
 
 @torch.inference_mode()
 def test_two_images_in_a_batch_equal_each_alone(case: tuple[RunConfig, Detector]) -> None:
+    """In float64, because a proposal of a random network on the verge of suppression may fall to either side."""
     _, detector = case
     batch = make_batch(detector, [3, 2], targets=False)
-    together = detector.eval().postprocess(detector(batch), batch.infos)
-    for index in range(2):
-        one = images_of(batch, index)
-        (alone,) = detector.postprocess(detector(one), one.infos)
-        assert len(alone) == len(together[index]) > 0
-        # each has its twin within 1e-4 of the image's side and of the score; near ties may come in either order
-        distances = torch.cdist(as_rows(alone, one), as_rows(together[index], one), p=torch.inf)
-        assert distances.amin(dim=0).max() < 1e-4
-        assert distances.amin(dim=1).max() < 1e-4
+    try:
+        detector.eval().double()
+        together = detector.postprocess(detector(batch), batch.infos)
+        for index in range(2):
+            one = images_of(batch, index)
+            (alone,) = detector.postprocess(detector(one), one.infos)
+            assert len(alone) == len(together[index]) > 0
+            torch.testing.assert_close(as_rows(together[index]), as_rows(alone), rtol=1e-4, atol=1e-4)
+    finally:
+        detector.float()
 
 
-def as_rows(found: Detections, batch: Batch) -> Tensor:
-    boxes = found.boxes / max(batch.infos[0].orig_size)
-    return torch.cat([boxes, found.scores[:, None], found.labels[:, None].float()], dim=1)
+def as_rows(found: Detections) -> Tensor:
+    return torch.cat([found.boxes, found.scores[:, None], found.labels[:, None]], dim=1)
 
 
 @torch.inference_mode()

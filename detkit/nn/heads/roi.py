@@ -86,11 +86,12 @@ class RoIHead(nn.Module):
         self.class_names = tuple(class_names)
         self.coder = BoxCoder(weights=config.box_weights)
         widths = [in_channels * config.output_size**2, *config.hidden]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        hidden = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        self.hidden = nn.ModuleList(hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(widths[-1], len(class_names) + 1)
         self.regressor = nn.Linear(widths[-1], 4 * (len(class_names) + 1))
-        for layer in self.hidden:
+        for layer in hidden:
             nn.init.kaiming_uniform_(layer.weight, a=1)  # as Detectron2; torch's default fades layer by layer
             nn.init.zeros_(layer.bias)
         for layer, std in ((self.classifier, 0.01), (self.regressor, 0.001)):  # Fast R-CNN section 2.3

@@ -71,7 +71,7 @@ def test_an_ignored_object_is_no_target() -> None:
 
 def test_as_many_samples_as_asked() -> None:
     rpn = make_rpn(batch_size_per_image=2, positive_fraction=0.5, fg_threshold=0.5)
-    outputs = make_outputs(ANCHORS + [(80.0, 80.0, 90.0, 90.0)], [[1.0, 1.0, -2.0, -2.0]])  # two positives, two not
+    outputs = make_outputs([*ANCHORS, (80.0, 80.0, 90.0, 90.0)], [[1.0, 1.0, -2.0, -2.0]])  # two positives, two not
     losses = rpn.criterion(outputs, [make_target(OBJECT)])
     assert losses["rpn_objectness"].item() == pytest.approx((log(1 + 2.718281828**-1) + log(1 + 2.718281828**-2)) / 2)
 
