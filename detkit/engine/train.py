@@ -50,6 +50,8 @@ def _train(
     settings, rank, world_size = config.train, distributed.rank(), distributed.world_size()
     if settings.amp == "fp16" and device.type != "cuda":
         raise UserError("train.amp: fp16 needs a CUDA device; use bf16 or off on the CPU")
+    if settings.sync_bn and device.type != "cuda":
+        raise UserError("train.sync_bn: needs CUDA devices")
     with distributed.first_process_first():
         train_set, val_set = build_dataset(config.data, "train"), build_dataset(config.data, "val")
     torch.manual_seed(settings.seed)
