@@ -102,7 +102,7 @@ def test_configuration_is_checked_before_the_data(refused: Refused, config: Path
     data = "data={name: voc, root: /nowhere, train: [2007_train], val: [2007_val], clases: auto}"
     message = refused(cli.train, config, "--set", data)
     says(message, "data.clases: unknown key; did you mean 'classes'?")
-    assert "/nowhere" not in message
+    assert "does not exist" not in message
     says(refused(cli.train, config, "--set", data.replace("clases", "classes")), "data.root", "/nowhere does not exist")
 
 
@@ -125,7 +125,7 @@ def test_malformed_set(refused: Refused, config: Path, run: Path, setting: str, 
     [
         (b"model: [1\ntrain: 2\n", ["mine.yaml:2:6: expected ',' or ']'"]),
         (b"model:\n\tname: x\n", ["mine.yaml:2:1", "'\\t'"]),
-        (b"# gr\xfcn\nmodel: 1\n", ["mine.yaml", "utf-8", "0xfc"]),
+        (b"# gr\xfcn\nmodel: 1\n", ["mine.yaml", "not UTF-8", "save it as UTF-8"]),
         (b"a: \x00\n", ["mine.yaml: not YAML"]),
         (b"", ["mine.yaml: expected a mapping"]),
         (b"- a\n", ["mine.yaml: expected a mapping", "found list"]),
