@@ -71,10 +71,11 @@ def test_short_side_rule(orig_size: tuple[int, int], input_size: tuple[int, int]
     assert image_input(resize=rule).input_size(orig_size) == input_size
 
 
-@pytest.mark.parametrize(("width", "expected"), [(201, 101), (202, 101), (203, 102)])
-def test_half_pixels_are_rounded_up(width: int, expected: int) -> None:
-    rule = ShortSideConfig(size=50, max_size=1000)  # half of (100, width)
-    assert image_input(resize=rule).input_size((100, width)) == (50, expected)
+@pytest.mark.parametrize(("side", "expected"), [(201, 101), (202, 101), (203, 102)])
+def test_half_pixels_are_rounded_up(side: int, expected: int) -> None:
+    spec = image_input(resize=ShortSideConfig(size=50, max_size=1000))  # half of 100
+    assert spec.input_size((100, side)) == (50, expected)
+    assert spec.input_size((side, 100)) == (expected, 50)
 
 
 def test_a_draw_picks_a_training_size_and_evaluation_none() -> None:

@@ -57,8 +57,8 @@ class StagedBackbone(nn.Module):
         return self
 
 
-def check_weights(model: str, weights: str | None) -> str | None:
-    """Validates the name of a torchvision weights entry such as IMAGENET1K_V1 without loading anything."""
+def check_weights(model: str, weights: str | None) -> None:
+    """Raises ValueError unless torchvision has this weights entry, such as IMAGENET1K_V1; loads nothing."""
     if weights is not None:
         from torchvision.models import get_model_weights
 
@@ -68,7 +68,6 @@ def check_weights(model: str, weights: str | None) -> str | None:
             raise ValueError(
                 f"{weights!r} is not a torchvision weights entry of {model}; known: {', '.join(close or known)}"
             )
-    return weights
 
 
 def check_levels(levels: Sequence[int]) -> None:
