@@ -18,7 +18,10 @@ DEVICES = r"auto|cpu|cuda(:\d+)?"
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
-    """Joins torchrun's processes, if it started this one, and yields the device of this process."""
+    """Joins torchrun's processes, if it started this one, and yields the device of this process.
+
+    A block inside another, such as an evaluation after a training, stays in the group of the outer one.
+    """
     if not re.fullmatch(DEVICES, device):
         raise UserError(f"device: expected auto, cpu, cuda or cuda:N, found {device!r}")
     cuda = device != "cpu" and torch.cuda.is_available()
@@ -32,6 +35,9 @@ def process_group(device: str) -> Iterator[torch.device]:
     local = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(local)
+    if dist.is_initialized():
+        yield local
+        return
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield local

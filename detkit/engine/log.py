@@ -17,7 +17,7 @@ class RunLog:
     """One line of `metrics.jsonl` per logged training step (`kind: train`) and per validation (`kind: val`).
 
     A resumed run keeps the lines up to the step it resumes from, so every step stands once. Only the first process of a
-    distributed run writes (`enabled`).
+    distributed run writes (`enabled`), and the losses are its own.
     """
 
     def __init__(self, folder: Path, *, resume_step: int = 0, enabled: bool = True, log_every: int = 20) -> None:

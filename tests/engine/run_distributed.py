@@ -50,9 +50,10 @@ def first_loss(config: RunConfig) -> dict[str, float]:
 
 def main(config_path: Path, folder: Path, result_path: Path) -> None:
     config = load_config(config_path, RunConfig)
-    losses = first_loss(config)
-    train(config, folder)
-    evaluation, evaluator = evaluate_source(folder, ["voc07", "coco"])
+    with distributed.process_group(config.device):
+        losses = first_loss(config)
+        train(config, folder)
+        evaluation, evaluator = evaluate_source(folder, ["voc07", "coco"])
     if int(os.environ.get("RANK", 0)) > 0:
         return
     result_path.write_text(
