@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -70,6 +71,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     evaluation, evaluator = evaluate_source(
         source, options.protocol or PROTOCOLS, config=options.config, overrides=options.set
     )
+    if int(os.environ.get("RANK", 0)) > 0:
+        return  # under torchrun the first process speaks for all
     print(f"{source}\n")
     for protocol in evaluation.results:
         print(format_table(evaluation, protocol), end="\n\n")

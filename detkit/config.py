@@ -135,30 +135,25 @@ def dump_config(config: Config) -> str:
 
 def _describe(problem: Any, data: Any, schema: type[Config]) -> str:
     """One line for one pydantic error: path, what was found, what is possible."""
-    path, known = _locate(problem["loc"], data, schema)
+    path, known, annotation = _locate(problem["loc"], data, schema)
+    names = [str(name) for model in _models(annotation) for name in _name_values(model)]
     kind, found = problem["type"], problem.get("input")
     if kind == "extra_forbidden":
         return f"{path}: unknown key{_nearest(path.rsplit('.', 1)[-1], known)}"
     if kind == "missing":
         return f"{path}: missing; it has no default"
     if kind == "union_tag_not_found":
-        return f"{path}.name: missing; say which: {_tags(problem)}"
+        return f"{path}.name: missing; say which: {', '.join(names)}"
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
-        return (
-            f"{path}.name: {tag!r} is not known{_nearest(tag, [t.strip(chr(39)) for t in _tags(problem).split(', ')])}"
-        )
+        return f"{path}.name: {tag!r} is not known{_nearest(tag, names)}"
     if kind == "literal_error":
-        options = re.findall(r"'([^']*)'", str(problem["ctx"]["expected"]))
+        options = [option.strip("'") for option in re.split(", | or ", str(problem["ctx"]["expected"]))]
         return f"{path}: {found!r} is not known{_nearest(str(found), options)}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{path}: should be a section, found {found!r}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{path}: {message}, found {found!r}" if kind != "value_error" else f"{path}: {message}"
-
-
-def _tags(problem: Any) -> str:
-    return str(problem["ctx"].get("expected_tags") or "one of the known names")
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -168,8 +163,9 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def _locate(loc: tuple[int | str, ...], data: Any, schema: Any) -> tuple[str, list[str]]:
-    """The dotted path of an error as the user wrote it (pydantic puts union tags between), and the keys known there."""
+def _locate(loc: tuple[int | str, ...], data: Any, schema: Any) -> tuple[str, list[str], Any]:
+    """The dotted path of an error as the user wrote it (pydantic puts union tags between), the keys known there, and
+    the annotation of what stands there."""
     parts: list[str] = []
     known: list[str] = []
     for step in loc:
@@ -184,7 +180,7 @@ def _locate(loc: tuple[int | str, ...], data: Any, schema: Any) -> tuple[str, li
             data = data.get(str(step))
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):
             data = data[step]
-    return ".".join(parts) or "(top)", known
+    return ".".join(parts) or "(top)", known, schema
 
 
 def _models(annotation: Any) -> list[type[Config]]:

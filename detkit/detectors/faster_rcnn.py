@@ -43,6 +43,8 @@ class FasterRCNNConfig(Config):
             raise ValueError(f"backbone.levels: {levels} levels of different widths need a neck, found neck: null")
         if self.roi.pool == "pool" and levels > 1:
             raise ValueError(f"roi.pool: RoIPool reads one level, found {levels}; use align, or one of backbone.levels")
+        if list(self.backbone.levels) != list(range(self.backbone.levels[0], self.backbone.levels[0] + levels)):
+            raise ValueError(f"backbone.levels: expected no gap between them, found {list(self.backbone.levels)}")
         levels += self.neck is not None and self.neck.extra_level != "none"
         if len(self.rpn.anchors.sizes) != levels:
             raise ValueError(

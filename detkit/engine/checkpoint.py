@@ -20,7 +20,7 @@ class CheckpointError(UserError):
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """A reader sees the old file or the new one, whenever the writer is killed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.writing")  # what a killed writer leaves is overwritten by the next
     try:
         with aside.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)

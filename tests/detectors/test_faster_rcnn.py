@@ -128,3 +128,8 @@ def test_it_overfits_four_pictures(tmp_path: Path) -> None:
     evaluator = build_evaluator(dataset)
     found = evaluate(detector, loader, evaluator, ["voc07"], device=torch.device("cpu"), progress=False)
     assert found.results["voc07"].score > 0.9
+
+
+def test_levels_with_a_gap_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"backbone.levels: expected no gap between them, found \[3, 5\]"):
+        FasterRCNNConfig(backbone=ResNetConfig(name="resnet18", levels=(3, 5)))
