@@ -31,8 +31,9 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         if resume_step and self.path.exists():
-            lines = (json.loads(line) for line in self.path.read_text().splitlines())
-            self.records = [record for record in lines if record["step"] <= resume_step]
+            lines = self.path.read_text().splitlines(keepends=True)
+            records = (json.loads(line) for line in lines if line.endswith("\n"))  # a killed writer may cut the last
+            self.records = [record for record in records if record["step"] <= resume_step]
         self.path.write_text("".join(json.dumps(record) + "\n" for record in self.records))
         self.board = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
