@@ -99,14 +99,16 @@ class ImageInfo:
     """How an image became a network input.
 
     orig_size   (h, w) of the file, upright
-    input_size  (h, w) after the resize and before padding, which is right and bottom only
-    scale       (sx, sy): input pixels = original pixels * scale
+    input_size  (h, w) after the resize and before padding
+    scale       (sx, sy): input pixels = original pixels * scale + offset
+    offset      (x, y) of the picture on its canvas: 0 but for a centred letterbox, as padding is right and bottom only
     """
 
     image_id: ImageId
     orig_size: Size
     input_size: Size
     scale: tuple[float, float]
+    offset: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,7 @@ class Target:
 class Batch:
     """What a detector is given.
 
-    images     uint8 `[B, 3, H, W]` RGB, padded with zeros on the right and bottom to a common multiple of the stride
+    images     uint8 `[B, 3, H, W]` RGB, padded with zeros to a common multiple of the stride
     infos      B `ImageInfo`
     targets    B `Target`, or None when there is nothing to learn from
     proposals  B float32 `[P, 4]` xyxy in input pixels, for detectors with external proposals

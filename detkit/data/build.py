@@ -23,10 +23,10 @@ from detkit.data.dataset import ImageDataset
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.data.transforms import Augment, resize_sample
 from detkit.data.voc import VOCConfig, read_voc
-from detkit.structures import Batch, ImageInfo, Sample, Size
+from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
 
 DataConfig = Annotated[VOCConfig | COCOConfig | ShapesConfig, Field(discriminator="name")]
-InputSize = Callable[[Size, int | None], Size]  # a detector's resize rule: (original (h, w), draw) -> (h, w)
+Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, original (h, w), draw)
 Key = tuple[int, int, int | None]  # (index of the image, its seed, draw of its batch)
 
 
@@ -55,7 +55,7 @@ def build_dataset(config: VOCConfig | COCOConfig | ShapesConfig, split: Literal[
 def build_loader(
     dataset: ImageDataset,
     *,
-    input_size: InputSize,
+    place: Place,
     stride: int,
     batch_size: int,
     augment: Augment | None,
@@ -66,11 +66,13 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     with_targets: bool,
+    draw_every: int = 1,
 ) -> DataLoader[Batch]:
     """Batches of `batch_size` images on each of `world_size` ranks; call `loader.batch_sampler.set_epoch` every epoch.
 
-    shuffle  training: a new order every epoch, and one `draw` for `input_size` every batch. Otherwise images come in
-             the order of the data set and `draw` is None
+    shuffle     training: a new order every epoch, and a `draw` for `place`. Otherwise images come in the order of the
+                data set and `draw` is None
+    draw_every  batches that share a draw
     """
     sampler = BatchSampler(
         dataset.aspect_ratios,
@@ -80,9 +82,10 @@ def build_loader(
         aspect_grouping=aspect_grouping,
         rank=rank,
         world_size=world_size,
+        draw_every=draw_every,
     )
     return DataLoader(
-        _Prepared(dataset, augment, input_size),  # type: ignore[arg-type]
+        _Prepared(dataset, augment, place),  # type: ignore[arg-type]
         batch_sampler=sampler,
         collate_fn=partial(collate, stride=stride, with_targets=with_targets),
         num_workers=workers,
@@ -111,6 +114,7 @@ class BatchSampler(Sampler[list[Key]]):
         aspect_grouping: bool,
         rank: int = 0,
         world_size: int = 1,
+        draw_every: int = 1,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
@@ -121,6 +125,7 @@ class BatchSampler(Sampler[list[Key]]):
         self.groups = [indices[wide], indices[~wide]] if aspect_grouping and shuffle else [indices]
         self.global_size = batch_size * world_size
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
+        self.draw_every = draw_every
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -133,7 +138,8 @@ class BatchSampler(Sampler[list[Key]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         batches = self._global_batches(rng)
         draws = rng.integers(2**31, size=len(batches)).tolist() if self.shuffle else [None] * len(batches)
-        for batch, draw in zip(batches, draws, strict=True):
+        for number, batch in enumerate(batches):
+            draw = draws[number // self.draw_every]
             if len(batch) < self.world_size:
                 batch = np.resize(batch, self.world_size)
             yield [(index, self._seed_of(index), draw) for index in batch[self.rank :: self.world_size].tolist()]
@@ -154,8 +160,8 @@ class BatchSampler(Sampler[list[Key]]):
 class _Prepared:
     """What a worker does for a key: decode, augment, resize. `orig_size` is that of the augmented picture."""
 
-    def __init__(self, dataset: ImageDataset, augment: Augment | None, input_size: InputSize) -> None:
-        self.dataset, self.augment, self.input_size = dataset, augment, input_size
+    def __init__(self, dataset: ImageDataset, augment: Augment | None, place: Place) -> None:
+        self.dataset, self.augment, self.place = dataset, augment, place
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -167,9 +173,8 @@ class _Prepared:
             if self.augment is not None:
                 sample = self.augment(sample, seed)
             height, width = sample.image.shape[:2]
-            size = self.input_size((height, width), draw)
-            info = ImageInfo(sample.image_id, (height, width), size, (size[1] / width, size[0] / height))
-            return resize_sample(sample, size), info
+            info = self.place(sample.image_id, (height, width), draw)
+            return resize_sample(sample, info.input_size), info
         except UserError:
             raise
         except Exception as error:

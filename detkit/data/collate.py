@@ -10,20 +10,21 @@ from detkit.structures import Batch, ImageInfo, Sample, Target
 
 
 def collate(items: Sequence[tuple[Sample, ImageInfo]], stride: int, with_targets: bool) -> Batch:
-    """Images in the upper left corner of a common canvas: the largest height and width, rounded up to `stride`, zeros.
+    """Images on a common canvas of zeros: the largest height and width, rounded up to `stride`.
 
-    Boxes need no change, because the padding is right and bottom only.
+    They lie in its upper left corner, or at the offset of their letterbox, which leaves as much on the other side.
     """
-    height, width = (
-        -(-max(sample.image.shape[axis] for sample, _ in items) // stride) * stride  # rounded up
+    width, height = (
+        -(-max(sample.image.shape[1 - axis] + 2 * info.offset[axis] for sample, info in items) // stride) * stride
         for axis in (0, 1)
     )
     images = torch.zeros((len(items), 3, height, width), dtype=torch.uint8)
-    for canvas, (sample, _) in zip(images, items, strict=True):
+    targets = []
+    for canvas, (sample, info) in zip(images, items, strict=True):
         picture = torch.from_numpy(sample.image).permute(2, 0, 1)
-        canvas[:, : picture.shape[1], : picture.shape[2]] = picture
-    targets = tuple(
-        Target(torch.from_numpy(sample.boxes), torch.from_numpy(sample.labels), torch.from_numpy(sample.ignore))
-        for sample, _ in items
-    )
-    return Batch(images, tuple(info for _, info in items), targets if with_targets else None)
+        x, y = info.offset
+        canvas[:, y : y + picture.shape[1], x : x + picture.shape[2]] = picture
+        boxes = torch.from_numpy(sample.boxes)
+        boxes = boxes + boxes.new_tensor(info.offset * 2)
+        targets.append(Target(boxes, torch.from_numpy(sample.labels), torch.from_numpy(sample.ignore)))
+    return Batch(images, tuple(info for _, info in items), tuple(targets) if with_targets else None)

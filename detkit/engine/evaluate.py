@@ -78,7 +78,7 @@ def evaluation_loader(dataset: ImageDataset, detector: Detector, *, batch_size: 
     """Every image once, in the order of the data set, resized as the detector's input spec says."""
     return build_loader(
         dataset,
-        input_size=detector.input.input_size,
+        place=detector.input.place,
         stride=detector.input.stride,
         batch_size=batch_size,
         augment=None,

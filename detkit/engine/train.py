@@ -64,7 +64,7 @@ def _train(
     ema = EMA(settings.ema, detector) if settings.ema else None
     loader = build_loader(
         train_set,
-        input_size=detector.input.input_size,
+        place=detector.input.place,
         stride=detector.input.stride,
         batch_size=settings.batch_size,
         augment=Augment(config.augment),
@@ -75,6 +75,7 @@ def _train(
         rank=rank,
         world_size=world_size,
         with_targets=True,
+        draw_every=detector.input.resize.draw_every,
     )
     val_loader = evaluation_loader(val_set, detector, batch_size=config.eval.batch_size, workers=config.loader.workers)
     evaluator = build_evaluator(val_set)

@@ -1,18 +1,18 @@
 """A detector's input spec: how large it wants its images and how their pixels become numbers.
 
-Shapes: uint8 `[B, 3, H, W]` RGB -> float32 `[B, 3, H, W]`, normalised, exactly zero on the padding.
+Shapes: uint8 `[B, 3, H, W]` RGB -> float32 `[B, 3, H, W]`, normalised, one constant on the padding.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config
-from detkit.structures import Batch, Size
+from detkit.structures import Batch, ImageId, ImageInfo, Size
 
 
 class ShortSideConfig(Config):
@@ -22,12 +22,34 @@ class ShortSideConfig(Config):
     size: int = Field(800, ge=1)  # px
     max_size: int = Field(1333, ge=1)  # px
     train_sizes: tuple[int, ...] = ()  # px, multi-scale training: one is drawn for each batch; empty: always `size`
+    draw_every: int = Field(1, ge=1)  # batches that share a drawn size
+
+
+class StretchConfig(Config):
+    """Both sides become `size`, whatever the aspect (SSD, YOLOv1)."""
+
+    name: Literal["stretch"] = "stretch"
+    size: int = Field(ge=1)  # px
+    train_sizes: tuple[int, ...] = ()  # px, multi-scale training
+    draw_every: int = Field(1, ge=1)  # batches that share a drawn size
+
+
+class LetterboxConfig(Config):
+    """The longer side becomes `size`; the rest of the square is grey, half on either side (darknet)."""
+
+    name: Literal["letterbox"] = "letterbox"
+    size: int = Field(416, ge=1)  # px, a multiple of the network's stride
+    train_sizes: tuple[int, ...] = ()  # px, multi-scale training
+    draw_every: int = Field(10, ge=1)  # batches that share a drawn size; YOLOv2, section 2: every ten
+
+
+ResizeConfig = Annotated[ShortSideConfig | StretchConfig | LetterboxConfig, Field(discriminator="name")]
 
 
 class InputConfig(Config):
     """Mean and std are in pixel units (0-255), in the order of `channel_order`; the defaults are ImageNet's."""
 
-    resize: ShortSideConfig = ShortSideConfig()
+    resize: ResizeConfig = ShortSideConfig()
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: Literal["rgb", "bgr"] = "rgb"
@@ -47,19 +69,30 @@ class ImageInput(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
-    def input_size(self, orig_size: Size, draw: int | None = None) -> Size:
-        """The (h, w) an image is resized to; `draw` picks the training size, None means evaluation."""
-        height, width = orig_size
-        rule = self.resize
+    def place(self, image_id: ImageId, orig_size: Size, draw: int | None = None) -> ImageInfo:
+        """How an image of `orig_size` becomes an input; `draw` picks the training size, None means evaluation."""
+        (height, width), rule = orig_size, self.resize
         sizes = rule.train_sizes if draw is not None and rule.train_sizes else (rule.size,)
         size = sizes[(draw or 0) % len(sizes)]
-        scale = min(size / min(height, width), rule.max_size / max(height, width))
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        offset = (0, 0)
+        match rule:
+            case ShortSideConfig():
+                scale = min(size / min(height, width), rule.max_size / max(height, width))
+                h, w = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+            case StretchConfig():
+                h, w = size, size
+            case LetterboxConfig():  # whole pixels as darknet's letterbox_image
+                longer = max(height, width)
+                h, w = max(1, height * size // longer), max(1, width * size // longer)
+                offset = ((size - w) // 2, (size - h) // 2)
+        return ImageInfo(image_id, orig_size, (h, w), (w / width, h / height), offset)
 
     def forward(self, batch: Batch) -> Tensor:
         images = batch.images.flip(1) if self.flip_channels else batch.images
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        for image, (height, width) in zip(pixels, batch.input_sizes, strict=True):
-            image[:, height:] = 0
-            image[:, :, width:] = 0
+        padding = (127.5 - self.mean[0]) / self.std[0] if isinstance(self.resize, LetterboxConfig) else 0.0
+        for image, info in zip(pixels, batch.infos, strict=True):
+            (x, y), (height, width) = info.offset, info.input_size
+            for border in (image[:, :y], image[:, y + height :], image[:, :, :x], image[:, :, x + width :]):
+                border[:] = padding
         return pixels

@@ -73,3 +73,30 @@ class BoxCoder:
     def _center_and_sides(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         w, h = box_sides(boxes, inclusive=self.inclusive)
         return boxes[..., 0] + w / 2, boxes[..., 1] + h / 2, w, h
+
+
+@dataclass(frozen=True)
+class GridCoder:
+    """YOLO's boxes from version 2 on, arXiv 1612.08242 section 2: with cell column cx, row cy, and anchor sides pw, ph,
+
+        x = (sigmoid(tx) + cx) * stride    y = (sigmoid(ty) + cy) * stride    w = pw * exp(tw)    h = ph * exp(th)
+
+    scale_xy  YOLOv4's grid sensitivity s: sigmoid(t) * s - (s - 1) / 2 reaches the borders of a cell; 1 before v4
+    """
+
+    scale_xy: float = 1.0
+
+    def decode(self, raw: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float) -> Tensor:
+        """Boxes `[..., 4]` xyxy in input pixels, at least float32; not clipped to any image.
+
+        raw      `[..., 4]` tx, ty, tw, th
+        cells    `[..., 2]` column and row, broadcast with raw
+        anchors  `[..., 2]` width and height in input pixels
+        stride   input pixels of a cell
+        """
+        check_boxes("raw", raw)
+        raw = at_least_float32(raw)
+        inside = raw[..., :2].sigmoid() * self.scale_xy - (self.scale_xy - 1) / 2
+        center = (inside + cells) * stride
+        half = raw[..., 2:].exp() * anchors / 2
+        return torch.cat((center - half, center + half), dim=-1)

@@ -19,20 +19,20 @@ from detkit.data.shapes import ShapesConfig
 from detkit.data.shapes_drawing import CLASS_NAMES
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.data.voc import VOCConfig
-from detkit.structures import Batch, ImageInfo, Sample, Size
+from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
 from tests.data.writers import make_dataset
 
 SIZES = [(40, 60), (60, 40), (48, 48), (30, 70), (64, 36), (40, 60), (50, 40), (40, 44), (33, 61), (40, 60), (70, 30)]
 WIDE = {i for i, (height, width) in enumerate(SIZES) if width >= height}
 
 
-def multi_scale(size: Size, draw: int | None) -> Size:
+def multi_scale(image_id: ImageId, size: Size, draw: int | None) -> ImageInfo:
     """Twice the size in evaluation, one to three times in training."""
     factor = 2 if draw is None else 1 + draw % 3
-    return size[0] * factor, size[1] * factor
+    return ImageInfo(image_id, size, (size[0] * factor, size[1] * factor), (factor, factor))
 
 
-def failing(size: Size, draw: int | None) -> Size:
+def failing(image_id: ImageId, size: Size, draw: int | None) -> ImageInfo:
     raise ZeroDivisionError("no such size")
 
 
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
 
 def loader(dataset: ImageDataset, **changes: Any) -> DataLoader[Batch]:
     settings: dict[str, Any] = {
-        "input_size": multi_scale,
+        "place": multi_scale,
         "stride": 32,
         "batch_size": 3,
         "augment": Augment(AugmentConfig(scale_jitter=(0.7, 1.4), crop=0.5, photometric=0.5)),
@@ -144,7 +144,7 @@ def test_targets_lie_in_input_pixels_and_lead_back(dataset: ImageDataset) -> Non
 @pytest.mark.parametrize("workers", [0, 1])
 def test_failure_names_the_picture(dataset: ImageDataset, workers: int) -> None:
     with pytest.raises(RuntimeError, match=r"\d{3}\.png: ZeroDivisionError: no such size"):
-        list(loader(dataset, input_size=failing, workers=workers))
+        list(loader(dataset, place=failing, workers=workers))
 
 
 def test_picture_lost_during_training_is_named(tmp_path: Path) -> None:
@@ -215,6 +215,29 @@ def test_collate_pads_right_and_bottom_with_zeros() -> None:
     for image, (height, width) in zip(batch.images, batch.input_sizes, strict=True):
         assert image[:, :height, :width].unique(dim=1).unique(dim=2).flatten().tolist() == [1, 2, 3]
         assert image.sum() == (1 + 2 + 3) * height * width
+
+
+def test_collate_puts_a_letterboxed_picture_at_its_offset_and_moves_its_boxes() -> None:
+    boxes = np.array([(1, 2, 3, 4)], np.float32)
+    image = np.full((16, 31, 3), 7, np.uint8)
+    sample = Sample(image, boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_), 0)
+    batch = collate([(sample, ImageInfo(0, (16, 31), (16, 31), (1.0, 1.0), (0, 8)))], stride=32, with_targets=True)
+    assert batch.images.shape == (1, 3, 32, 32)
+    assert (batch.images[0, :, 8:24, :31] == 7).all()
+    assert batch.images.sum() == 7 * 3 * 16 * 31
+    assert batch.targets is not None
+    assert batch.targets[0].boxes.tolist() == [[1, 10, 3, 12]]
+
+
+def test_batches_share_a_draw(dataset: ImageDataset) -> None:
+    def draws(**changes: int) -> list[Any]:
+        sampler = loader(dataset, batch_size=2, **changes).batch_sampler
+        return [keys[0][2] for keys in sampler]  # type: ignore[union-attr]
+
+    assert len(set(draws())) == len(draws()) == 6
+    shared = draws(draw_every=4)
+    assert len(set(shared[:4])) == len(set(shared[4:])) == 1
+    assert shared[0] != shared[4]
 
 
 def test_config_is_chosen_by_name() -> None:

@@ -17,17 +17,21 @@ from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
 from detkit.engine.run import RunConfig
-from detkit.structures import Batch, ImageInfo, Sample, Size
+from detkit.structures import Batch, Sample, Size
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 def cheap_config(path: Path, short_side: int = 96) -> RunConfig:
-    """The configuration with random weights and a small input; the network and its knobs are as published."""
+    """The configuration with random weights and, where the network takes any, a small input; all else as published."""
     tree = load_config(path, RunConfig).model_dump(mode="json")
     _forget_weights(tree["model"])
-    tree["model"]["input"]["resize"] = {"name": "short_side", "size": short_side, "max_size": 2 * short_side}
+    resize = tree["model"]["input"]["resize"]
+    if resize["name"] == "short_side":
+        resize |= {"size": short_side, "max_size": 2 * short_side, "train_sizes": ()}
+    elif resize["name"] == "letterbox":
+        resize |= {"size": short_side, "train_sizes": ()}
     return parse_config(tree, RunConfig)
 
 
@@ -54,9 +58,9 @@ def make_batch(
         for box in boxes.astype(int).tolist():
             image[box[1] : box[3], box[0] : box[2]] = rng.integers(0, 256, 3)
         labels = rng.integers(0, len(detector.class_names), count)
-        size = detector.input.input_size((height, width))
-        info = ImageInfo(index, (height, width), size, (size[1] / width, size[0] / height))
-        items.append((resize_sample(Sample(image, boxes, labels, np.zeros(count, np.bool_), index), size), info))
+        info = detector.input.place(index, (height, width))
+        sample = Sample(image, boxes, labels, np.zeros(count, np.bool_), index)
+        items.append((resize_sample(sample, info.input_size), info))
     return collate(items, detector.input.stride, with_targets=targets)
 
 

@@ -30,7 +30,7 @@ def first_loss(config: RunConfig) -> dict[str, float]:
         model = DistributedDataParallel(detector) if distributed.world_size() > 1 else detector
         loader = build_loader(
             dataset,
-            input_size=detector.input.input_size,
+            place=detector.input.place,
             stride=detector.input.stride,
             batch_size=config.train.batch_size,
             augment=None,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detkit.nn.input import ImageInput, InputConfig, ShortSideConfig
+from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig, ShortSideConfig, StretchConfig
 from detkit.structures import Batch, ImageInfo
 
 MEAN, STD = (100.0, 50.0, 10.0), (2.0, 4.0, 5.0)
@@ -68,23 +68,47 @@ def test_defaults_are_imagenets_in_pixels() -> None:
 )
 def test_short_side_rule(orig_size: tuple[int, int], input_size: tuple[int, int]) -> None:
     rule = ShortSideConfig(size=600, max_size=1000)
-    assert image_input(resize=rule).input_size(orig_size) == input_size
+    assert image_input(resize=rule).place(0, orig_size).input_size == input_size
 
 
 @pytest.mark.parametrize(("side", "expected"), [(201, 101), (202, 101), (203, 102)])
 def test_half_pixels_are_rounded_up(side: int, expected: int) -> None:
     spec = image_input(resize=ShortSideConfig(size=50, max_size=1000))  # half of 100
-    assert spec.input_size((100, side)) == (50, expected)
-    assert spec.input_size((side, 100)) == (expected, 50)
+    assert spec.place(0, (100, side)).input_size == (50, expected)
+    assert spec.place(0, (side, 100)).input_size == (expected, 50)
 
 
 def test_a_draw_picks_a_training_size_and_evaluation_none() -> None:
     spec = image_input(resize=ShortSideConfig(size=600, max_size=1000, train_sizes=(480, 576, 688)))
-    assert [spec.input_size((100, 100), draw)[0] for draw in (0, 1, 2, 3, 7)] == [480, 576, 688, 480, 576]
-    assert spec.input_size((100, 100)) == (600, 600)
-    assert spec.input_size((100, 200), 2) == (500, 1000)  # the cap holds in training too
-    assert image_input(resize=ShortSideConfig(size=600, max_size=1000)).input_size((100, 100), 5) == (600, 600)
+    assert [spec.place(0, (100, 100), draw).input_size[0] for draw in (0, 1, 2, 3, 7)] == [480, 576, 688, 480, 576]
+    assert spec.place(0, (100, 100)).input_size == (600, 600)
+    assert spec.place(0, (100, 200), 2).input_size == (500, 1000)  # the cap holds in training too
+    assert image_input(resize=ShortSideConfig(size=600, max_size=1000)).place(0, (100, 100), 5).input_size == (600, 600)
 
 
 def test_mean_and_std_are_no_weights() -> None:
     assert image_input().state_dict() == {}
+
+
+def test_stretch_forgets_the_aspect() -> None:
+    info = image_input(resize=StretchConfig(size=300)).place("a", (150, 600))
+    assert (info.input_size, info.scale, info.offset) == ((300, 300), (0.5, 2.0), (0, 0))
+
+
+def test_letterbox_centres_the_picture_in_a_grey_square() -> None:
+    spec = image_input(resize=LetterboxConfig(size=416), mean=(0, 0, 0), std=(255, 255, 255))
+    info = spec.place("a", (375, 500))  # darknet: 416 x 312 with 52 above and below
+    assert (info.input_size, info.offset) == ((312, 416), (0, 52))
+    assert info.scale == pytest.approx((0.832, 0.832))
+    assert spec.place("a", (500, 375)).offset == (52, 0)
+    assert spec.place("a", (334, 500)).offset == (0, 69)  # 277 high: 139 / 2, rounded down
+    batch = Batch(torch.full((1, 3, 416, 416), 255, dtype=torch.uint8), (info,))
+    pixels = spec(batch)[0]
+    assert (pixels[:, :52] == 0.5).all()
+    assert (pixels[:, 364:] == 0.5).all()
+    assert (pixels[:, 52:364] == 1).all()
+
+
+def test_a_letterboxs_training_sizes_are_drawn() -> None:
+    spec = image_input(resize=LetterboxConfig(size=416, train_sizes=(320, 608)))
+    assert [max(spec.place(0, (10, 20), draw).input_size) for draw in (None, 0, 1, 2)] == [416, 320, 608, 320]

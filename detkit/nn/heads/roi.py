@@ -18,14 +18,10 @@ from torch import Tensor, nn
 
 from detkit.config import Config
 from detkit.nn.assign.iou_matcher import match_by_iou, sample_matches
-from detkit.ops.boxes import clip_boxes, valid_boxes
+from detkit.nn.heads.detections import select_detections
 from detkit.ops.coders import BoxCoder
-from detkit.ops.nms import class_aware_nms
 from detkit.ops.roi import multilevel_roi_align, roi_pool
 from detkit.structures import Detections, ImageInfo, Target
-
-MIN_SIZE = 1e-2  # input px; smaller detections are degenerate
-
 
 class RoIConfig(Config):
     """Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
@@ -160,15 +156,13 @@ class RoIHead(nn.Module):
         counts = [len(boxes) for boxes in outputs.proposals]
         scores = torch.split(outputs.logits.float().softmax(dim=1)[:, 1:], counts)
         boxes = torch.split(self.coder.decode(outputs.deltas.float(), torch.cat(outputs.proposals))[:, 1:], counts)
-        return [self._detections(*args) for args in zip(boxes, scores, infos, strict=True)]
-
-    def _detections(self, boxes: Tensor, scores: Tensor, info: ImageInfo) -> Detections:
-        """One image: boxes `[N, K, 4]` and scores `[N, K]`, every proposal a candidate of every class."""
-        config = self.config
-        proposal, label = torch.nonzero(scores > config.score_threshold, as_tuple=True)
-        scores, boxes = scores[proposal, label], clip_boxes(boxes[proposal, label], info.input_size)
-        keep = valid_boxes(boxes, MIN_SIZE)
-        boxes, scores, label = boxes[keep], scores[keep], label[keep]
-        keep = class_aware_nms(boxes, scores, label, config.nms_threshold)[: config.detections_per_image]
-        boxes = clip_boxes(boxes[keep] / boxes.new_tensor(info.scale * 2), info.orig_size)
-        return Detections(boxes, scores[keep], label[keep], self.class_names)
+        return [
+            select_detections(
+                *candidates,
+                self.class_names,
+                score_threshold=self.config.score_threshold,
+                nms_threshold=self.config.nms_threshold,
+                max_detections=self.config.detections_per_image,
+            )
+            for candidates in zip(boxes, scores, infos, strict=True)
+        ]

@@ -1,0 +1,108 @@
+"""Layers with weights that several networks are made of.
+
+Shapes: `[B, C, H, W]` -> `[B, C', H', W']`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["linear", "relu", "relu6", "leaky", "logistic", "mish", "swish"]
+
+
+def activation(name: Activation) -> nn.Module:
+    """The layer of that name; darknet's names, and its slope of 0.1 in `leaky`."""
+    match name:
+        case "linear":
+            return nn.Identity()
+        case "relu":
+            return nn.ReLU(inplace=True)
+        case "relu6":
+            return nn.ReLU6(inplace=True)
+        case "leaky":
+            return nn.LeakyReLU(0.1, inplace=True)
+        case "logistic":
+            return nn.Sigmoid()
+        case "mish":
+            return nn.Mish(inplace=True)
+        case "swish":
+            return nn.SiLU(inplace=True)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, batch norm (or a bias instead) and activation; padding keeps the size at stride 1 unless given."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        padding: int | None = None,
+        groups: int = 1,
+        norm: bool = True,
+        act: Activation = "leaky",
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm
+        )
+        self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps) if norm else nn.Identity()
+        self.act = activation(act)
+        self.out_channels = out_channels
+        nn.init.kaiming_normal_(self.conv.weight, a=0.1, nonlinearity="leaky_relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+
+class L2Norm(nn.Module):
+    """Divides by the norm over the channels and multiplies by a learned scale each (ParseNet, arXiv 1506.04579)."""
+
+    def __init__(self, channels: int, scale: float, eps: float = 1e-10) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale[:, None, None] * F.normalize(x, dim=1, eps=self.eps)
+
+
+class Reorg(nn.Module):
+    """Darknet's `reorg`: `[B, C, H, W]` -> `[B, C s^2, H / s, W / s]`.
+
+    Not space-to-depth: the layer runs its forward map backwards on a tensor that it takes to be `[C / s^2, H s, W s]`,
+    so neighbouring pixels do not land in one cell. Released YOLOv2 weights were trained with exactly this order.
+    """
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        s = self.stride
+        x = x.reshape(batch, channels // s**2, height, s, width, s)
+        x = x.permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(batch, channels * s**2, height // s, width // s)
+
+
+class SPP(nn.Module):
+    """Max pools of several sizes at stride 1 beside the input: largest first, the input last (YOLOv3-SPP)."""
+
+    def __init__(self, sizes: tuple[int, ...] = (5, 9, 13)) -> None:
+        super().__init__()
+        self.pools = nn.ModuleList(nn.MaxPool2d(size, 1, size // 2) for size in reversed(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([*(pool(x) for pool in self.pools), x], dim=1)
