@@ -30,3 +30,4 @@ parity: install
 
 bench: install
 	$(BIN)/python benchmarks/faster_rcnn.py
+	$(BIN)/python benchmarks/postprocess.py

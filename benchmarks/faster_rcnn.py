@@ -6,13 +6,11 @@ python benchmarks/faster_rcnn.py [--repeats N]      CUDA if there is one, else t
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torchvision
+from timing import interleaved
 from torch import Tensor
 from torchvision.models import detection
 
@@ -85,20 +83,6 @@ def tv_training(model: torch.nn.Module, batch: Batch) -> None:
 def backward(model: torch.nn.Module, losses: dict[str, Tensor]) -> None:
     torch.stack(list(losses.values())).sum().backward()
     model.zero_grad(set_to_none=True)
-
-
-def interleaved(works: list[Callable[[], None]], repeats: int, device: torch.device) -> list[float]:
-    """Median seconds of each, run in turn so that a slow spell of the machine meets all."""
-    times: list[list[float]] = [[] for _ in works]
-    for repeat in range(repeats + 1):
-        for work, seconds in zip(works, times, strict=True):
-            start = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat:
-                seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
 
 
 if __name__ == "__main__":

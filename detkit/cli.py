@@ -14,7 +14,10 @@ from typing import Any
 from detkit.config import UserError
 
 PROTOCOLS: tuple[Any, ...] = ("voc07", "voc10", "coco")
-SOURCE = "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME or torchvision:NAME:FILE"
+SOURCE = (
+    "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME, torchvision:NAME:FILE, "
+    "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
+)
 TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."
 
 

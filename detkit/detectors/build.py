@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from detkit.detectors.detector import Detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
+from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
+from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
+from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 
-DetectorConfig = FasterRCNNConfig  # becomes a union discriminated by `name` with the second detector
+DetectorConfig = Annotated[
+    FasterRCNNConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config,
+    Field(discriminator="name"),
+]
 
 
 def build_detector(config: DetectorConfig, class_names: Sequence[str]) -> Detector:
     """The detector in the memory format that convolutions run fastest in, on the CPU and on CUDA."""
     match config:
         case FasterRCNNConfig():
-            detector = build_faster_rcnn(config, class_names)
+            detector: Detector = build_faster_rcnn(config, class_names)
+        case YOLOv1Config():
+            detector = build_yolov1(config, class_names)
+        case YOLOv2Config():
+            detector = build_yolov2(config, class_names)
+        case YOLOv3Config():
+            detector = build_yolov3(config, class_names)
     return detector.to(memory_format=torch.channels_last)

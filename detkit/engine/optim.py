@@ -30,7 +30,17 @@ class AdamWConfig(Config):
     backbone_lr_factor: float = Field(1.0, gt=0)
 
 
-OptimizerConfig = Annotated[SGDConfig | AdamWConfig, Field(discriminator="name")]
+class RMSpropConfig(Config):
+    name: Literal["rmsprop"] = "rmsprop"
+    lr: float = Field(gt=0)
+    alpha: float = Field(0.99, ge=0, lt=1)  # decay of the mean square; Caffe's rms_decay
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    decay_norm_and_bias: bool = True
+    backbone_lr_factor: float = Field(1.0, gt=0)
+
+
+OptimizerConfig = Annotated[SGDConfig | AdamWConfig | RMSpropConfig, Field(discriminator="name")]
 
 
 def build_optimizer(config: OptimizerConfig, detector: nn.Module) -> torch.optim.Optimizer:
@@ -50,6 +60,8 @@ def build_optimizer(config: OptimizerConfig, detector: nn.Module) -> torch.optim
             return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
         case AdamWConfig():
             return torch.optim.AdamW(params, lr=config.lr, betas=config.betas)
+        case RMSpropConfig():
+            return torch.optim.RMSprop(params, lr=config.lr, alpha=config.alpha, momentum=config.momentum)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

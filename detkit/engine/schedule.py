@@ -11,10 +11,11 @@ from detkit.config import Config
 
 
 class WarmupConfig(Config):
-    """Linear from `start_factor` to 1 over the first `iterations` optimizer steps."""
+    """From `start_factor` to 1 over the first `iterations` optimizer steps, linear or as a power of the progress."""
 
     iterations: int = Field(0, ge=0)
     start_factor: float = Field(1e-3, ge=0, le=1)
+    power: float = Field(1.0, gt=0)  # darknet's burn-in: 4, from a start factor of 0
 
 
 class StepConfig(Config):
@@ -40,5 +41,5 @@ def lr_factor(schedule: ScheduleConfig, warmup: WarmupConfig, step: int, steps_p
             progress = min(1.0, step / max(1, epochs * steps_per_epoch - 1))
             factor = schedule.final_factor + (1 - schedule.final_factor) * (1 + math.cos(math.pi * progress)) / 2
     if step < warmup.iterations:
-        factor *= warmup.start_factor + (1 - warmup.start_factor) * step / warmup.iterations
+        factor *= warmup.start_factor + (1 - warmup.start_factor) * (step / warmup.iterations) ** warmup.power
     return factor

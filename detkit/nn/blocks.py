@@ -106,3 +106,33 @@ class SPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([*(pool(x) for pool in self.pools), x], dim=1)
+
+
+class LocallyConnected(nn.Module):
+    """A convolution whose weights are not shared: every output cell has its own (darknet's `local` layer).
+
+    weight  `[H' W', out, in k k]`; bias `[out, H', W']`
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        in_size: tuple[int, int],
+        stride: int = 1,
+        padding: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+        self.padding = kernel_size // 2 if padding is None else padding
+        self.out_size = tuple((side + 2 * self.padding - kernel_size) // stride + 1 for side in in_size)
+        cells, inputs = self.out_size[0] * self.out_size[1], in_channels * kernel_size**2
+        self.weight = nn.Parameter(torch.empty(cells, out_channels, inputs))
+        self.bias = nn.Parameter(torch.zeros(out_channels, *self.out_size))
+        nn.init.normal_(self.weight, std=(2 / inputs) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # [B, in k k, H' W']
+        y: Tensor = torch.einsum("bic,coi->boc", patches, self.weight).unflatten(2, self.out_size)
+        return y + self.bias

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from detkit.engine.optim import AdamWConfig, SGDConfig, build_optimizer, set_lr
+from detkit.engine.optim import AdamWConfig, RMSpropConfig, SGDConfig, build_optimizer, set_lr
 
 
 class Small(nn.Module):
@@ -25,7 +25,7 @@ def groups_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str,
     }
 
 
-@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig])
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig, RMSpropConfig])
 def test_all_decay_at_one_rate_unless_asked(kind: type) -> None:
     network = Small()
     found = groups_of(build_optimizer(kind(lr=0.1, weight_decay=0.01), network), network)
@@ -33,7 +33,7 @@ def test_all_decay_at_one_rate_unless_asked(kind: type) -> None:
     assert found == dict.fromkeys(names, (0.1, 0.01))  # what is frozen is not there
 
 
-@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig])
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig, RMSpropConfig])
 def test_no_decay_on_norms_and_biases_and_a_slower_backbone(kind: type) -> None:
     network = Small()
     config = kind(lr=0.1, weight_decay=0.01, decay_norm_and_bias=False, backbone_lr_factor=0.1)
@@ -61,3 +61,21 @@ def test_settings_reach_the_optimizer() -> None:
     adamw = build_optimizer(AdamWConfig(lr=0.1, betas=(0.8, 0.9)), Small())
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["betas"] == (0.8, 0.9)
+    rmsprop = build_optimizer(RMSpropConfig(lr=0.1, alpha=0.8, momentum=0.7), Small())
+    assert isinstance(rmsprop, torch.optim.RMSprop)
+    assert (rmsprop.defaults["alpha"], rmsprop.defaults["momentum"]) == (0.8, 0.7)
+
+
+def test_two_steps_of_rmsprop_by_hand() -> None:
+    """Caffe's RMSProp: the mean square decays by alpha, the step is the gradient over its root."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(network.weight)
+    optimizer = build_optimizer(RMSpropConfig(lr=0.01, alpha=0.75, weight_decay=0.5), network)
+    weight, square = 1.0, 0.0
+    for gradient in (1.5, -2.0):
+        network.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        decayed = gradient + 0.5 * weight
+        square = 0.75 * square + 0.25 * decayed**2
+        weight -= 0.01 * decayed / square**0.5
+        assert network.weight.item() == pytest.approx(weight, abs=1e-6)

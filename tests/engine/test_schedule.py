@@ -42,3 +42,13 @@ def test_warmup_is_linear_and_multiplies_the_schedule() -> None:
     factors = [lr_factor(StepConfig(), warmup, step, 10, 12) for step in (0, 5, 9, 10, 11)]
     assert factors == pytest.approx([0.1, 0.55, 0.91, 1, 1])
     assert lr_factor(StepConfig(milestones=(0.5,)), warmup, 5, 10, 12) == pytest.approx(0.055)
+
+
+def test_warmup_as_a_power_of_the_progress() -> None:
+    """darknet's burn-in of 1000 batches: the rate times (batch / 1000)^4."""
+    warmup = WarmupConfig(iterations=1000, start_factor=0, power=4)
+    factors = [lr_factor(StepConfig(), warmup, step, 100, 20) for step in (0, 100, 500, 900, 1000, 1001)]
+    assert factors == pytest.approx([0, 1e-4, 0.0625, 0.6561, 1, 1])
+    # from a start factor the rest is climbed by the power: 0.2 + 0.8 / 16
+    warmup = WarmupConfig(iterations=10, start_factor=0.2, power=4)
+    assert lr_factor(StepConfig(), warmup, 5, 100, 20) == pytest.approx(0.25)

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from torchvision.models.detection._utils import BoxCoder as TorchvisionCoder
 
-from detkit.ops.coders import BoxCoder
+from detkit.ops.coders import BoxCoder, GridCoder
 from tests.ops.cases import grid_boxes, random_boxes
 from tests.reference import coders as reference
 
@@ -118,3 +118,46 @@ def test_wrong_shapes_are_named() -> None:
         BoxCoder().decode(torch.zeros(3, 4), torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"expected boxes \[\.\.\., 4\], got \[3, 8\]"):
         BoxCoder().decode(torch.zeros(3, 8), torch.zeros(3, 4))
+
+
+def test_grid_boxes_by_hand() -> None:
+    log3 = math.log(3)  # sigmoid 3/4 and, negative, 1/4
+    raw = torch.tensor([[0.0, 0, 0, 0], [log3, -log3, math.log(2), math.log(0.5)]], dtype=torch.float64)
+    cells, anchors = torch.tensor([[0, 0], [3, 1]]), torch.tensor([[10.0, 20], [32, 64]])
+    # centres (4, 4) and (3.75 * 8, 1.25 * 8), sides 10 x 20 and 64 x 32
+    expected = torch.tensor([[-1.0, -6, 9, 14], [-2, -6, 62, 26]], dtype=torch.float64)
+    assert_close(GridCoder().decode(raw, cells, anchors, 8), expected)
+    # for each its own stride: the second centre at (3.75 * 16, 1.25 * 16)
+    expected[1] += torch.tensor([30.0, 10, 30, 10])
+    assert_close(GridCoder().decode(raw, cells, anchors, torch.tensor([[8], [16]])), expected)
+
+
+def test_grid_sensitivity_of_yolov4() -> None:
+    raw = torch.tensor([[0.0, 0, 0, 0], [math.log(3), -math.log(3), 0, 0], [40, -40, 0, 0]], dtype=torch.float64)
+    boxes = GridCoder(scale_xy=1.2).decode(raw, torch.tensor([2, 5]), torch.tensor([2.0, 4]), 10)
+    # 1.2 * 3/4 - 0.1 = 0.8, 1.2 / 4 - 0.1 = 0.2; at the ends 1.1 and -0.1: beyond the cell
+    centres = torch.tensor([[25.0, 55], [28, 52], [31, 49]], dtype=torch.float64)
+    assert_close((boxes[:, :2] + boxes[:, 2:]) / 2, centres)
+    assert_close(boxes[:, 2:] - boxes[:, :2], torch.tensor([[2.0, 4]], dtype=torch.float64).expand(3, 2))
+
+
+@pytest.mark.parametrize("scale_xy", [1.0, 1.2])
+def test_grid_decoding_differentiates(scale_xy: float) -> None:
+    raw = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    cells, anchors = torch.arange(10).view(5, 2), torch.arange(1.0, 11.0).view(5, 2)
+    assert torch.autograd.gradcheck(lambda raw: GridCoder(scale_xy).decode(raw, cells, anchors, 8), raw)
+
+
+def test_grid_decoding_of_batches_and_of_nothing() -> None:
+    raw = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    cells, anchors = torch.arange(10).view(5, 2), torch.arange(1.0, 11.0).view(5, 2)
+    boxes = GridCoder().decode(raw, cells, anchors, 8)
+    assert all(boxes[i].equal(GridCoder().decode(raw[i], cells, anchors, 8)) for i in range(3))
+    assert GridCoder().decode(raw[:, :0], cells[:0], anchors[:0], 8).shape == (3, 0, 4)
+    assert (
+        GridCoder()
+        .decode(raw.half(), cells, anchors, 8)
+        .equal(GridCoder().decode(raw.half().float(), cells, anchors, 8))
+    )
+    with pytest.raises(ValueError, match=r"raw: expected boxes \[\.\.\., 4\], got \[5, 85\]"):
+        GridCoder().decode(torch.zeros(5, 85), cells, anchors, 8)

@@ -1,0 +1,69 @@
+"""Postprocessing of dense detectors beside torchvision's: 30,000 candidates over 80 classes on one image, in turn.
+
+python benchmarks/postprocess.py [--repeats N]      CUDA if there is one, else the CPU
+
+torchvision's side is the loop over classes of its `batched_nms` on the same boxes above the same threshold. detkit's is
+`select_detections`, which maps to original pixels, clips and cuts besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+import torchvision
+from timing import interleaved
+from torch import Tensor
+from torchvision.ops.boxes import _batched_nms_vanilla
+
+from detkit.nn.heads.detections import select_detections
+from detkit.structures import ImageInfo
+
+CANDIDATES, CLASSES, SIDE = 30_000, 80, 640
+SCORE_THRESHOLD, NMS_THRESHOLD, MAX_DETECTIONS = 0.001, 0.45, 300
+INFO = ImageInfo(0, (480, 640), (SIDE, SIDE), (1.0, 1.0))
+NAMES = [str(label) for label in range(CLASSES)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of each, after one that is not counted")
+    repeats = parser.parse_args().repeats
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    boxes, scores = (tensor.to(device) for tensor in candidates())
+    mine, yours = interleaved([partial(detkit, boxes, scores), partial(per_class, boxes, scores)], repeats, device)
+    print(f"{device}; torch {torch.__version__}, torchvision {torchvision.__version__}; median seconds of {repeats}\n")
+    print("| work | detkit | torchvision | torchvision / detkit |\n|---|---|---|---|")
+    print(f"| postprocess, {CANDIDATES} candidates, {CLASSES} classes | {mine:.3f} | {yours:.3f} | {yours / mine:.2f} |")
+
+
+def candidates() -> tuple[Tensor, Tensor]:
+    """Boxes `[N, 4]` in clusters, as a detector's are, and scores `[N, K]`, one a candidate above the threshold."""
+    torch.manual_seed(0)
+    center = (torch.rand(300, 2) * SIDE)[torch.randint(0, 300, (CANDIDATES,))] + 8 * torch.randn(CANDIDATES, 2)
+    half = (10 + 60 * torch.rand(CANDIDATES, 2)) / 2
+    scores = torch.zeros(CANDIDATES, CLASSES)
+    scores[torch.arange(CANDIDATES), torch.randint(0, CLASSES, (CANDIDATES,))] = 0.002 + 0.9 * torch.rand(CANDIDATES)
+    return torch.cat([center - half, center + half], dim=1), scores
+
+
+def detkit(boxes: Tensor, scores: Tensor) -> None:
+    select_detections(
+        boxes,
+        scores,
+        INFO,
+        NAMES,
+        score_threshold=SCORE_THRESHOLD,
+        nms_threshold=NMS_THRESHOLD,
+        max_detections=MAX_DETECTIONS,
+    )
+
+
+def per_class(boxes: Tensor, scores: Tensor) -> None:
+    candidate, label = torch.nonzero(scores > SCORE_THRESHOLD, as_tuple=True)
+    _batched_nms_vanilla(boxes[candidate], scores[candidate, label], label, NMS_THRESHOLD)[:MAX_DETECTIONS]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""YOLOv3 (Redmon and Farhadi, arXiv 1804.02767): Darknet-53, predictions on three levels.
+
+The SPP and tiny variants of darknet are configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import model_validator
+
+from detkit.config import Config
+from detkit.detectors.single_shot import SingleShotDetector
+from detkit.nn.backbones import BackboneConfig, build_backbone
+from detkit.nn.backbones.darknet import DarknetConfig
+from detkit.nn.heads.yolo_v3 import YOLOv3Head, YOLOv3HeadConfig
+from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig
+from detkit.nn.necks.yolo import YOLONeck, YOLONeckConfig
+
+
+class YOLOv3(SingleShotDetector):
+    """Each level predicts the objects whose shape is nearest to one of its anchors."""
+
+
+class YOLOv3Config(Config):
+    """Defaults: yolov3.cfg."""
+
+    name: Literal["yolov3"] = "yolov3"
+    backbone: BackboneConfig = DarknetConfig(name="darknet53")
+    neck: YOLONeckConfig = YOLONeckConfig()
+    head: YOLOv3HeadConfig = YOLOv3HeadConfig()
+    input: InputConfig = InputConfig(resize=LetterboxConfig(), mean=(0, 0, 0), std=(255, 255, 255))
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> YOLOv3Config:
+        levels = list(self.backbone.levels)
+        if levels != list(range(levels[0], levels[0] + len(levels))):
+            raise ValueError(f"backbone.levels: expected no gap between them, found {levels}")
+        if len(self.head.anchors) != len(levels):
+            raise ValueError(
+                f"head.anchors: expected {len(levels)} lists, one a level, found {len(self.head.anchors)}"
+            )
+        return self
+
+
+def build_yolov3(config: YOLOv3Config, class_names: Sequence[str]) -> YOLOv3:
+    backbone = build_backbone(config.backbone)
+    neck = YOLONeck(config.neck, backbone.out_channels, backbone.out_strides)
+    head = YOLOv3Head(config.head, neck.out_channels, neck.out_strides, class_names)
+    return YOLOv3(backbone, neck, head, ImageInput(config.input, neck.out_strides[-1]), class_names)

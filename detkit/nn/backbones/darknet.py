@@ -1,0 +1,156 @@
+"""The convolutional trunks of YOLOv1 to v3, as darknet builds them: 3x3 and 1x1 convolutions, batch norm, leaky ReLU.
+
+Level k has stride 2^k and ends before the next max pool or strided convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from detkit.config import Config
+from detkit.nn.backbones.staged import StagedBackbone, check_levels
+from detkit.nn.blocks import ConvBlock
+
+Stages = list[list[nn.Module]]  # layers of each stride, finest first
+Conv = Callable[..., ConvBlock]
+
+
+class DarknetConfig(Config):
+    """darknet19: YOLOv2. darknet53: YOLOv3. yolov3_tiny, yolov1 (24 convolutions), yolov1_tiny: the trunks of those."""
+
+    name: Literal["darknet19", "darknet53", "yolov3_tiny", "yolov1", "yolov1_tiny"] = "darknet53"
+    weights: str | None = None  # a darknet file that begins with this trunk, such as darknet53.conv.74; null: random
+    norm: Literal["bn", "none"] = "bn"  # none: the YOLOv1 paper's biases
+    frozen_stages: int = Field(0, ge=0, le=6)  # stages before level `frozen_stages`
+    levels: tuple[int, ...] = (3, 4, 5)
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> DarknetConfig:
+        check_levels(self.levels)
+        deepest = 6 if self.name.startswith("yolov1") else 5
+        if self.levels[-1] > deepest or self.levels[0] < 0:
+            raise ValueError(f"levels: {self.name} has levels 0 to {deepest}, found {list(self.levels)}")
+        return self
+
+
+class Residual(nn.Module):
+    """1x1 to half the channels, 3x3 back, and the input added (Darknet-53)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.reduce = ConvBlock(channels, channels // 2, 1)
+        self.expand = ConvBlock(channels // 2, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.expand(self.reduce(x))
+        return y
+
+
+def build_darknet(config: DarknetConfig) -> StagedBackbone:
+    norm = config.norm == "bn"
+    match config.name:
+        case "darknet19":
+            stages = _darknet19(norm)
+        case "darknet53":
+            stages = _darknet53()
+        case "yolov3_tiny":
+            stages = _yolov3_tiny(norm)
+        case "yolov1":
+            stages = _yolov1(norm)
+        case "yolov1_tiny":
+            stages = _yolov1_tiny(norm)
+    names = [f"stage{level}" for level in range(len(stages))]
+    backbone = StagedBackbone(
+        {name: nn.Sequential(*layers) for name, layers in zip(names, stages, strict=True)},
+        taps=[names[level] for level in config.levels],
+        out_channels=[_out_channels(stages[level]) for level in config.levels],
+        out_strides=[2**level for level in config.levels],
+        frozen=names[: config.frozen_stages],
+    )
+    if config.weights:
+        from detkit.nn.backbones.darknet_weights import load_darknet_weights
+
+        load_darknet_weights(Path(config.weights), conv_blocks(backbone), allow_rest=True)
+    return backbone
+
+
+def conv_blocks(module: nn.Module) -> list[ConvBlock]:
+    """The convolutions of a module in the order in which they run, which is that of a darknet file."""
+    return [layer for layer in module.modules() if isinstance(layer, ConvBlock)]
+
+
+def _out_channels(layers: list[nn.Module]) -> int:
+    return [layer.out_channels for stage in layers for layer in stage.modules() if isinstance(layer, ConvBlock)][-1]
+
+
+def _row(in_channels: int, out_channels: list[int], norm: bool) -> list[nn.Module]:
+    """3x3 convolutions to more channels and 1x1 ones to fewer."""
+    layers: list[nn.Module] = []
+    for channels in out_channels:
+        layers.append(ConvBlock(in_channels, channels, 3 if channels > in_channels else 1, norm=norm))
+        in_channels = channels
+    return layers
+
+
+def _pool() -> nn.Module:
+    return nn.MaxPool2d(2, 2)
+
+
+def _darknet19(norm: bool) -> Stages:
+    """YOLO9000, arXiv 1612.08242, table 6, without the classifier."""
+    return [
+        _row(3, [32], norm),
+        [_pool(), *_row(32, [64], norm)],
+        [_pool(), *_row(64, [128, 64, 128], norm)],
+        [_pool(), *_row(128, [256, 128, 256], norm)],
+        [_pool(), *_row(256, [512, 256, 512, 256, 512], norm)],
+        [_pool(), *_row(512, [1024, 512, 1024, 512, 1024], norm)],
+    ]
+
+
+def _darknet53() -> Stages:
+    """YOLOv3, arXiv 1804.02767, table 1, without the classifier."""
+    stages: Stages = [[ConvBlock(3, 32, 3)]]
+    for level, blocks in enumerate((1, 2, 8, 8, 4)):
+        channels = 64 * 2**level
+        stages.append([ConvBlock(channels // 2, channels, 3, 2), *(Residual(channels) for _ in range(blocks))])
+    return stages
+
+
+def _yolov3_tiny(norm: bool) -> Stages:
+    """yolov3-tiny.cfg: its last pool has stride 1 and looks right and down."""
+    stages: Stages = [_row(3, [16], norm)]
+    for channels in (32, 64, 128, 256):
+        stages.append([_pool(), *_row(channels // 2, [channels], norm)])
+    same = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), float("-inf")), nn.MaxPool2d(2, 1))
+    return [*stages, [_pool(), *_row(256, [512], norm), same, *_row(512, [1024], norm)]]
+
+
+def _yolov1(norm: bool) -> Stages:
+    """You Only Look Once, arXiv 1506.02640, figure 3: 24 convolutions, the first of 7x7, two of stride 2."""
+    return [
+        [],
+        [ConvBlock(3, 64, 7, 2, norm=norm)],
+        [_pool(), *_row(64, [192], norm)],
+        [_pool(), ConvBlock(192, 128, 1, norm=norm), *_row(128, [256], norm), _same(256, norm, 1), *_row(256, [512], norm)],
+        [_pool(), *_row(512, [256, 512] * 4, norm), _same(512, norm, 1), *_row(512, [1024], norm)],
+        [_pool(), *_row(1024, [512, 1024] * 2, norm), _same(1024, norm, 3)],
+        [ConvBlock(1024, 1024, 3, 2, norm=norm), _same(1024, norm, 3), _same(1024, norm, 3)],
+    ]
+
+
+def _same(channels: int, norm: bool, kernel_size: int) -> nn.Module:
+    return ConvBlock(channels, channels, kernel_size, norm=norm)
+
+
+def _yolov1_tiny(norm: bool) -> Stages:
+    """yolov1-tiny.cfg."""
+    stages: Stages = [_row(3, [16], norm)]
+    for channels in (32, 64, 128, 256, 512):
+        stages.append([_pool(), *_row(channels // 2, [channels], norm)])
+    return [*stages, [_pool(), *_row(512, [1024], norm), ConvBlock(1024, 256, 3, norm=norm)]]

@@ -1,0 +1,109 @@
+"""Darknet's `.weights` files: a header of integers, then every parameter as float32, layer after layer.
+
+The header is major, minor and revision as int32, then the number of images seen: int64 from version 0.2 on, else int32.
+A major or minor above 1000 marks files whose connected weights lie transposed, `[in, out]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detkit.config import UserError
+from detkit.nn.blocks import ConvBlock, LocallyConnected
+
+LATEST = 100_000  # no version number is near; text and archives read as a header are far above
+
+
+@torch.no_grad()
+def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest: bool = False) -> None:
+    """Fills `layers` from a darknet file, in order. Raises UserError for a file that is none, too short or too long.
+
+    layers      ConvBlock, LocallyConnected, nn.Linear (`connected`), or nn.Sequential(nn.Linear without bias,
+                nn.BatchNorm1d) (`connected` with batch norm)
+    allow_rest  the file may go on with layers of which there are none here: a backbone from a whole detector's file
+    """
+    floats, transposed = _read(path)
+    tensors = [list(_tensors(layer, transposed)) for layer in layers]
+    total = sum(tensor.numel() for parts in tensors for tensor in parts)
+    start = 0
+    for number, (layer, parts) in enumerate(zip(layers, tensors, strict=True), start=1):
+        end = start + sum(part.numel() for part in parts)
+        if end > len(floats):
+            raise UserError(
+                f"{path}: cut short at {_name(layer)}, number {number} of {len(layers)} layers with weights: "
+                f"{total - len(floats)} of {total} floats are missing; fetch the file again, or it is another network's"
+            )
+        values = torch.from_numpy(floats[start:end])
+        if not values.isfinite().all():
+            raise UserError(
+                f"{path}: nan or infinity in {_name(layer)}, number {number} of {len(layers)} layers with weights; "
+                "use weights from before its training diverged"
+            )
+        for part, piece in zip(parts, values.split([part.numel() for part in parts]), strict=True):
+            part.copy_(piece.view(part.shape))
+        start = end
+    if start < len(floats) and not allow_rest:
+        raise UserError(
+            f"{path}: too long: {len(floats) - start} floats are left over after the {total} of {len(layers)} layers; "
+            "it belongs to another network"
+        )
+
+
+def _read(path: Path) -> tuple[np.ndarray, bool]:
+    """All floats of a file, and whether its connected weights lie transposed."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read these weights: {error.strerror}") from error
+    if len(content) < 16:
+        raise UserError(f"{path}: not a darknet weights file: expected a header of 16 bytes, found {len(content)}")
+    major, minor, _ = np.frombuffer(content, "<i4", 3).tolist()
+    if not (0 <= major < LATEST and 0 <= minor < LATEST):
+        raise UserError(
+            f"{path}: not a darknet weights file: its header gives version {major}.{minor}, expected 0.1 or 0.2"
+        )
+    transposed = major > 1000 or minor > 1000
+    header = 20 if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else 16
+    if len(content) < header or (len(content) - header) % 4:
+        raise UserError(f"{path}: cut short: it ends within a number, at byte {len(content)}; fetch the file again")
+    # a copy, because torch wants memory that it may write to
+    return np.frombuffer(content, "<f4", offset=header).astype(np.float32), transposed
+
+
+def _tensors(layer: nn.Module, transposed: bool) -> Iterator[Tensor]:
+    """The parameters and statistics of a layer in the order of the file; the bias of a batch norm takes the first place."""
+    match layer:
+        case ConvBlock(norm=nn.BatchNorm2d() as norm):
+            yield from _bias_and_statistics(norm)
+            yield layer.conv.weight
+        case ConvBlock(conv=nn.Conv2d(bias=Tensor() as bias)):
+            yield bias
+            yield layer.conv.weight
+        case LocallyConnected():
+            yield layer.bias
+            yield layer.weight
+        case nn.Linear(bias=Tensor() as bias):
+            yield bias
+            yield layer.weight.t() if transposed else layer.weight
+        case nn.Sequential() if [type(part) for part in layer] == [nn.Linear, nn.BatchNorm1d]:
+            linear, norm = layer
+            bias, *statistics = _bias_and_statistics(norm)  # type: ignore[arg-type]
+            yield bias
+            yield linear.weight.t() if transposed else linear.weight  # type: ignore[operator, misc]
+            yield from statistics
+        case _:
+            raise ValueError(f"layers: expected ConvBlock, LocallyConnected or Linear layers, got {_name(layer)}")
+
+
+def _bias_and_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.bias, norm.weight, norm.running_mean, norm.running_var
+
+
+def _name(layer: nn.Module) -> str:
+    return type(layer).__name__

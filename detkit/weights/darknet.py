@@ -1,0 +1,149 @@
+"""Darknet's models: any `.cfg` with its `.weights`, from YOLOv1 to v4 and their relatives, for evaluation and prediction.
+
+https://github.com/pjreddie/darknet, https://github.com/AlexeyAB/darknet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from detkit.config import UserError
+from detkit.data.voc import VOC_CLASSES
+from detkit.detectors.detector import Detector
+from detkit.nn.backbones.darknet_weights import load_darknet_weights
+from detkit.nn.heads.detections import select_detections
+from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig, StretchConfig
+from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.weights.darknet_cfg import Section, read_cfg
+from detkit.weights.darknet_layers import Network, build_network
+
+
+@dataclass(frozen=True, eq=False)
+class DarknetOutputs:
+    """
+    boxes   `[B, N, 4]` xyxy in input px
+    scores  `[B, N, K]`: objectness times class
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class DarknetDetector(Detector):
+    """A darknet network, for inference. Thresholds: those of darknet's `detector valid`."""
+
+    def __init__(
+        self,
+        network: Network,
+        image_input: ImageInput,
+        class_names: Sequence[str],
+        *,
+        score_threshold: float = 0.005,
+        nms_threshold: float = 0.45,
+        max_detections: int = 1000,
+    ) -> None:
+        super().__init__(image_input, class_names)
+        self.network = network
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+    def forward(self, batch: Batch) -> DarknetOutputs:
+        return DarknetOutputs(*self.network(self.input(batch)))
+
+    def criterion(self, outputs: DarknetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+        raise UserError(
+            "a darknet file is for evaluation and prediction; to train, take detkit's own detectors: "
+            "model.name yolov1, yolov2 or yolov3, configs/yolov1.yaml and so on"
+        )
+
+    @torch.no_grad()
+    def postprocess(self, outputs: DarknetOutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
+        return [
+            select_detections(
+                boxes,
+                scores,
+                info,
+                self.class_names,
+                score_threshold=self.score_threshold,
+                nms_threshold=self.nms_threshold,
+                max_detections=self.max_detections,
+            )
+            for boxes, scores, info in zip(outputs.boxes, outputs.scores, infos, strict=True)
+        ]
+
+
+def load_darknet(cfg: Path, weights: Path | None = None, names: Path | None = None) -> DarknetDetector:
+    """A darknet model in evaluation mode. Raises UserError for files that are none, or do not belong together.
+
+    weights  null: beside `cfg`, with its stem
+    names    class names, one a line; null: VOC's for 20 classes, COCO's official ones for 80
+    """
+    sections = read_cfg(cfg)
+    network = build_network(sections)
+    detector = DarknetDetector(network, _image_input(sections[0]), _class_names(cfg, network, names))
+    network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+    load_darknet_weights(weights or cfg.with_suffix(".weights"), network.weighted_layers())
+    return detector.eval()
+
+
+def load_darknet_source(source: str) -> DarknetDetector:
+    """A darknet model by `CFG`, `CFG:WEIGHTS` or `CFG:WEIGHTS:NAMES`; an empty part stands for its default."""
+    cfg, weights, names = (Path(part) if part else None for part in (source.split(":", 2) + ["", ""])[:3])
+    if cfg is None:
+        raise UserError("darknet:: expected darknet:CFG, darknet:CFG:WEIGHTS or darknet:CFG:WEIGHTS:NAMES")
+    return load_darknet(cfg, weights, names)
+
+
+def _image_input(net: Section) -> ImageInput:
+    """RGB / 255, stretched as AlexeyAB's darknet does, or with `letter_box=1` as Redmon's always does."""
+    width, height = net.integer("width"), net.integer("height")
+    if width != height:
+        raise net.error(f"expected a square input, found {width} x {height}; set width and height alike")
+    resize = LetterboxConfig(size=width) if net.flag("letter_box") else StretchConfig(size=width)
+    config = InputConfig(resize=resize, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+    return ImageInput(config, stride=width)
+
+
+def _class_names(cfg: Path, network: Network, names: Path | None) -> tuple[str, ...]:
+    counts = sorted({head.num_classes for head in network.heads})
+    if len(counts) > 1:
+        raise UserError(f"{cfg}: expected one number of classes, found {' and '.join(map(str, counts))} in its heads")
+    (count,) = counts
+    if names:
+        return _read_names(names, count)
+    if count == len(VOC_CLASSES):
+        return VOC_CLASSES
+    categories = get_model_weights("fasterrcnn_resnet50_fpn")["COCO_V1"].meta["categories"]
+    coco = tuple(name for name in categories[1:] if name != "N/A")  # after the background
+    if count == len(coco):
+        return coco
+    raise UserError(
+        f"{cfg}: the names of its {count} classes are not known; name a file with one a line: "
+        f"darknet:{cfg}:{cfg.with_suffix('.weights')}:NAMES"
+    )
+
+
+def _read_names(path: Path, count: int) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; expected class names, one a line") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read these class names: {error.strerror}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != count or len(set(names)) != count:
+        raise UserError(
+            f"{path}: expected {count} different class names, one a line, as the network has classes, found {len(names)}"
+            f"{f', {len(set(names))} of them different' if len(set(names)) < len(names) else ''}"
+        )
+    return names

@@ -1,0 +1,370 @@
+"""A darknet network: the layers that its `.cfg` lists, run in that order.
+
+Legend: B images, N boxes of one image, A anchors of a cell, n boxes of a cell, S cells a side, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.nn.blocks import Activation, ConvBlock, LocallyConnected, Reorg, activation
+from detkit.ops.boxes import cxcywh_to_xyxy
+from detkit.ops.coders import GridCoder
+from detkit.structures import Size
+from detkit.weights.darknet_cfg import Section
+
+IMAGE = -1  # what the first layer reads
+
+
+class Network(nn.Module):
+    """Layers in the order of the file. Each reads the outputs of earlier ones, `inputs`; heads give boxes and scores."""
+
+    def __init__(self, layers: Sequence[nn.Module], inputs: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.inputs = tuple(inputs)
+        last = {index: index for index in range(len(inputs))}
+        last |= {source: index for index, sources in enumerate(inputs) for source in sources}
+        self.read_up = [[source for source in last if last[source] == index] for index in range(len(inputs))]
+
+    @property
+    def heads(self) -> list[GridHead | CellHead]:
+        return [layer for layer in self.layers if isinstance(layer, GridHead | CellHead)]
+
+    def weighted_layers(self) -> list[nn.Module]:
+        """The layers with parameters, in the order of a weights file."""
+        return [
+            layer if isinstance(layer, ConvBlock) else layer.core  # type: ignore[misc]
+            for layer in self.layers
+            if isinstance(layer, ConvBlock | Connected | Local)
+        ]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, 3, H, W]` -> boxes `[B, N, 4]` xyxy in input px and scores `[B, N, K]` of all heads."""
+        outputs, found = {IMAGE: images}, []
+        for index, layer in enumerate(self.layers):
+            result = layer(*(outputs[source] for source in self.inputs[index]))
+            if isinstance(layer, GridHead | CellHead):
+                found.append(result)
+            else:
+                outputs[index] = result
+            for source in self.read_up[index]:
+                outputs.pop(source, None)  # its memory is free for what follows
+        boxes, scores = zip(*found, strict=True)
+        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
+
+
+class Connected(nn.Module):
+    """`connected`: fully connected, `[B, C, H, W]` -> `[B, C', 1, 1]`."""
+
+    def __init__(self, inputs: int, outputs: int, *, norm: bool, act: Activation) -> None:
+        super().__init__()
+        linear = nn.Linear(inputs, outputs, bias=not norm)
+        self.core = nn.Sequential(linear, nn.BatchNorm1d(outputs)) if norm else linear
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.core(x.flatten(1)))
+        return y[:, :, None, None]
+
+
+class Local(nn.Module):
+    """`local`: a convolution with weights of its own in every place."""
+
+    def __init__(self, core: LocallyConnected, act: Activation) -> None:
+        super().__init__()
+        self.core = core
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.core(x))
+        return y
+
+
+class MaxPool(nn.Module):
+    """`maxpool`: `padding` in all, half of it (rounded down) left and above; out = (in + padding - size) / stride + 1."""
+
+    def __init__(self, size: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.size, self.stride, self.padding = size, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.padding % 2 == 0:
+            return F.max_pool2d(x, self.size, self.stride, self.padding // 2)
+        before = self.padding // 2
+        below, right = (self._after(side) for side in x.shape[-2:])
+        if before or below or right:
+            x = F.pad(x, (before, right, before, below), value=-torch.inf)
+        return F.max_pool2d(x, self.size, self.stride)
+
+    def _after(self, side: int) -> int:
+        """Pixels added after the last so that the windows end there; negative: pixels that no window sees."""
+        windows = (side + self.padding - self.size) // self.stride + 1
+        return (windows - 1) * self.stride + self.size - side - self.padding // 2
+
+
+class Shortcut(nn.Module):
+    """`shortcut`: adds other outputs to the one before, over the channels that both have."""
+
+    def __init__(self, act: Activation) -> None:
+        super().__init__()
+        self.act = activation(act)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        for other in others:
+            if other.shape[-2:] != x.shape[-2:]:
+                raise ValueError(f"adds {_sizes(other)} to {_sizes(x)}: expected one height and width")
+            common = min(x.shape[1], other.shape[1])
+            if common == x.shape[1]:
+                x = x + other[:, :common]
+            else:
+                x = torch.cat((x[:, :common] + other, x[:, common:]), dim=1)
+        y: Tensor = self.act(x)
+        return y
+
+
+class Route(nn.Module):
+    """`route`: earlier outputs one behind the other, or of each the part `group` of `groups`."""
+
+    def __init__(self, groups: int, group: int) -> None:
+        super().__init__()
+        self.groups, self.group = groups, group
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        parts = [x.unflatten(1, (self.groups, -1))[:, self.group] for x in inputs] if self.groups > 1 else inputs
+        return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
+
+
+class GridHead(nn.Module):
+    """`region` (version 2) and `yolo` (3, 4): a box for each anchor of a cell.
+
+    anchors     A pairs of width and height in input px
+    size        (h, w) of the network's input in px
+    scale_xy    `scale_x_y`, version 4's grid sensitivity
+    softmax     over the classes; otherwise each class is logistic
+    new_coords  Scaled-YOLOv4: the convolution before is logistic already, and sides are (2 t)^2 anchors
+    """
+
+    def __init__(
+        self,
+        anchors: Sequence[tuple[float, float]],
+        num_classes: int,
+        size: Size,
+        *,
+        scale_xy: float = 1.0,
+        softmax: bool = False,
+        new_coords: bool = False,
+    ) -> None:
+        super().__init__()
+        self.anchors, self.num_classes, self.size = tuple(anchors), num_classes, size
+        self.coder = GridCoder(scale_xy)
+        self.softmax, self.new_coords = softmax, new_coords
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, A (5 + K), H, W]` of tx, ty, tw, th, objectness, classes -> `[B, H W A, 4]`, `[B, H W A, K]`."""
+        height, width = raw.shape[-2:]
+        raw = raw.float().unflatten(1, (len(self.anchors), -1)).permute(0, 3, 4, 1, 2)  # [B, H, W, A, 5 + K]
+        rows, columns = (torch.arange(side, device=raw.device) for side in (height, width))
+        cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[:, :, None]  # [H, W, 1, 2]
+        stride = raw.new_tensor((self.size[1] / width, self.size[0] / height))
+        boxes = self._boxes(raw[..., :4], cells, raw.new_tensor(self.anchors), stride)
+        objectness, classes = raw[..., 4:5], raw[..., 5:]
+        if not self.new_coords:
+            objectness = objectness.sigmoid()
+            classes = classes.softmax(dim=-1) if self.softmax else classes.sigmoid()
+        return boxes.flatten(1, 3), (objectness * classes).flatten(1, 3)
+
+    def _boxes(self, raw: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor) -> Tensor:
+        if not self.new_coords:
+            return self.coder.decode(raw, cells, anchors, stride)
+        scale = self.coder.scale_xy
+        center = (raw[..., :2] * scale - (scale - 1) / 2 + cells) * stride
+        return cxcywh_to_xyxy(torch.cat((center, (2 * raw[..., 2:]) ** 2 * anchors), dim=-1))
+
+
+class CellHead(nn.Module):
+    """`detection` (version 1): all class probabilities, then all confidences, then all boxes, linear.
+
+    root  boxes hold the roots of width and height (`sqrt`)
+    """
+
+    def __init__(self, side: int, boxes: int, num_classes: int, size: Size, *, root: bool, softmax: bool) -> None:
+        super().__init__()
+        self.side, self.boxes, self.num_classes, self.size = side, boxes, num_classes, size
+        self.root, self.softmax = root, softmax
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """S^2 (K + 5 n) outputs -> `[B, S^2 n, 4]`, `[B, S^2 n, K]`."""
+        cells, (height, width) = self.side**2, self.size
+        classes, confidences, boxes = (
+            raw.float().flatten(1).split([cells * self.num_classes, cells * self.boxes, cells * self.boxes * 4], dim=1)
+        )
+        classes = classes.unflatten(1, (cells, 1, -1))
+        classes = classes.softmax(dim=-1) if self.softmax else classes
+        scores = confidences.unflatten(1, (cells, -1, 1)) * classes  # [B, S^2, n, K]
+        boxes = boxes.unflatten(1, (cells, -1, 4))
+        cell = torch.arange(cells, device=raw.device)
+        corner = torch.stack((cell % self.side, cell // self.side), dim=1)[:, None]
+        sides = boxes[..., 2:] ** 2 if self.root else boxes[..., 2:]
+        fractions = torch.cat(((boxes[..., :2] + corner) / self.side, sides), dim=-1)
+        boxes = cxcywh_to_xyxy(fractions * boxes.new_tensor((width, height) * 2))
+        return boxes.flatten(1, 2), scores.flatten(1, 2).clamp(0, 1)
+
+
+@torch.no_grad()
+def build_network(sections: Sequence[Section]) -> Network:
+    """The network of a `.cfg`, without memory for its weights ("meta"); one pass finds the shapes and what does not fit.
+
+    Raises UserError naming the section.
+    """
+    net, *rest = sections
+    size = (net.integer("height"), net.integer("width"))
+    if net.integer("channels", 3) != 3:
+        raise net.error(f"expected 3, RGB, found {net.integer('channels')}", "channels")
+    layers: list[nn.Module] = []
+    inputs: list[tuple[int, ...]] = []
+    with torch.device("meta"):
+        outputs = {IMAGE: torch.empty(1, 3, *size)}
+        for index, section in enumerate(rest):
+            sources = _sources(section, rest)
+            tensors = [outputs[source] for source in sources]
+            try:
+                layer = _build_layer(section, tensors[0], size).eval()
+                result = layer(*tensors)
+            except (RuntimeError, ValueError) as error:  # torch's words for a shape that does not fit
+                found = " and ".join(map(_sizes, tensors))
+                raise section.error(f"does not fit its input {found}: {str(error).splitlines()[0]}") from error
+            if isinstance(result, Tensor):
+                outputs[index] = result
+            layers.append(layer)
+            inputs.append(sources)
+    network = Network(layers, inputs)
+    if not network.heads:
+        raise net.error("these layers are no detector: none is [detection], [region] or [yolo]")
+    return network
+
+
+def _sources(section: Section, layers: Sequence[Section]) -> tuple[int, ...]:
+    """The layers whose outputs a layer reads. In the file negative numbers count back from it."""
+    index, key = section.index, {"route": "layers", "shortcut": "from"}.get(section.kind)
+    listed = section.integers(key) if key else []
+    if key and not listed:
+        raise section.error("expected numbers of layers, found none", key)
+    sources = [source + index if source < 0 else source for source in listed]
+    for number, source in zip(listed, sources, strict=True):
+        if not 0 <= source < index:
+            raise section.error(
+                f"{number} is no layer before this one; expected 0 to {index - 1}, or -1 to -{index}", key
+            )
+    if section.kind != "route":
+        sources = [index - 1, *sources]
+    for source in sources:
+        if source >= 0 and layers[source].kind in ("detection", "region", "yolo"):
+            raise section.error(
+                f"reads layer {source}, [{layers[source].kind}], which ends there; begin with a [route]", key
+            )
+    return tuple(sources)
+
+
+def _build_layer(section: Section, x: Tensor, size: Size) -> nn.Module:
+    """The layer of a section whose (first) input is like `x`, in a network with input of `size` (h, w)."""
+    channels, height, width = x.shape[1:]
+    match section.kind:
+        case "convolutional":
+            kernel_size = section.integer("size")
+            return ConvBlock(
+                channels,
+                section.integer("filters"),
+                kernel_size,
+                section.integer("stride", 1),
+                padding=kernel_size // 2 if section.flag("pad") else section.integer("padding", 0, least=0),
+                groups=section.integer("groups", 1),
+                norm=section.flag("batch_normalize"),
+                act=_activation(section),
+            )
+        case "local":
+            kernel_size = section.integer("size")
+            core = LocallyConnected(
+                channels,
+                section.integer("filters"),
+                kernel_size,
+                (height, width),
+                section.integer("stride", 1),
+                padding=kernel_size // 2 if section.flag("pad") else 0,
+            )
+            return Local(core, _activation(section))
+        case "connected":
+            outputs, norm = section.integer("output"), section.flag("batch_normalize")
+            return Connected(channels * height * width, outputs, norm=norm, act=_activation(section))
+        case "maxpool":
+            stride = section.integer("stride", 1)
+            kernel_size = section.integer("size", stride)
+            return MaxPool(kernel_size, stride, section.integer("padding", kernel_size - 1, least=0))
+        case "avgpool":
+            return nn.AdaptiveAvgPool2d(1)
+        case "upsample":
+            return nn.Upsample(scale_factor=section.integer("stride", 2))
+        case "reorg":
+            return Reorg(section.integer("stride", 1))
+        case "route":
+            groups, group = section.integer("groups", 1), section.integer("group_id", 0, least=0)
+            if group >= groups:
+                raise section.error(f"expected 0 to {groups - 1}, found {group}", "group_id")
+            return Route(groups, group)
+        case "shortcut":
+            return Shortcut(_activation(section))
+        case "softmax":
+            return nn.Softmax(dim=1)
+        case "dropout" | "cost":
+            return nn.Identity()
+        case _:
+            return _build_head(section, x, size)
+
+
+def _build_head(section: Section, x: Tensor, size: Size) -> nn.Module:
+    channels, height, width = x.shape[1:]
+    num_classes = section.integer("classes")
+    if section.integer("coords", 4) != 4:
+        raise section.error(f"expected 4, found {section.integer('coords')}", "coords")
+    if section.kind == "detection":
+        side, boxes = section.integer("side"), section.integer("num")
+        _check_inputs(
+            section, f"{side}^2 ({num_classes} + 5 x {boxes})", side**2 * (num_classes + 5 * boxes), x[0].numel()
+        )
+        root, softmax = section.flag("sqrt"), section.flag("softmax")
+        return CellHead(side, boxes, num_classes, size, root=root, softmax=softmax)
+    anchors = section.pairs("anchors")
+    if len(anchors) != section.integer("num"):
+        raise section.error(f"expected num={section.integer('num')} pairs, found {len(anchors)}", "anchors")
+    if section.kind == "yolo" and "mask" in section.options:
+        mask = section.integers("mask")
+        if not mask or not all(0 <= number < len(anchors) for number in mask):
+            raise section.error(f"expected numbers of anchors, 0 to {len(anchors) - 1}, found {mask}", "mask")
+        anchors = [anchors[number] for number in mask]
+    _check_inputs(section, f"{len(anchors)} x (5 + {num_classes})", len(anchors) * (5 + num_classes), channels)
+    if section.kind == "region":  # anchors in cells
+        anchors = [(w * size[1] / width, h * size[0] / height) for w, h in anchors]
+        return GridHead(anchors, num_classes, size, softmax=section.flag("softmax"))
+    scale_xy, new_coords = section.number("scale_x_y", 1.0), section.flag("new_coords")
+    return GridHead(anchors, num_classes, size, scale_xy=scale_xy, new_coords=new_coords)
+
+
+def _check_inputs(section: Section, formula: str, wanted: int, found: int) -> None:
+    if wanted != found:
+        raise section.error(f"expected {formula} = {wanted} outputs of the layer before, found {found}")
+
+
+def _activation(section: Section) -> Activation:
+    name, known = section.text("activation"), get_args(Activation)
+    if name not in known:
+        raise section.error(f"{name!r} is not known; known: {', '.join(known)}", "activation")
+    return name  # type: ignore[return-value]
+
+
+def _sizes(x: Tensor) -> str:
+    return str(list(x.shape[1:]))
