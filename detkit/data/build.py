@@ -170,11 +170,12 @@ class _Prepared:
         index, seed, draw = key
         try:
             sample = self.dataset.load(index)
+            interpolation = cv2.INTER_LINEAR
             if self.augment is not None:
-                sample = self.augment(sample, seed)
+                sample, interpolation = self.augment(sample, seed), self.augment.interpolation(seed)
             height, width = sample.image.shape[:2]
             info = self.place(sample.image_id, (height, width), draw)
-            return resize_sample(sample, info.input_size), info
+            return resize_sample(sample, info.input_size, interpolation), info
         except UserError:
             raise
         except Exception as error:

@@ -22,29 +22,60 @@ import albumentations as A
 
 MIN_VISIBLE = 0.25  # an object is dropped if less of its box than this is left in a window
 MIN_CROP = 0.3  # of either side of the picture (SSD)
-FILL = 114  # grey of the canvas around a picture that was scaled down
+FILL = (114, 114, 114)  # grey of the canvas around a picture that was scaled down
+MEAN = (123, 117, 104)  # of ImageNet, RGB: the canvas of SSD's expansion
+GREY = (127, 127, 127)  # darknet's canvas
+CROP_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)  # SSD, section 2.2: the whole picture, least IoUs, any window
+CROP_TRIALS = 50
+INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 
 
 class AugmentConfig(Config):
     """What may happen to a training image, in this order. Everything is off but the flip.
 
-    horizontal_flip  probability
-    scale_jitter     (low, high): objects appear this many times larger (log-uniform). Above 1 a random window of the
-                     picture is kept, below 1 the picture lies somewhere on a larger grey canvas (SSD's "expand")
-    crop             probability of a random crop that keeps every object whole and `MIN_CROP` of either side
-    photometric      probability of a change of brightness, contrast, saturation and hue, in the ranges of SSD
+    horizontal_flip       probability
+    photometric           SSD: probability of each of four changes: brightness, contrast, saturation, hue
+    hsv                   darknet: (hue, saturation, exposure): hue moves by up to that part of the circle, the others
+                          are multiplied by up to their factor or its inverse (saturation blends with grey here)
+    expand                SSD: with probability 1/2 the picture lies on a mean-coloured canvas up to this many times
+                          larger; 1: never. The paper has 4
+    iou_crop              SSD's batch sampler (section 2.2): a window, .3 to 1 of the picture in the root of its area
+                          and of half to double its aspect, that overlaps an object by a drawn least IoU; objects stay
+                          whose centre it holds
+    scale_jitter          (low, high): objects appear this many times larger (log-uniform). Above 1 a random window of
+                          the picture is kept, below 1 the picture lies somewhere on a larger grey canvas
+    crop                  probability of a random crop that keeps every object whole and `MIN_CROP` of either side
+    translate             YOLOv1: each border of the picture moves in or out by up to this part of its side
+    jitter                YOLOv2, v3: each side changes by up to this part, and the picture, scaled by `jitter_scale`, is
+                          put somewhere on a grey square
+    jitter_scale          (low, high) of the picture's longer side to the square's, uniform
+    random_interpolation  SSD: the resize to the input's size draws one of five interpolations
     """
 
     horizontal_flip: float = Field(0.5, ge=0, le=1)
+    photometric: float = Field(0.0, ge=0, le=1)
+    hsv: tuple[float, float, float] | None = None
+    expand: float = Field(1.0, ge=1, le=10)
+    iou_crop: bool = False
     scale_jitter: tuple[float, float] | None = None
     crop: float = Field(0.0, ge=0, le=1)
-    photometric: float = Field(0.0, ge=0, le=1)
+    translate: float = Field(0.0, ge=0, lt=0.5)
+    jitter: float = Field(0.0, ge=0, lt=1)
+    jitter_scale: tuple[float, float] = (0.25, 2.0)
+    random_interpolation: bool = False
 
-    @field_validator("scale_jitter")
+    @field_validator("scale_jitter", "jitter_scale")
     @classmethod
     def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and not 0.1 <= value[0] <= value[1] <= 10:
             raise ValueError(f"expected 0.1 <= low <= high <= 10, got {list(value)}")
+        return value
+
+    @field_validator("hsv")
+    @classmethod
+    def _in_range(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not (0 <= value[0] <= 0.5 and value[1] >= 1 and value[2] >= 1):
+            raise ValueError(f"expected a hue of 0 to 0.5 and factors of at least 1, got {list(value)}")
         return value
 
 
@@ -53,28 +84,44 @@ class Augment:
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
-        self._change_colours = _color_jitter(config.photometric) if config.photometric else None
+        changes = _photometric(config.photometric) if config.photometric else []
+        changes += [_hsv(*config.hsv)] if config.hsv else []
+        self._colour_changes = [A.Compose([change]) for change in changes]  # one would give all the same random numbers
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        rng = np.random.default_rng(seed)
-        if rng.random() < self.config.horizontal_flip:
+        config, rng = self.config, np.random.default_rng(seed)
+        if rng.random() < config.horizontal_flip:
             sample = _flip(sample)
-        if self.config.scale_jitter is not None:
-            sample = _jitter_scale(sample, rng, self.config.scale_jitter)
-        if rng.random() < self.config.crop:
+        for change in self._colour_changes:
+            change.set_random_seed(int(rng.integers(2**31)))
+            sample = replace(sample, image=change(image=sample.image)["image"])
+        if config.expand > 1 and rng.random() < 0.5:
+            sample = _expand(sample, rng, config.expand)
+        if config.iou_crop:
+            sample = _iou_crop(sample, rng)
+        if config.scale_jitter is not None:
+            sample = _jitter_scale(sample, rng, config.scale_jitter)
+        if rng.random() < config.crop:
             sample = _crop(sample, rng)
-        if self._change_colours is not None:
-            self._change_colours.set_random_seed(int(rng.integers(2**31)))
-            sample = replace(sample, image=self._change_colours(image=sample.image)["image"])
+        if config.translate:
+            sample = _translate(sample, rng, config.translate)
+        if config.jitter:
+            sample = _jitter(sample, rng, config.jitter, config.jitter_scale)
         return sample
 
+    def interpolation(self, seed: int) -> int:
+        """How the sample of this seed is resized to the input's size."""
+        if not self.config.random_interpolation:
+            return cv2.INTER_LINEAR
+        return int(np.random.default_rng((seed, 1)).choice(INTERPOLATIONS))
 
-def resize_sample(sample: Sample, size: Size) -> Sample:
-    """The sample stretched to `size` (h, w), bilinear."""
+
+def resize_sample(sample: Sample, size: Size, interpolation: int = cv2.INTER_LINEAR) -> Sample:
+    """The sample stretched to `size` (h, w); bilinear unless another of OpenCV's interpolations is given."""
     height, width = sample.image.shape[:2]
     if (height, width) == size:
         return sample
-    image = cv2.resize(sample.image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    image = cv2.resize(sample.image, size[::-1], interpolation=interpolation)
     scale = np.array([size[1] / width, size[0] / height] * 2)
     boxes = np.minimum(sample.boxes * scale, np.array(size[::-1] * 2)).astype(np.float32)
     return replace(sample, image=image, boxes=boxes)
@@ -98,6 +145,61 @@ def _jitter_scale(sample: Sample, rng: np.random.Generator, limits: tuple[float,
     return _window(sample, top, left, (height, width))
 
 
+def _expand(sample: Sample, rng: np.random.Generator, most: float) -> Sample:
+    ratio = rng.uniform(1, most)
+    size = [round(side * ratio) for side in sample.image.shape[:2]]
+    top, left = (-int(rng.integers(0, size[axis] - sample.image.shape[axis] + 1)) for axis in (0, 1))
+    return _window(sample, top, left, (size[0], size[1]), fill=MEAN)
+
+
+def _iou_crop(sample: Sample, rng: np.random.Generator) -> Sample:
+    """As Caffe's sampler: each choice has its trials, and one of the windows found is taken. Regions to ignore guide no
+    window."""
+    choice = CROP_OVERLAPS[int(rng.integers(len(CROP_OVERLAPS)))]
+    objects = sample.boxes[~sample.ignore]
+    if choice is None or not len(objects):
+        return sample
+    height, width = sample.image.shape[:2]
+    for _ in range(CROP_TRIALS):
+        scale = rng.uniform(MIN_CROP, 1)
+        ratio = rng.uniform(max(0.5, scale**2), min(2, 1 / scale**2))  # so that no side passes the picture's
+        w, h = round(width * scale * ratio**0.5), round(height * scale / ratio**0.5)
+        left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+        window = np.array([left, top, left + w, top + h], np.float32)
+        shared = np.minimum(objects[:, 2:], window[2:]) - np.maximum(objects[:, :2], window[:2])
+        shared_area = np.prod(shared.clip(min=0), axis=1)
+        iou = shared_area / (_areas(objects) + w * h - shared_area)
+        if iou.max() >= choice and (centred := _centres_inside(sample.boxes, window))[~sample.ignore].any():
+            return _window(sample, top, left, (h, w), kept=centred)
+    return sample
+
+
+def _centres_inside(boxes: np.ndarray, window: np.ndarray) -> np.ndarray:
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))
+
+
+def _translate(sample: Sample, rng: np.random.Generator, most: float) -> Sample:
+    height, width = sample.image.shape[:2]
+    left, right = (round(width * move) for move in rng.uniform(-most, most, 2))
+    top, bottom = (round(height * move) for move in rng.uniform(-most, most, 2))
+    return _window(sample, top, left, (height + bottom - top, width + right - left))
+
+
+def _jitter(sample: Sample, rng: np.random.Generator, most: float, limits: tuple[float, float]) -> Sample:
+    height, width = sample.image.shape[:2]
+    side = max(height, width)
+    ratio = width * (1 + rng.uniform(-most, most)) / (height * (1 + rng.uniform(-most, most)))
+    longer = side * rng.uniform(*limits)
+    w, h = (longer * ratio, longer) if ratio < 1 else (longer, longer / ratio)
+    sample = resize_sample(sample, (max(1, round(h)), max(1, round(w))))
+    top, left = (
+        -round(rng.uniform(min(0, free), max(0, free)))
+        for free in (side - sample.image.shape[0], side - sample.image.shape[1])
+    )
+    return _window(sample, top, left, (side, side), fill=GREY)
+
+
 def _crop(sample: Sample, rng: np.random.Generator) -> Sample:
     """A random window around all boxes."""
     height, width = sample.image.shape[:2]
@@ -116,12 +218,22 @@ def _span(rng: np.random.Generator, extent: int, first: float, last: float) -> t
     return start, end
 
 
-def _window(sample: Sample, top: int, left: int, size: Size) -> Sample:
-    """What a window of `size` at (top, left) shows, grey where it reaches over the picture.
+def _window(
+    sample: Sample,
+    top: int,
+    left: int,
+    size: Size,
+    *,
+    fill: tuple[int, int, int] = FILL,
+    kept: np.ndarray | None = None,
+) -> Sample:
+    """What a window of `size` at (top, left) shows, `fill` where it reaches over the picture.
 
-    Objects of which less than `MIN_VISIBLE` is left are dropped; regions to ignore stay while anything is left.
+    Objects of which less than `MIN_VISIBLE` is left are dropped; regions to ignore stay while anything is left. `kept`,
+    a mask of the boxes, replaces this rule.
     """
-    image = np.full((*size, 3), FILL, np.uint8)
+    image = np.empty((*size, 3), np.uint8)
+    image[:] = fill
     bottom, right = min(top + size[0], sample.image.shape[0]), min(left + size[1], sample.image.shape[1])
     part = sample.image[max(top, 0) : bottom, max(left, 0) : right]
     y, x = max(-top, 0), max(-left, 0)
@@ -129,7 +241,9 @@ def _window(sample: Sample, top: int, left: int, size: Size) -> Sample:
     moved = sample.boxes - np.array([left, top, left, top], np.float32)
     boxes = np.clip(moved, 0, np.array(size[::-1] * 2, np.float32))
     visible = _areas(boxes) / _areas(moved)
-    kept = (visible >= MIN_VISIBLE) | (sample.ignore & (visible > 0))
+    if kept is None:
+        kept = (visible >= MIN_VISIBLE) | sample.ignore
+    kept = kept & (visible > 0)
     return replace(sample, image=image, boxes=boxes[kept], labels=sample.labels[kept], ignore=sample.ignore[kept])
 
 
@@ -137,8 +251,18 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
 
 
-def _color_jitter(probability: float) -> A.Compose:
-    """In the ranges of SSD: brightness 32 / 255, contrast and saturation half, hue 18 / 360 of the circle."""
-    brightness = (1 - 32 / 255, 1 + 32 / 255)
-    jitter = A.ColorJitter(brightness, contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05), p=probability)
-    return A.Compose([jitter])
+def _photometric(probability: float) -> list[A.ImageOnlyTransform]:
+    """In the ranges of SSD: brightness 32 / 255 added, contrast and saturation half, hue 18 / 360 of the circle."""
+    return [
+        A.RandomBrightnessContrast(32 / 255, (0, 0), brightness_by_max=True, p=probability),
+        A.RandomBrightnessContrast((0, 0), 0.5, p=probability),
+        A.ColorJitter((1, 1), (1, 1), saturation=(0.5, 1.5), hue=(0, 0), p=probability),
+        A.ColorJitter((1, 1), (1, 1), saturation=(1, 1), hue=(-0.05, 0.05), p=probability),
+    ]
+
+
+def _hsv(hue: float, saturation: float, exposure: float) -> A.ImageOnlyTransform:
+    """Exposure multiplies the value of HSV, and so every channel."""
+    return A.ColorJitter(
+        (1 / exposure, exposure), contrast=(1, 1), saturation=(1 / saturation, saturation), hue=(-hue, hue), p=1.0
+    )

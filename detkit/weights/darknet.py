@@ -1,4 +1,4 @@
-"""Darknet's models: any `.cfg` with its `.weights`, from YOLOv1 to v4 and their relatives, for evaluation and prediction.
+"""Darknet's models: a `.cfg` with its `.weights`, from YOLOv1 to v4 and their relatives, for evaluation and prediction.
 
 https://github.com/pjreddie/darknet, https://github.com/AlexeyAB/darknet.
 """
@@ -98,7 +98,8 @@ def load_darknet(cfg: Path, weights: Path | None = None, names: Path | None = No
 
 def load_darknet_source(source: str) -> DarknetDetector:
     """A darknet model by `CFG`, `CFG:WEIGHTS` or `CFG:WEIGHTS:NAMES`; an empty part stands for its default."""
-    cfg, weights, names = (Path(part) if part else None for part in (source.split(":", 2) + ["", ""])[:3])
+    parts = [Path(part) if part else None for part in source.split(":", 2)]
+    cfg, weights, names = [*parts, None, None][:3]
     if cfg is None:
         raise UserError("darknet:: expected darknet:CFG, darknet:CFG:WEIGHTS or darknet:CFG:WEIGHTS:NAMES")
     return load_darknet(cfg, weights, names)
@@ -143,7 +144,7 @@ def _read_names(path: Path, count: int) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != count or len(set(names)) != count:
         raise UserError(
-            f"{path}: expected {count} different class names, one a line, as the network has classes, found {len(names)}"
-            f"{f', {len(set(names))} of them different' if len(set(names)) < len(names) else ''}"
+            f"{path}: expected {count} class names, one a line, as the network has classes; found {len(names)}, "
+            f"{len(set(names))} of them different"
         )
     return names

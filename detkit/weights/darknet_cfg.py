@@ -44,8 +44,8 @@ KEYS: dict[str, tuple[str, ...]] = {
 # keys that change what a layer computes and are not supported, with the value that changes nothing
 NEUTRAL: dict[str, dict[str, str]] = {
     "convolutional": dict.fromkeys(
-        ("binary", "xnor", "flipped", "antialiasing", "share_index", "stride_x", "stride_y", "rotate", "stretch", "sway",
-         "stretch_sway", "deform", "assisted_excitation", "coordconv", "dontload", "dontloadscales"), "0",
+        ("binary", "xnor", "flipped", "antialiasing", "share_index", "stride_x", "stride_y", "rotate", "stretch",
+         "sway", "stretch_sway", "deform", "assisted_excitation", "coordconv", "dontload", "dontloadscales"), "0",
     ) | {"dilation": "1"},
     "connected": {"dontload": "0"},
     "local": {"dontload": "0"},

@@ -22,7 +22,10 @@ IMAGE = -1  # what the first layer reads
 
 
 class Network(nn.Module):
-    """Layers in the order of the file. Each reads the outputs of earlier ones, `inputs`; heads give boxes and scores."""
+    """Layers in the order of the file, each of which reads outputs of earlier ones; heads give boxes and scores.
+
+    inputs  for each layer the numbers of those that it reads, -1 for the image
+    """
 
     def __init__(self, layers: Sequence[nn.Module], inputs: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
@@ -39,7 +42,7 @@ class Network(nn.Module):
     def weighted_layers(self) -> list[nn.Module]:
         """The layers with parameters, in the order of a weights file."""
         return [
-            layer if isinstance(layer, ConvBlock) else layer.core  # type: ignore[misc]
+            layer if isinstance(layer, ConvBlock) else layer.core
             for layer in self.layers
             if isinstance(layer, ConvBlock | Connected | Local)
         ]
@@ -87,7 +90,7 @@ class Local(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """`maxpool`: `padding` in all, half of it (rounded down) left and above; out = (in + padding - size) / stride + 1."""
+    """`maxpool`: out = (in + padding - size) / stride + 1; half of the padding, rounded down, is left and above."""
 
     def __init__(self, size: int, stride: int, padding: int) -> None:
         super().__init__()
@@ -136,8 +139,8 @@ class Route(nn.Module):
         self.groups, self.group = groups, group
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        parts = [x.unflatten(1, (self.groups, -1))[:, self.group] for x in inputs] if self.groups > 1 else inputs
-        return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=1)
+        parts = [torch.unflatten(x, 1, (self.groups, -1))[:, self.group] for x in inputs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class GridHead(nn.Module):
@@ -168,7 +171,7 @@ class GridHead(nn.Module):
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, A (5 + K), H, W]` of tx, ty, tw, th, objectness, classes -> `[B, H W A, 4]`, `[B, H W A, K]`."""
         height, width = raw.shape[-2:]
-        raw = raw.float().unflatten(1, (len(self.anchors), -1)).permute(0, 3, 4, 1, 2)  # [B, H, W, A, 5 + K]
+        raw = torch.unflatten(raw.float(), 1, (len(self.anchors), -1)).permute(0, 3, 4, 1, 2)  # [B, H, W, A, 5 + K]
         rows, columns = (torch.arange(side, device=raw.device) for side in (height, width))
         cells = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[:, :, None]  # [H, W, 1, 2]
         stride = raw.new_tensor((self.size[1] / width, self.size[0] / height))
@@ -201,13 +204,12 @@ class CellHead(nn.Module):
     def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """S^2 (K + 5 n) outputs -> `[B, S^2 n, 4]`, `[B, S^2 n, K]`."""
         cells, (height, width) = self.side**2, self.size
-        classes, confidences, boxes = (
-            raw.float().flatten(1).split([cells * self.num_classes, cells * self.boxes, cells * self.boxes * 4], dim=1)
-        )
-        classes = classes.unflatten(1, (cells, 1, -1))
+        counts = [cells * self.num_classes, cells * self.boxes, cells * self.boxes * 4]
+        classes, confidences, boxes = torch.split(raw.float().flatten(1), counts, dim=1)
+        classes = classes.reshape(-1, cells, 1, self.num_classes)
         classes = classes.softmax(dim=-1) if self.softmax else classes
-        scores = confidences.unflatten(1, (cells, -1, 1)) * classes  # [B, S^2, n, K]
-        boxes = boxes.unflatten(1, (cells, -1, 4))
+        scores = confidences.reshape(-1, cells, self.boxes, 1) * classes  # [B, S^2, n, K]
+        boxes = boxes.reshape(-1, cells, self.boxes, 4)
         cell = torch.arange(cells, device=raw.device)
         corner = torch.stack((cell % self.side, cell // self.side), dim=1)[:, None]
         sides = boxes[..., 2:] ** 2 if self.root else boxes[..., 2:]
@@ -218,9 +220,9 @@ class CellHead(nn.Module):
 
 @torch.no_grad()
 def build_network(sections: Sequence[Section]) -> Network:
-    """The network of a `.cfg`, without memory for its weights ("meta"); one pass finds the shapes and what does not fit.
+    """The network of a `.cfg`, without memory for its weights (on "meta"), after a pass that finds its shapes.
 
-    Raises UserError naming the section.
+    Raises UserError naming the section that is wrong or does not fit.
     """
     net, *rest = sections
     size = (net.integer("height"), net.integer("width"))

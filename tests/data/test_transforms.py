@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from detkit.data.transforms import FILL, MIN_CROP, Augment, AugmentConfig, resize_sample
+from detkit.data.transforms import FILL, INTERPOLATIONS, MEAN, MIN_CROP, Augment, AugmentConfig, resize_sample
 from detkit.structures import Sample
 
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
@@ -16,6 +17,9 @@ MODES = {
     "zoom in": AugmentConfig(horizontal_flip=0.0, scale_jitter=(1.0, 1.8)),
     "zoom out": AugmentConfig(horizontal_flip=0.0, scale_jitter=(0.3, 1.0)),
     "crop": AugmentConfig(horizontal_flip=0.0, crop=1.0),
+    "expand": AugmentConfig(horizontal_flip=0.0, expand=3.0),
+    "iou crop": AugmentConfig(horizontal_flip=0.0, iou_crop=True),
+    "translate": AugmentConfig(horizontal_flip=0.0, translate=0.3),
     "all": AugmentConfig(horizontal_flip=0.5, scale_jitter=(0.5, 2.0), crop=0.5),
 }
 
@@ -56,7 +60,7 @@ def test_boxes_still_frame_their_objects(sample: Sample, mode: str) -> None:
     assert seen > 60
 
 
-@pytest.mark.parametrize("mode", ["flip", "zoom out", "crop"])
+@pytest.mark.parametrize("mode", ["flip", "zoom out", "crop", "expand"])
 def test_nothing_is_lost_where_the_objects_stay_whole(sample: Sample, mode: str) -> None:
     for seed in range(60):
         assert Augment(MODES[mode])(sample, seed).labels.tolist() == [5, 6, 7]
@@ -130,6 +134,132 @@ def test_crop_keeps_a_minimum_of_the_picture_around_a_tiny_object() -> None:
         assert result.image.shape[0] >= MIN_CROP * 100
         assert result.image.shape[1] >= MIN_CROP * 160
         np.testing.assert_allclose(result.boxes[:, 2:] - result.boxes[:, :2], [(0.7, 0.5)], atol=1e-4)
+
+
+def test_expand_surrounds_half_of_the_pictures_with_the_mean_colour(sample: Sample) -> None:
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, expand=4.0))
+    sizes = [augment(sample, seed).image.shape for seed in range(200)]
+    grown = [size for size in sizes if size != (100, 160, 3)]
+    assert 60 < len(grown) < 140
+    assert max(grown) > (350, 560, 3)
+    assert max(grown) <= (400, 640, 3)
+    result = next(r for r in (augment(sample, seed) for seed in range(200)) if r.image.shape[0] > 150)
+    assert (result.image == MEAN).all(axis=2).sum() == result.image.shape[0] * result.image.shape[1] - 100 * 160
+
+
+def test_iou_crop_keeps_objects_by_their_centre_and_half_to_double_the_aspect(sample: Sample) -> None:
+    """An object of 100 x 160 with a quarter visible is kept or not by its centre alone."""
+    image = np.zeros((100, 160, 3), np.uint8)
+    boxes = np.array([(0, 0, 160, 100), (0, 0, 16, 10)], np.float32)
+    sample = Sample(image, boxes, np.array([0, 1]), np.array([False, False]), 0)
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, iou_crop=True))
+    whole, cut = 0, 0
+    for seed in range(300):
+        result = augment(sample, seed)
+        height, width = result.image.shape[:2]
+        whole += (height, width) == (100, 160)
+        assert 0.3 * 0.5**0.5 * 100 - 1 <= height <= 100
+        assert 0.3 * 0.5**0.5 * 160 - 1 <= width <= 160
+        assert 0.48 <= (width / 160) / (height / 100) <= 2.08
+        assert len(result.labels) >= 1, "a window without any object is not taken"
+        if 0 in result.labels:  # clipped to the window: its centre, the picture's, is inside
+            box = result.boxes[result.labels.tolist().index(0)]
+            assert box.tolist() == [0, 0, width, height]
+            cut += width * height < 0.25 * 100 * 160
+    assert 20 < whole < 120, "one of seven choices, and those whose trials fail"
+    assert cut > 0, "less than a quarter of the object was visible, and it stayed"
+
+
+def test_iou_crop_overlaps_an_object(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detkit.data.transforms.CROP_OVERLAPS", (0.7,))
+    boxes = np.array([(20, 10, 140, 90)], np.float32)
+    sample = replace(sample, boxes=boxes, labels=np.array([0]), ignore=np.array([False]))
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, iou_crop=True))
+    for seed in range(100):
+        result = augment(sample, seed)
+        (box,) = result.boxes
+        visible = (box[2] - box[0]) * (box[3] - box[1])
+        window = result.image.shape[0] * result.image.shape[1]
+        assert visible / (120 * 80 + window - visible) >= 0.7 or window == 100 * 160
+
+
+def test_translate_moves_every_border_by_its_part_at_most() -> None:
+    sample = Sample(
+        np.zeros((100, 200, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_), 0
+    )
+    sizes = np.array([Augment(AugmentConfig(translate=0.2))(sample, seed).image.shape[:2] for seed in range(300)])
+    assert sizes.min(axis=0) == pytest.approx([64, 128], abs=6)
+    assert sizes.max(axis=0) == pytest.approx([136, 272], abs=6)
+    assert (sizes >= [60, 120]).all()
+    assert (sizes <= [140, 280]).all()
+
+
+def test_jitter_places_the_picture_on_a_grey_square(sample: Sample) -> None:
+    """The aspect, 1.6, changes by 1.3 / 0.7 at most; the boxes follow to within the blur of the resize."""
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, jitter=0.3, jitter_scale=(0.5, 1.0)))
+    ratios, seen = [], 0
+    for seed in range(100):
+        result = augment(sample, seed)
+        assert result.image.shape == (160, 160, 3)
+        rows, columns = np.nonzero((result.image != 127).any(axis=2))
+        ratios.append((np.ptp(columns) + 1) / (np.ptp(rows) + 1))
+        assert result.labels.tolist() == [5, 6, 7], "all of the picture is on the square"
+        for box, label in zip(result.boxes, result.labels, strict=True):
+            distance = np.abs(result.image.astype(int) - COLOURS[label - 5]).sum(axis=2)
+            rows, columns = np.nonzero(distance < 180)
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, found, atol=1.5)
+            seen += 1
+    assert seen == 300
+    assert 1.6 * 0.7 / 1.3 - 0.05 < min(ratios) < 1.2
+    assert 2.2 < max(ratios) < 1.6 * 1.3 / 0.7 + 0.05
+
+
+def test_jitter_cuts_what_leaves_the_square(sample: Sample) -> None:
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, jitter=0.3, jitter_scale=(2.0, 2.0)))
+    counts = [len(augment(sample, seed).labels) for seed in range(60)]
+    assert min(counts) < 3
+    for seed in range(60):
+        result = augment(sample, seed)
+        assert (result.boxes >= 0).all()
+        assert (result.boxes <= 160).all()
+
+
+def test_hsv_keeps_grey_grey_and_changes_its_value(sample: Sample) -> None:
+    grey = replace(sample, image=np.full((4, 4, 3), 100, np.uint8))
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, hsv=(0.1, 1.5, 1.5)))
+    values = [augment(grey, seed).image for seed in range(200)]
+    assert all((image == image[0, 0, 0]).all() for image in values)
+    seen = [int(image[0, 0, 0]) for image in values]
+    assert 66 <= min(seen) < 75
+    assert 140 < max(seen) <= 150
+
+
+def test_photometric_changes_come_one_by_one() -> None:
+    """Of a grey picture saturation and hue change nothing: the rest is brightness added, contrast multiplied."""
+    grey = Sample(
+        np.full((4, 4, 3), 100, np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_), 0
+    )
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, photometric=0.5))
+    values = np.array([int(augment(grey, seed).image[0, 0, 0]) for seed in range(600)])
+    assert 0.15 < (values == 100).mean() < 0.35, "neither brightness nor contrast: a quarter"
+    assert values.min() >= (100 - 32) * 0.5 - 1
+    assert values.max() <= (100 + 32) * 1.5 + 1
+    assert values.min() < 45
+    assert values.max() > 175
+
+
+def test_interpolation_is_bilinear_or_drawn_from_the_seed() -> None:
+    assert {Augment(AugmentConfig()).interpolation(seed) for seed in range(20)} == {cv2.INTER_LINEAR}
+    augment = Augment(AugmentConfig(random_interpolation=True))
+    assert {augment.interpolation(seed) for seed in range(100)} == set(INTERPOLATIONS)
+    assert augment.interpolation(3) == augment.interpolation(3)
+
+
+@pytest.mark.parametrize("hsv", [(0.6, 1.5, 1.5), (0.1, 0.5, 1.5), (0.1, 1.5, 0.9)])
+def test_hsv_has_its_ranges(hsv: tuple[float, float, float]) -> None:
+    with pytest.raises(ValidationError, match="factors of at least 1"):
+        AugmentConfig(hsv=hsv)
 
 
 @pytest.mark.parametrize("mode", MODES)

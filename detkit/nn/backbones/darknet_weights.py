@@ -27,7 +27,7 @@ def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest:
                 nn.BatchNorm1d) (`connected` with batch norm)
     allow_rest  the file may go on with layers of which there are none here: a backbone from a whole detector's file
     """
-    floats, transposed = _read(path)
+    floats, odd_bytes, transposed = _read(path)
     tensors = [list(_tensors(layer, transposed)) for layer in layers]
     total = sum(tensor.numel() for parts in tensors for tensor in parts)
     start = 0
@@ -44,18 +44,19 @@ def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest:
                 f"{path}: nan or infinity in {_name(layer)}, number {number} of {len(layers)} layers with weights; "
                 "use weights from before its training diverged"
             )
-        for part, piece in zip(parts, values.split([part.numel() for part in parts]), strict=True):
+        for part, piece in zip(parts, torch.split(values, [part.numel() for part in parts]), strict=True):
             part.copy_(piece.view(part.shape))
         start = end
-    if start < len(floats) and not allow_rest:
+    if (start < len(floats) or odd_bytes) and not allow_rest:
+        rest = f"{len(floats) - start} floats" + (f" and {odd_bytes} bytes" if odd_bytes else "")
         raise UserError(
-            f"{path}: too long: {len(floats) - start} floats are left over after the {total} of {len(layers)} layers; "
+            f"{path}: too long: {rest} are left over after the {total} floats of {len(layers)} layers; "
             "it belongs to another network"
         )
 
 
-def _read(path: Path) -> tuple[np.ndarray, bool]:
-    """All floats of a file, and whether its connected weights lie transposed."""
+def _read(path: Path) -> tuple[np.ndarray, int, bool]:
+    """All floats of a file, the bytes after the last whole one, and whether its connected weights lie transposed."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -69,39 +70,38 @@ def _read(path: Path) -> tuple[np.ndarray, bool]:
         )
     transposed = major > 1000 or minor > 1000
     header = 20 if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else 16
-    if len(content) < header or (len(content) - header) % 4:
-        raise UserError(f"{path}: cut short: it ends within a number, at byte {len(content)}; fetch the file again")
-    # a copy, because torch wants memory that it may write to
-    return np.frombuffer(content, "<f4", offset=header).astype(np.float32), transposed
+    count, odd_bytes = divmod(max(0, len(content) - header), 4)
+    floats = np.frombuffer(content, "<f4", count, header) if count else np.empty(0)
+    return floats.astype(np.float32), odd_bytes, transposed  # a copy: torch wants memory that it may write to
 
 
 def _tensors(layer: nn.Module, transposed: bool) -> Iterator[Tensor]:
-    """The parameters and statistics of a layer in the order of the file; the bias of a batch norm takes the first place."""
-    match layer:
-        case ConvBlock(norm=nn.BatchNorm2d() as norm):
+    """The parameters and statistics of a layer in the order of the file: its bias, or its batch norm's, comes first."""
+    match list(layer) if isinstance(layer, nn.Sequential) else [layer]:
+        case [ConvBlock(norm=nn.BatchNorm2d() as norm) as block]:
             yield from _bias_and_statistics(norm)
-            yield layer.conv.weight
-        case ConvBlock(conv=nn.Conv2d(bias=Tensor() as bias)):
+            yield block.conv.weight
+        case [ConvBlock(conv=nn.Conv2d(bias=Tensor() as bias)) as block]:
             yield bias
-            yield layer.conv.weight
-        case LocallyConnected():
-            yield layer.bias
-            yield layer.weight
-        case nn.Linear(bias=Tensor() as bias):
+            yield block.conv.weight
+        case [LocallyConnected() as local]:
+            yield local.bias
+            yield local.weight
+        case [nn.Linear(bias=Tensor() as bias) as linear]:
             yield bias
-            yield layer.weight.t() if transposed else layer.weight
-        case nn.Sequential() if [type(part) for part in layer] == [nn.Linear, nn.BatchNorm1d]:
-            linear, norm = layer
-            bias, *statistics = _bias_and_statistics(norm)  # type: ignore[arg-type]
+            yield linear.weight.t() if transposed else linear.weight
+        case [nn.Linear() as linear, nn.BatchNorm1d() as norm]:
+            bias, *statistics = _bias_and_statistics(norm)
             yield bias
-            yield linear.weight.t() if transposed else linear.weight  # type: ignore[operator, misc]
+            yield linear.weight.t() if transposed else linear.weight
             yield from statistics
         case _:
             raise ValueError(f"layers: expected ConvBlock, LocallyConnected or Linear layers, got {_name(layer)}")
 
 
 def _bias_and_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     return norm.bias, norm.weight, norm.running_mean, norm.running_var
 
 
