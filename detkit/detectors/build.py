@@ -10,12 +10,13 @@ from pydantic import Field
 
 from detkit.detectors.detector import Detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
+from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 
 DetectorConfig = Annotated[
-    FasterRCNNConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config,
+    FasterRCNNConfig | SSDConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config,
     Field(discriminator="name"),
 ]
 
@@ -25,6 +26,8 @@ def build_detector(config: DetectorConfig, class_names: Sequence[str]) -> Detect
     match config:
         case FasterRCNNConfig():
             detector: Detector = build_faster_rcnn(config, class_names)
+        case SSDConfig():
+            detector = build_ssd(config, class_names)
         case YOLOv1Config():
             detector = build_yolov1(config, class_names)
         case YOLOv2Config():

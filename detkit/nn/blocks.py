@@ -48,13 +48,14 @@ class ConvBlock(nn.Module):
         norm: bool = True,
         act: Activation = "leaky",
         norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm
         )
-        self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps) if norm else nn.Identity()
+        self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum) if norm else nn.Identity()
         self.act = activation(act)
         self.out_channels = out_channels
         nn.init.kaiming_normal_(self.conv.weight, a=0.1, nonlinearity="leaky_relu")

@@ -5,6 +5,7 @@ Legend: A anchors a cell, H x W cells. Anchors are float `[..., 4]` xyxy in inpu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -54,6 +55,27 @@ def cell_anchors(
     elif rounding not in ("none", "sides"):
         raise ValueError(f"rounding: expected 'none', 'corners' or 'sides', got {rounding!r}")
     return torch.cat((-half, half), dim=1).float()
+
+
+def prior_anchors(
+    min_size: float, max_size: float | None, ratios: Sequence[float], *, largest: float | None = None
+) -> Tensor:
+    """SSD's default boxes of one cell, centred on zero (arXiv 1512.02325, section 2.2; order of Caffe's PriorBox layer).
+
+    min_size  side of the first, in pixels
+    max_size  the second is square too, with a side of sqrt(min_size * max_size); None: there is none
+    ratios    w/h above 1; each gives a box of that ratio and one of its inverse, both of area min_size^2
+    largest   limit of the sides, in pixels (torchvision's clip); None: no limit
+    Returns float32 `[A, 4]`.
+    """
+    sides = [(min_size, min_size)]
+    if max_size is not None:
+        sides.append((math.sqrt(min_size * max_size),) * 2)
+    for ratio in ratios:
+        long, short = min_size * math.sqrt(ratio), min_size / math.sqrt(ratio)
+        sides += [(long, short), (short, long)]
+    half = torch.tensor(sides).clamp(max=math.inf if largest is None else largest) / 2
+    return torch.cat((-half, half), dim=1)
 
 
 def grid_anchors(

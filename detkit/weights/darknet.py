@@ -8,15 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from detkit.config import UserError
 from detkit.data.voc import VOC_CLASSES
 from detkit.detectors.detector import Detector
+from detkit.detectors.yolov1 import YOLOv1
+from detkit.detectors.yolov2 import YOLOv2
+from detkit.detectors.yolov3 import YOLOv3
+from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
+from detkit.nn.blocks import LocallyConnected
 from detkit.nn.heads.detections import select_detections
 from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig, StretchConfig
 from detkit.structures import Batch, Detections, ImageInfo, Target
@@ -90,10 +96,35 @@ def load_darknet(cfg: Path, weights: Path | None = None, names: Path | None = No
     detector = DarknetDetector(network, _image_input(sections[0]), _class_names(cfg, network, names))
     network.to_empty(device="cpu")
     for module in network.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
     load_darknet_weights(weights or cfg.with_suffix(".weights"), network.weighted_layers())
     return detector.eval()
+
+
+def load_official(detector: Detector, path: Path) -> None:
+    """Fills a YOLOv1, YOLOv2 or YOLOv3 of detkit from the weights that darknet published for the same configuration.
+
+    Raises UserError if the file does not fit.
+    """
+    if not isinstance(detector, YOLOv1 | YOLOv2 | YOLOv3):
+        raise UserError(f"{path}: darknet's weights are for yolov1, yolov2 and yolov3, not {type(detector).__name__}")
+    layers: list[nn.Module] = [*conv_blocks(detector.backbone)]
+    if len(layers) != sum(isinstance(module, nn.Conv2d) for module in detector.backbone.modules()):
+        raise UserError(f"{path}: darknet's weights need a backbone of darknet, such as darknet53")
+    head: Any = detector.head
+    neck: Any = detector.neck
+    match detector:
+        case YOLOv1():
+            layers += [layer for layer in head.hidden.modules() if isinstance(layer, nn.Linear | LocallyConnected)]
+            layers.append(head.output)
+        case YOLOv2():
+            layers += [*conv_blocks(neck), *head.predict]
+        case YOLOv3():  # coarsest level first; the head's levels are finest first
+            for depth, predict in enumerate(reversed(head.predict)):
+                layers += [*conv_blocks(neck.body[depth]), *conv_blocks(neck.output[depth]), predict]
+                layers += neck.lateral[depth : depth + 1]
+    load_darknet_weights(path, layers)
 
 
 def load_darknet_source(source: str) -> DarknetDetector:

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN checkpoints, https://docs.pytorch.org/vision/stable/models.html#object-detection.
+"""torchvision's Faster R-CNN and SSD checkpoints, https://docs.pytorch.org/vision/stable/models.html#object-detection.
 
 Their 91 outputs are background and the COCO ids 1-90, of which ten were never used: those classes are called "N/A" here
 too and stay, because the softmax runs over all of them.
@@ -6,6 +6,7 @@ too and stay, because the softmax runs over all of them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +20,21 @@ from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
-from detkit.nn.backbones.mobilenet import MobileNetV3Config
+from detkit.detectors.ssd import CAFFE_MEAN, SSDConfig
+from detkit.nn.backbones.mobilenet import MobileNetV3Config, SSDLiteMobileNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
 from detkit.nn.heads.rpn import AnchorConfig, RPNConfig
-from detkit.nn.input import InputConfig, ShortSideConfig
+from detkit.nn.heads.ssd import SSDHeadConfig
+from detkit.nn.input import InputConfig, ShortSideConfig, StretchConfig
+from detkit.nn.necks.extra_levels import ExtraLevelsConfig
+
+_SSD_SCALES = [300 * scale for scale in (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)]
+_SSDLITE_SCALES = [320 * (0.2 + 0.15 * level) for level in range(6)] + [320.0]
+_CLAMP = math.log(1000 / 16)
 
 # the detectors as torchvision builds them; norm_eps 0: it overwrites the epsilon of COCO_V1's frozen batch norms
-CONFIGS = {
+CONFIGS: dict[str, FasterRCNNConfig | SSDConfig] = {
     "fasterrcnn_resnet50_fpn": FasterRCNNConfig(backbone=ResNetConfig(norm_eps=0.0)),
     "fasterrcnn_mobilenet_v3_large_320_fpn": FasterRCNNConfig(
         backbone=MobileNetV3Config(),
@@ -37,6 +45,43 @@ CONFIGS = {
             score_threshold=0.05,
         ),
         input=InputConfig(resize=ShortSideConfig(size=320, max_size=640)),
+    ),
+    "ssd300_vgg16": SSDConfig(
+        head=SSDHeadConfig(
+            min_sizes=tuple(_SSD_SCALES[:-1]), max_sizes=tuple(_SSD_SCALES[1:]), clip_sides=True, clamp=_CLAMP
+        ),
+        input=InputConfig(
+            resize=StretchConfig(size=300), mean=(123.00084, 116.99984, 103.9992), std=(1.0, 1.0, 1.0)
+        ),
+    ),
+    "ssdlite320_mobilenet_v3_large": SSDConfig(
+        backbone=SSDLiteMobileNetConfig(),
+        neck=ExtraLevelsConfig(
+            out_channels=(512, 256, 256, 128),
+            reduce=("stride",) * 4,
+            l2_norm=None,
+            norm=True,
+            norm_eps=1e-3,
+            norm_momentum=0.03,
+            act="relu6",
+            depthwise=True,
+        ),
+        head=SSDHeadConfig(
+            min_sizes=tuple(_SSDLITE_SCALES[:-1]),
+            max_sizes=tuple(_SSDLITE_SCALES[1:]),
+            ratios=((2, 3),) * 6,
+            steps=None,
+            clip_sides=True,
+            depthwise=True,
+            norm_eps=1e-3,
+            norm_momentum=0.03,
+            clamp=_CLAMP,
+            score_threshold=0.001,
+            top_k_per_class=300,
+            nms_threshold=0.55,
+            max_detections=300,
+        ),
+        input=InputConfig(resize=StretchConfig(size=320), mean=(127.5,) * 3, std=(127.5,) * 3),
     ),
 }
 
@@ -52,16 +97,37 @@ KEYS = [
     (r"roi_heads\.box_head\.fc7\.", "roi.hidden.1."),
     (r"roi_heads\.box_predictor\.cls_score\.", "roi.classifier."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "roi.regressor."),
+    # SSD and SSDLite
+    (r"head\.classification_head\.module_list\.", "head.classifier."),
+    (r"head\.regression_head\.module_list\.", "head.regressor."),
+    # SSD300: VGG to conv4_3, to fc7, and the extra levels
+    (r"backbone\.scale_weight", "neck.l2_norm.scale"),
+    (r"backbone\.features\.(\d+)\.(?=weight|bias)", r"backbone.\1."),
+    *((rf"backbone\.extra\.0\.{i}\.(?=weight|bias)", f"backbone.{23 + i}.") for i in (1, 3, 5)),
+    (r"backbone\.extra\.0\.7\.1\.", "backbone.fc6."),
+    (r"backbone\.extra\.0\.7\.3\.", "backbone.fc7."),
+    *((rf"backbone\.extra\.{i}\.{j}\.(?=weight|bias)", f"neck.levels.{i - 1}.{j // 2}.conv.") for i in range(1, 5) for j in (0, 2)),
+    # SSDLite: MobileNetV3 to the expansion of C4, from there on, and the extra levels
+    (r"backbone\.features\.0\.13\.", "backbone.13_expand."),
+    (r"backbone\.features\.0\.(\d+)\.", r"backbone.\1."),
+    (r"backbone\.features\.1\.0\.", "backbone.13_reduce."),
+    *((rf"backbone\.features\.1\.{i}\.", f"backbone.{13 + i}.") for i in (1, 2, 3)),
+    *((rf"backbone\.extra\.(\d)\.(\d)\.{i}\.", rf"neck.levels.\1.\2.{part}.") for i, part in enumerate(("conv", "norm"))),
 ]
+
+# inside SSDLite's heads torchvision's depthwise block has numbers where ours has names
+_DEPTHWISE = [(rf"^(head\.\w+\.\d\.0)\.{i}\.", rf"\1.{part}.") for i, part in enumerate(("conv", "norm"))]
 
 
 def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision Faster R-CNN state dict under our names. Raises UserError for a key that is none of its."""
+    """A torchvision state dict under our names. Raises UserError for a key that is none of its."""
     converted = {}
     for key, tensor in state.items():
         ours = next((re.sub(f"^{theirs}", name, key) for theirs, name in KEYS if re.match(theirs, key)), None)
         if ours is None:
-            raise UserError(f"{key!r} is no key of a torchvision Faster R-CNN; known models: {', '.join(CONFIGS)}")
+            raise UserError(f"{key!r} is no key of a torchvision detector; known models: {', '.join(CONFIGS)}")
+        for theirs, name in _DEPTHWISE:
+            ours = re.sub(theirs, name, ours)
         converted[ours] = tensor
     return converted
 

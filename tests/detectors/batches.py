@@ -71,6 +71,10 @@ def enliven(detector: Detector) -> None:
     Fresh heads start near zero, where all scores are the same and nothing is detected; fresh backbones without batch
     statistics fade or explode. Batch norms that start at zero, to begin as a shortcut, would hide what they follow.
     """
+    layers = [module for module in detector.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        if layer.bias is not None and layer.bias.requires_grad:
+            layer.bias.zero_()  # a prior that is rare, such as YOLOv3's objectness, would stay alone
     for parameter in detector.parameters():
         if parameter.requires_grad and parameter.ndim == 1 and not parameter.any():
             parameter.fill_(0.5)
@@ -82,7 +86,6 @@ def enliven(detector: Detector) -> None:
             parameter.div_(std)
         return output / std
 
-    layers = [module for module in detector.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     handles: dict[nn.Module, Any] = {module: module.register_forward_hook(scale) for module in layers}
     batch = make_batch(detector, [3, 2], targets=False)
     detector.eval().postprocess(detector(batch), batch.infos)

@@ -44,6 +44,34 @@ def match_by_iou(
     return torch.where(positive, match, result)
 
 
+def match_bipartite(boxes: Tensor, objects: Tensor, fg_threshold: float) -> Tensor:
+    """SSD's matching (arXiv 1512.02325, section 2.2), as Caffe does it.
+
+    boxes `[N, 4]`, objects `[M, 4]` -> int64 `[N]`: index of an object or BACKGROUND. First, pair after pair in the order
+    of their IoU, each object gets one box that no other has; an object that overlaps no free box gets none. Then every
+    box left whose best IoU is at least `fg_threshold` answers for that object.
+    """
+    if len(objects) == 0 or len(boxes) == 0:
+        return boxes.new_full((len(boxes),), BACKGROUND, dtype=torch.int64)
+    iou = box_iou(objects, boxes)
+    best, match = iou.max(dim=0)
+    matches = torch.where(best >= fg_threshold, match, BACKGROUND)
+    free = iou.clone()
+    overlap, box = free.max(dim=1)
+    for _ in range(len(objects)):
+        winner = int(overlap.argmax())
+        if overlap[winner] <= 0:
+            break
+        taken = box[winner].clone()
+        matches[taken] = winner
+        free[:, taken] = 0
+        free[winner] = 0
+        again = (box == taken) | (overlap <= 0)
+        again[winner] = True
+        overlap[again], box[again] = free[again].max(dim=1)
+    return matches
+
+
 def sample_matches(matches: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
     """Draws at most `count` matches, at most `positive_fraction` of them positive; background fills the rest.
 

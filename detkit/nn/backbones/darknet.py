@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.config import Config
+from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.backbones.staged import StagedBackbone, check_levels
 from detkit.nn.blocks import ConvBlock
 
@@ -32,9 +33,9 @@ class DarknetConfig(Config):
     @model_validator(mode="after")
     def _levels_exist(self) -> DarknetConfig:
         check_levels(self.levels)
-        deepest = 6 if self.name.startswith("yolov1") else 5
-        if self.levels[-1] > deepest or self.levels[0] < 0:
-            raise ValueError(f"levels: {self.name} has levels 0 to {deepest}, found {list(self.levels)}")
+        finest, deepest = int(self.name == "yolov1"), 6 if self.name.startswith("yolov1") else 5
+        if self.levels[-1] > deepest or self.levels[0] < finest:
+            raise ValueError(f"levels: {self.name} has levels {finest} to {deepest}, found {list(self.levels)}")
         return self
 
 
@@ -73,8 +74,6 @@ def build_darknet(config: DarknetConfig) -> StagedBackbone:
         frozen=names[: config.frozen_stages],
     )
     if config.weights:
-        from detkit.nn.backbones.darknet_weights import load_darknet_weights
-
         load_darknet_weights(Path(config.weights), conv_blocks(backbone), allow_rest=True)
     return backbone
 

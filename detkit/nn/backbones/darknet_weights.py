@@ -23,8 +23,8 @@ LATEST = 100_000  # no version number is near; text and archives read as a heade
 def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest: bool = False) -> None:
     """Fills `layers` from a darknet file, in order. Raises UserError for a file that is none, too short or too long.
 
-    layers      ConvBlock, LocallyConnected, nn.Linear (`connected`), or nn.Sequential(nn.Linear without bias,
-                nn.BatchNorm1d) (`connected` with batch norm)
+    layers      ConvBlock or nn.Conv2d with a bias (`convolutional`), LocallyConnected (`local`), nn.Linear
+                (`connected`), nn.Sequential(nn.Linear without bias, nn.BatchNorm1d) (`connected` with batch norm)
     allow_rest  the file may go on with layers of which there are none here: a backbone from a whole detector's file
     """
     floats, odd_bytes, transposed = _read(path)
@@ -87,6 +87,9 @@ def _tensors(layer: nn.Module, transposed: bool) -> Iterator[Tensor]:
         case [LocallyConnected() as local]:
             yield local.bias
             yield local.weight
+        case [nn.Conv2d(bias=Tensor() as bias) as conv]:
+            yield bias
+            yield conv.weight
         case [nn.Linear(bias=Tensor() as bias) as linear]:
             yield bias
             yield linear.weight.t() if transposed else linear.weight
@@ -96,7 +99,7 @@ def _tensors(layer: nn.Module, transposed: bool) -> Iterator[Tensor]:
             yield linear.weight.t() if transposed else linear.weight
             yield from statistics
         case _:
-            raise ValueError(f"layers: expected ConvBlock, LocallyConnected or Linear layers, got {_name(layer)}")
+            raise ValueError(f"layers: expected convolutional, local or connected layers, got {_name(layer)}")
 
 
 def _bias_and_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,10 +1,14 @@
-"""VGG (Simonyan and Zisserman, arXiv 1409.1556) from torchvision: level k, stride 2^(k-1), ends before pool k."""
+"""VGG (Simonyan and Zisserman, arXiv 1409.1556) from torchvision: level k, stride 2^(k-1), ends before pool k.
+
+SSD's form of VGG16 goes on where the classifier was: level 6 is fc7 as a convolution, at stride 16.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import nn
 from torchvision import models
@@ -40,6 +44,53 @@ def build_vgg(config: VGGConfig) -> StagedBackbone:
         out_strides=[2 ** (level - 1) for level in config.levels],
         frozen=names[: pools[config.frozen_stages - 1]] if config.frozen_stages else (),
     )
+
+
+class SSDVGGConfig(Config):
+    """VGG16 as SSD changes it (arXiv 1512.02325, section 3): conv4_3 and fc7, of 512 and 1024 channels."""
+
+    name: Literal["vgg16_ssd"] = "vgg16_ssd"
+    weights: str | None = None  # torchvision weights entry of vgg16, e.g. IMAGENET1K_V1; null: random
+    frozen_stages: int = Field(0, ge=0, le=4)  # SSD trains all
+    levels: tuple[Literal[4], Literal[6]] = (4, 6)
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> SSDVGGConfig:
+        check_weights("vgg16", self.weights)
+        return self
+
+
+def build_ssd_vgg(config: SSDVGGConfig) -> StagedBackbone:
+    network = _vgg(VGGConfig(weights=config.weights))
+    blocks: dict[str, nn.Module] = dict(network.features.named_children())
+    names = list(blocks)
+    pools = [i for i, block in enumerate(blocks.values()) if isinstance(block, nn.MaxPool2d)]
+    network.features[pools[2]].ceil_mode = True  # 75 -> 38, as Caffe
+    del blocks[names[pools[4]]]
+    blocks["pool5"] = nn.MaxPool2d(3, 1, padding=1)
+    blocks["fc6"] = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
+    blocks["relu6"] = nn.ReLU(inplace=True)
+    blocks["fc7"] = nn.Conv2d(1024, 1024, 1)
+    blocks["relu7"] = nn.ReLU(inplace=True)
+    if config.weights:
+        _subsample(network.classifier, blocks["fc6"], blocks["fc7"])
+    return StagedBackbone(
+        blocks,
+        taps=[names[pools[3] - 1], "relu7"],
+        out_channels=(512, 1024),
+        out_strides=(8, 16),
+        frozen=names[: pools[config.frozen_stages - 1]] if config.frozen_stages else (),
+    )
+
+
+@torch.no_grad()
+def _subsample(classifier: nn.Sequential, fc6: nn.Module, fc7: nn.Module) -> None:
+    """Every fourth unit of VGG's fully connected layers, and every third of fc6's 7 x 7 inputs (`a trous`)."""
+    linear6, linear7 = (layer for layer in list(classifier)[:-1] if isinstance(layer, nn.Linear))
+    fc6.weight.copy_(linear6.weight.view(4096, 512, 7, 7)[::4, :, ::3, ::3])
+    fc6.bias.copy_(linear6.bias[::4])
+    fc7.weight.copy_(linear7.weight[::4, ::4, None, None])
+    fc7.bias.copy_(linear7.bias[::4])
 
 
 def load_vgg_classifier(config: VGGConfig, layers: Iterable[nn.Module]) -> None:

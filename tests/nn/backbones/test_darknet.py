@@ -138,7 +138,8 @@ def test_frozen_stages_stand_still_and_the_others_learn(frozen_stages: int) -> N
     ("name", "levels", "message"),
     [
         ("darknet53", (4, 5, 6), "levels: darknet53 has levels 0 to 5, found [4, 5, 6]"),
-        ("yolov1", (7,), "levels: yolov1 has levels 0 to 6, found [7]"),
+        ("yolov1", (7,), "levels: yolov1 has levels 1 to 6, found [7]"),
+        ("yolov1", (0,), "levels: yolov1 has levels 1 to 6, found [0]"),
         ("darknet19", (-1, 5), "levels: darknet19 has levels 0 to 5, found [-1, 5]"),
         ("darknet19", (5, 4), "levels: expected at least one level, finest first and each once, got [5, 4]"),
         ("darknet19", (), "levels: expected at least one level, finest first and each once, got []"),

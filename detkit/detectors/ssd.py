@@ -1,0 +1,66 @@
+"""SSD (Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg, arXiv 1512.02325).
+
+SSD300, SSD512, MobileNet-SSD and SSDLite are configurations; the head also goes onto other backbones and necks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from detkit.config import Config
+from detkit.detectors.single_shot import SingleShotDetector
+from detkit.nn.backbones import BackboneConfig, build_backbone
+from detkit.nn.backbones.vgg import SSDVGGConfig
+from detkit.nn.heads.ssd import SSDHead, SSDHeadConfig
+from detkit.nn.input import ImageInput, InputConfig, StretchConfig
+from detkit.nn.necks.extra_levels import ExtraLevels, ExtraLevelsConfig
+from detkit.nn.necks.fpn import FPN, FPNConfig
+
+NeckConfig = Annotated[ExtraLevelsConfig | FPNConfig, Field(discriminator="name")]
+CAFFE_MEAN = (123.0, 117.0, 104.0)  # RGB
+
+
+class SSD(SingleShotDetector):
+    """Default boxes of growing size on ever coarser levels."""
+
+
+class SSDConfig(Config):
+    """Defaults: SSD300 on VOC."""
+
+    name: Literal["ssd"] = "ssd"
+    backbone: BackboneConfig = SSDVGGConfig()
+    neck: NeckConfig | None = ExtraLevelsConfig()  # null: the backbone's levels as they are
+    head: SSDHeadConfig = SSDHeadConfig()
+    input: InputConfig = InputConfig(resize=StretchConfig(size=300), mean=CAFFE_MEAN, std=(1.0, 1.0, 1.0))
+
+    @model_validator(mode="after")
+    def _levels_agree(self) -> SSDConfig:
+        levels = len(self.backbone.levels)
+        match self.neck:
+            case ExtraLevelsConfig():
+                levels += len(self.neck.out_channels)
+            case FPNConfig():
+                levels += self.neck.extra_level != "none"
+        if len(self.head.min_sizes) != levels:
+            raise ValueError(
+                f"head.min_sizes: expected {levels} entries, one a feature level, found {len(self.head.min_sizes)}"
+            )
+        if not isinstance(self.input.resize, StretchConfig):
+            raise ValueError("input.resize: priors are laid out for one input size; use {name: stretch, size: 300}")
+        return self
+
+
+def build_ssd(config: SSDConfig, class_names: Sequence[str]) -> SSD:
+    backbone = build_backbone(config.backbone)
+    channels = backbone.out_channels
+    neck: ExtraLevels | FPN | None = None
+    match config.neck:
+        case ExtraLevelsConfig():
+            neck = ExtraLevels(config.neck, channels, backbone.out_strides)
+        case FPNConfig():
+            neck = FPN(config.neck, channels, backbone.out_strides)
+    head = SSDHead(config.head, (neck or backbone).out_channels, class_names)
+    return SSD(backbone, neck, head, ImageInput(config.input, stride=1), class_names)

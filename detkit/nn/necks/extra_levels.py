@@ -1,0 +1,77 @@
+"""SSD's coarser levels behind any backbone (Liu et al., arXiv 1512.02325, section 2.1).
+
+Shapes: levels finest first, `[B, C_l, H_l, W_l]` -> the same, and one coarser level for each entry of `out_channels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from detkit.config import Config
+from detkit.nn.blocks import Activation, ConvBlock, L2Norm
+
+
+class ExtraLevelsConfig(Config):
+    """Defaults: SSD300. Each level is a 1x1 convolution to half its width, then one that reduces.
+
+    reduce  stride: 3x3, stride 2. valid: 3x3 without padding. valid4: 4x4 with a padding of 1 (SSD512's last)
+    """
+
+    name: Literal["extra_levels"] = "extra_levels"
+    out_channels: tuple[int, ...] = (512, 256, 256, 256)
+    reduce: tuple[Literal["stride", "valid", "valid4"], ...] = ("stride", "stride", "valid", "valid")
+    l2_norm: float | None = Field(20.0, gt=0)  # first scale of the finest level's norm over channels; null: no norm
+    norm: bool = False  # batch norm behind every convolution
+    norm_eps: float = Field(1e-5, ge=0)
+    norm_momentum: float = Field(0.1, gt=0, le=1)
+    act: Activation = "relu"
+    depthwise: bool = False  # SSDLite: the reducing convolution is depthwise, a 1x1 follows
+
+    @model_validator(mode="after")
+    def _one_reduction_a_level(self) -> ExtraLevelsConfig:
+        if len(self.reduce) != len(self.out_channels):
+            raise ValueError(
+                f"reduce: expected {len(self.out_channels)} entries, as out_channels has, found {len(self.reduce)}"
+            )
+        return self
+
+
+class ExtraLevels(nn.Module):
+    def __init__(self, config: ExtraLevelsConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
+        super().__init__()
+        block = partial(
+            ConvBlock, norm=config.norm, act=config.act, norm_eps=config.norm_eps, norm_momentum=config.norm_momentum
+        )
+        self.l2_norm = nn.Identity() if config.l2_norm is None else L2Norm(in_channels[0], config.l2_norm)
+        self.levels = nn.ModuleList()
+        channels, strides = in_channels[-1], list(in_strides)
+        for width, reduce in zip(config.out_channels, config.reduce, strict=True):
+            kernel_size, stride, padding = {"stride": (3, 2, 1), "valid": (3, 1, 0), "valid4": (4, 1, 1)}[reduce]
+            half = width // 2
+            layers = [block(channels, half, 1)]
+            if config.depthwise:
+                layers.append(block(half, half, kernel_size, stride, padding=padding, groups=half))
+                layers.append(block(half, width, 1))
+            else:
+                layers.append(block(half, width, kernel_size, stride, padding=padding))
+            self.levels.append(nn.Sequential(*layers))
+            channels = width
+            strides.append(strides[-1] * 2)  # nominal: what `valid` leaves depends on the input's size
+        self.out_channels = (*in_channels, *config.out_channels)
+        self.out_strides = tuple(strides)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        levels = [self.l2_norm(features[0]), *features[1:]]
+        level = features[-1]
+        for layers in self.levels:
+            level = layers(level)
+            levels.append(level)
+        return levels

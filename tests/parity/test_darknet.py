@@ -1,0 +1,57 @@
+"""Real darknet models against OpenCV's dnn module, by the scores that it reaches with them on real images.
+
+The reference: a plain stretch to 320 x 320, RGB / 255, score > 0.005, suppression at 0.45 within a class. Its batch
+norms have an epsilon of 1e-6, darknet's and ours 1e-5.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from detkit.data.build import build_dataset
+from detkit.data.coco import COCOConfig
+from detkit.data.dataset import ImageDataset
+from detkit.data.voc import VOCConfig
+from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
+from detkit.evaluation.evaluator import Evaluation, Protocol
+from detkit.weights.darknet import load_darknet
+from tests.parity.conftest import Ledger
+
+REFERENCE = "OpenCV 4.14 dnn"
+LIMIT = 0.005
+
+
+def measure(model: Path, dataset: ImageDataset, *protocols: Protocol) -> Evaluation:
+    detector = load_darknet(model)
+    loader = evaluation_loader(dataset, detector, batch_size=8, workers=0)
+    device = torch.device("cpu")
+    return evaluate(detector, loader, build_evaluator(dataset), protocols, device=device, progress=False)
+
+
+def test_voc(shared_data: Path, compare: Ledger) -> None:
+    lists = ("2007_train", "2007_val")
+    root = str(shared_data / "voc07-mini" / "VOCdevkit")
+    dataset = build_dataset(VOCConfig(root=root, train=lists, val=lists), "val")
+    assert len(dataset) == 150
+    results = measure(shared_data / "weights" / "yolo-fastest-1.0-voc.cfg", dataset, "voc07", "voc10").results
+    expected = json.loads((shared_data / "weights" / "expected_voc07-mini.json").read_text())["expected"]
+    enter = partial(compare, "yolo-fastest-1.0-voc", REFERENCE, limit=LIMIT)
+    for protocol, key in (("voc07", "voc07_11point"), ("voc10", "all_point")):
+        ours, theirs = results[protocol], expected[key]
+        names = list(ours.per_class)
+        mean, classes = torch.tensor(ours.score), torch.tensor([ours.per_class[name] for name in names])
+        enter(f"{protocol} mAP, 150 images", [(mean, torch.tensor(theirs["mean"]))])
+        enter(f"{protocol} AP of 20 classes", [(classes, torch.tensor([theirs[name] for name in names]))])
+
+
+def test_coco(shared_data: Path, compare: Ledger) -> None:
+    dataset = build_dataset(COCOConfig(root=str(shared_data / "coco-mini")), "val")
+    assert len(dataset) == 48
+    results = measure(shared_data / "weights" / "yolo-fastest-1.1-coco.cfg", dataset, "coco").results
+    expected = json.loads((shared_data / "weights" / "expected_dev_coco48.json").read_text())["pycocotools_stats"]
+    numbers = torch.tensor(list(results["coco"].metrics.values()))
+    compare(
+        "yolo-fastest-1.1-coco", REFERENCE, "COCO's 12 numbers, 48 images", [(numbers, torch.tensor(expected))], LIMIT
+    )

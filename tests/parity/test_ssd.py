@@ -1,0 +1,110 @@
+"""SSD300 and SSDLite320 against torchvision's, from the same random weights."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+
+from detkit.detectors.build import build_detector
+from detkit.detectors.ssd import SSD
+from detkit.structures import Batch, ImageInfo, Target
+from detkit.weights.torchvision import CONFIGS, convert_keys
+from tests.parity.conftest import Ledger
+
+OBJECTS = [0, 1, 12]
+CLASSES = [f"class {i}" for i in range(90)]
+MODELS = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request: pytest.FixtureRequest) -> tuple[str, SSD, nn.Module]:
+    """(name, ours, torchvision's) with the same lively random weights, batch norms as in evaluation."""
+    torch.manual_seed(0)
+    config = CONFIGS[request.param]
+    # the reference normalises pixels of 0-255 too, so that both see the same input to the last bit
+    pixels = {"image_mean": config.input.mean, "image_std": config.input.std}
+    theirs = detection.__dict__[request.param](weights=None, weights_backbone=None, **pixels)
+    enliven(theirs, MODELS[request.param])
+    ours = build_detector(config, CLASSES)
+    ours.load_state_dict(convert_keys(theirs.state_dict()))
+    return request.param, ours, theirs
+
+
+@torch.no_grad()
+def enliven(model: nn.Module, size: int) -> None:
+    """Scales every convolution, the first time it runs, to outputs with a standard deviation of one."""
+
+    def scale(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        handles.pop(module).remove()
+        std = output.std()
+        if std == 0:
+            return output
+        for parameter in module.parameters():
+            parameter.div_(std)
+        return output / std
+
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    handles = {module: module.register_forward_hook(scale) for module in convs}
+    model.eval()([torch.rand(3, size, size) * 255])
+    for head in (model.head.classification_head, model.head.regression_head):
+        for conv in head.modules():
+            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+                conv.weight.mul_(3.0 if head is model.head.classification_head else 0.5)
+
+
+def make_batch(size: int) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.zeros(len(OBJECTS), 3, size, size, dtype=torch.uint8)
+    targets = []
+    for image, count in zip(images, OBJECTS, strict=True):
+        coarse = torch.rand(1, 3, 12, 12, generator=generator)
+        smooth = nn.functional.interpolate(coarse, (size, size), mode="bicubic")[0]
+        image[:] = ((0.7 * smooth + 0.3 * torch.rand(3, size, size, generator=generator)) * 255).clamp(0, 255)
+        corner = torch.rand(count, 2, generator=generator) * 180
+        side = torch.rand(count, 2, generator=generator) * 100 + 8
+        labels = torch.randint(0, len(CLASSES), (count,), generator=generator)
+        targets.append(Target(torch.cat([corner, corner + side], dim=1), labels, torch.zeros(count, dtype=torch.bool)))
+    infos = [ImageInfo(i, (size, size), (size, size), (1.0, 1.0)) for i in range(len(OBJECTS))]
+    return Batch(images, tuple(infos), tuple(targets))
+
+
+def as_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    assert batch.targets
+    return list(batch.images.float()), [{"boxes": t.boxes, "labels": t.labels + 1} for t in batch.targets]
+
+
+def test_detections(pair: tuple[str, SSD, nn.Module], compare: Ledger) -> None:
+    name, ours, theirs = pair
+    batch = make_batch(MODELS[name])
+    ours.eval(), theirs.eval()
+    with torch.no_grad():
+        found = ours.postprocess(ours(batch), batch.infos)
+        expected = theirs(as_torchvision(batch)[0])
+    assert min(len(detections) for detections in found) >= 10, "too few detections to compare"
+    for detections, reference in zip(found, expected, strict=True):
+        assert torch.equal(detections.labels + 1, reference["labels"])
+    enter = partial(compare, "SSD", f"torchvision {name}")
+    enter("detections: boxes (px)", [(d.boxes, e["boxes"]) for d, e in zip(found, expected, strict=True)])
+    enter("detections: scores", [(d.scores, e["scores"]) for d, e in zip(found, expected, strict=True)])
+
+
+def test_losses_and_gradients(pair: tuple[str, SSD, nn.Module], compare: Ledger) -> None:
+    name, ours, theirs = pair
+    batch = make_batch(MODELS[name])
+    ours.train(), theirs.train()
+    losses = ours.criterion(ours(batch), batch.targets)
+    expected = theirs(*as_torchvision(batch))
+    names = {"ssd_class": "classification", "ssd_box": "bbox_regression"}
+    enter = partial(compare, "SSD", f"torchvision {name}")
+    enter("two losses", [(losses[mine], expected[yours]) for mine, yours in names.items()])
+
+    ours.zero_grad(), theirs.zero_grad()
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    wanted = convert_keys({key: p.grad for key, p in theirs.named_parameters()})
+    found = {key: p.grad for key, p in ours.named_parameters()}
+    assert found.keys() == wanted.keys()
+    scale = {key: max(1.0, wanted[key].abs().max().item()) for key in wanted}
+    enter("gradients, all parameters", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
