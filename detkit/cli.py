@@ -1,4 +1,4 @@
-"""`detkit train | eval | predict`, and the same three as scripts in `tools/`."""
+"""`detkit train | eval | predict | anchors`, and the same four as scripts in `tools/`."""
 
 from __future__ import annotations
 
@@ -105,8 +105,34 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"{len(results)} pictures and frames -> {options.output}")
 
 
+def anchors(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("anchors", description="Find anchors that fit the boxes of your data: k-means.")
+    parser.add_argument("config", type=Path, help="a YAML file of configs/; its data and model.input are read")
+    parser.add_argument("--k", type=int, default=9, metavar="K", help="how many anchors (9)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first guess (0)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting")
+    return _run(parser, _anchors, arguments)
+
+
+def _anchors(options: argparse.Namespace) -> None:
+    from detkit.config import load_config
+    from detkit.engine.anchors import describe_anchors
+    from detkit.engine.run import RunConfig
+
+    if options.k < 1:
+        raise UserError(f"--k: expected at least 1, found {options.k}")
+    if options.seed < 0:
+        raise UserError(f"--seed: expected at least 0, found {options.seed}")
+    print(describe_anchors(load_config(options.config, RunConfig, options.set), options.k, options.seed))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "eval": evaluate, "predict": predict}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "train": train,
+        "eval": evaluate,
+        "predict": predict,
+        "anchors": anchors,
+    }
     parser = argparse.ArgumentParser("detkit", description=TOP)
     parser.add_argument("command", choices=commands, help="each explains itself with --help")
     given = sys.argv[1:] if arguments is None else arguments

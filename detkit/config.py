@@ -69,7 +69,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Plain values from safe YAML; keys are text. Raises ConfigError naming `where`, the line and the column."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -93,7 +94,7 @@ def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str
         raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot read this configuration: {error.strerror}") from error
-    data = _parse_yaml(text, str(path))
+    data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found {type(data).__name__}")
     overrides = list(overrides)
@@ -124,7 +125,7 @@ def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"--set {item}: {'.'.join(parts[: depth + 1])} is a value, not a section")
-        node[parts[-1]] = _parse_yaml(text, f"--set {key}")
+        node[parts[-1]] = parse_yaml(text, f"--set {key}")
     return data
 
 

@@ -21,7 +21,7 @@ from detkit import cli
 from detkit.config import load_config
 from detkit.engine.run import RunConfig
 from tests.cli_support import TINY, train_tiny, write_config
-from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc
+from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc, write_yolo
 
 Refused = Callable[..., str]
 DOG, CAT = voc_object("dog", (5, 5, 20, 20)), voc_object("cat", (1, 1, 30, 30))
@@ -287,6 +287,50 @@ def test_coco_files_of_different_categories(refused: Refused, config: Path, tmp_
     )
     message = refused(cli.train, config, "--set", f"data={{name: coco, root: '{tmp_path / 'coco'}'}}")
     says(message, "instances_train2017.json", "instances_val2017.json", "id 3 is 'car' and 'bus'", "same categories")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("2 0.5 0.5 0.1 0.1", ["the class 2 is not known", "0 (dog) to 1 (cat)"]),
+        ("dog 0.5 0.5 0.1 0.1", ["expected numbers alone", "'dog 0.5 0.5 0.1 0.1'"]),
+        ("0 0.5 0.5 0.1", ["expected class cx cy w h", "found 4 columns"]),
+        ("0 30 20 6 4", ["expected shares of the picture, 0 to 1", "divide pixels"]),
+        ("0 0.9 0.5 0.4 0.1", ["(dog): box x 42 to 66", "leaves the image, 60 x 40"]),
+        ("0 0.5 0.5 0 0.1", ["(dog): box x 30 to 30", "empty"]),
+        ("0 nan 0.5 0.1 0.1", ["(dog): box x nan", "not finite"]),
+    ],
+)
+def test_yolo_data(refused: Refused, config: Path, tmp_path: Path, line: str, words: list[str]) -> None:
+    write_yolo(tmp_path / "kit", {"one": f"0 0.5 0.5 0.1 0.1\n{line}\n", "two": ""})
+    message = refused(cli.train, config, "--set", yolo_setting(tmp_path / "kit"))
+    says(message, f"yolo train ({tmp_path / 'kit'}/data.yaml): 1 problem", "images/train/one.jpg", "on_bad_label")
+    says(message, "labels/train/one.txt:2", *words)
+
+
+def yolo_setting(root: Path) -> str:
+    return f"data={{name: yolo, root: '{root}'}}"
+
+
+def test_yolo_files(refused: Refused, config: Path, tmp_path: Path) -> None:
+    folder = write_yolo(tmp_path / "kit", {"one": "0 0.5 0.5 0.1 0.1", "two": None}, nc=2)
+
+    def message_of(*settings: str) -> str:
+        given = (yolo_setting(tmp_path / "kit"), *settings)
+        return refused(cli.train, config, *(part for setting in given for part in ("--set", setting)))
+
+    says(message_of("data.train=trian"), "data.train: ", "data.yaml has no key 'trian'", "splits there: train, val")
+    says(message_of("data.root=nowhere"), "data.root: the folder nowhere does not exist", "datasets/README.md")
+    says(message_of("data.root=nowhere.yaml"), "data.root: nowhere.yaml does not exist")
+    (folder / "three.txt").touch()
+    says(message_of(), "labels/train/three.txt: no picture belongs to this label file", "add it or delete the file")
+    for path in folder.iterdir():
+        path.unlink()
+    says(message_of(), "none of 2 pictures has a label file; expected ", "labels/train/one.txt")
+    write_yolo(tmp_path / "kit", {}, nc=3)
+    says(message_of(), "data.yaml: nc: says 3 classes, but names has 2")
+    write_yolo(tmp_path / "kit", {}, names={"0": "dog", "2": "cat"})
+    says(message_of(), "data.yaml: names: expected the ids 0 to 1, found 0, 2")
 
 
 def test_folder_of_somebody_else_is_not_drawn_over(refused: Refused, config: Path, run: Path) -> None:

@@ -23,9 +23,10 @@ from detkit.data.dataset import ImageDataset
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.data.transforms import Augment, resize_sample
 from detkit.data.voc import VOCConfig, read_voc
+from detkit.data.yolo import YOLODataConfig, read_yolo
 from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
 
-DataConfig = Annotated[VOCConfig | COCOConfig | ShapesConfig, Field(discriminator="name")]
+DataConfig = Annotated[VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig, Field(discriminator="name")]
 Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, original (h, w), draw)
 Key = tuple[int, int, int | None]  # (index of the image, its seed, draw of its batch)
 
@@ -41,13 +42,17 @@ class LoaderConfig(Config):
     aspect_grouping: bool = True
 
 
-def build_dataset(config: VOCConfig | COCOConfig | ShapesConfig, split: Literal["train", "val"]) -> ImageDataset:
+def build_dataset(
+    config: VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig, split: Literal["train", "val"]
+) -> ImageDataset:
     """The checked data set of a split; both splits have the same class names. Raises DataError."""
     match config:
         case VOCConfig():
             return read_voc(config, split)
         case COCOConfig():
             return read_coco(config, split)
+        case YOLODataConfig():
+            return read_yolo(config, split)
         case ShapesConfig():
             return read_shapes(config, split)
 

@@ -100,7 +100,7 @@ def check_images(
     counts: Counter[str] = Counter()
     problems: list[str] = []
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        sizes = pool.map(partial(_upright_size, decode=decode), [image.path for image in images])
+        sizes = pool.map(partial(upright_size, decode=decode), [image.path for image in images])
         for image, size in tqdm(zip(images, sizes, strict=True), f"checking {name}", len(images), delay=2, leave=False):
             fault = image.problem or (size if isinstance(size, str) else _size_fault(image, size))
             objects: list[RawObject] = []
@@ -179,7 +179,7 @@ def _size_fault(image: RawImage, size: Size) -> str | None:
     )
 
 
-def _upright_size(path: str, decode: bool) -> Size | str:
+def upright_size(path: str, decode: bool) -> Size | str:
     """(h, w) of the picture with its EXIF orientation applied, or what is wrong with the file.
 
     Pillow decodes because it reports a truncated file, for which OpenCV returns a picture with a grey rest.

@@ -6,7 +6,7 @@ Legend: I images, M objects of all images, N objects of one image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -38,8 +38,12 @@ class ImageDataset:
         on_bad_label: LabelPolicy = "raise",
         decode: bool = True,
         min_side: float = 0.0,
+        notes: Mapping[str, int] | None = None,
     ) -> None:
-        """Checks `images` (see `check_images`). Raises DataError with every problem the policy does not settle."""
+        """Checks `images` (see `check_images`). Raises DataError with every problem the policy does not settle.
+
+        notes  what the reader itself has to say in the summary, as `{"line repeated": 2}`
+        """
         self.name = name
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
@@ -55,7 +59,7 @@ class ImageDataset:
         widths, heights = self._boxes[:, 2] - self._boxes[:, 0], self._boxes[:, 3] - self._boxes[:, 1]
         areas = np.array([np.nan if item.area is None else item.area for item in objects], np.float32)
         self._areas = np.where(np.isnan(areas), widths * heights, areas)  # [M]
-        self.summary = self._summarise(counts)
+        self.summary = self._summarise(Counter(notes or {}) + counts)
 
     def __len__(self) -> int:
         return len(self._paths)

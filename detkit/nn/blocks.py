@@ -33,6 +33,16 @@ def activation(name: Activation) -> nn.Module:
             return nn.SiLU(inplace=True)
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Takes the running statistics where a batch has one value a channel: one image, a map of 1 x 1 (SSD's last)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        y: Tensor = super().forward(x)
+        return y
+
+
 class ConvBlock(nn.Module):
     """Convolution, batch norm (or a bias instead) and activation; padding keeps the size at stride 1 unless given."""
 
@@ -55,7 +65,7 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm
         )
-        self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum) if norm else nn.Identity()
+        self.norm = BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum) if norm else nn.Identity()
         self.act = activation(act)
         self.out_channels = out_channels
         nn.init.kaiming_normal_(self.conv.weight, a=0.1, nonlinearity="leaky_relu")

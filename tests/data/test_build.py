@@ -19,6 +19,7 @@ from detkit.data.shapes import ShapesConfig
 from detkit.data.shapes_drawing import CLASS_NAMES
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.data.voc import VOCConfig
+from detkit.data.yolo import YOLODataConfig
 from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
 from tests.data.writers import make_dataset
 
@@ -246,6 +247,7 @@ def test_config_is_chosen_by_name() -> None:
     assert isinstance(voc, VOCConfig)
     assert (voc.on_bad_label, voc.check_images, voc.difficult) == ("raise", True, "ignore")
     assert isinstance(adapter.validate_json('{"name": "coco", "root": "x"}'), COCOConfig)
+    assert isinstance(adapter.validate_json('{"name": "yolo", "root": "x"}'), YOLODataConfig)
     assert isinstance(adapter.validate_json('{"name": "shapes"}'), ShapesConfig)
     assert LoaderConfig().workers == 2
 
@@ -255,6 +257,7 @@ def test_build_dataset_reads_each_kind(tmp_path: Path) -> None:
     assert len(build_dataset(shapes, "train")) == 2
     voc = VOCConfig(root=shapes.root, train=("2007_train",), val=("2007_val",), classes=CLASS_NAMES)
     assert build_dataset(voc, "val").name == "voc val (2007_val)"
-    for config in (VOCConfig(root="/nowhere", train=("2007_a",), val=()), COCOConfig(root="/nowhere")):
+    voc = VOCConfig(root="/nowhere", train=("2007_a",), val=())
+    for config in (voc, COCOConfig(root="/nowhere"), YOLODataConfig(root="/nowhere")):
         with pytest.raises(DataError, match="does not exist"):
             build_dataset(config, "train")

@@ -91,3 +91,22 @@ def make_dataset(
         objects = [RawObject(f"object {n}", 0, box) for n, box in enumerate(boxes)]
         images.append(RawImage(index, str(path), str(path), size, objects))
     return ImageDataset(images, name="made", class_names=("thing",), category_ids=(1,))
+
+
+def write_yolo(
+    root: Path, labels: dict[str, str | None], *, names: Any = ("dog", "cat"), split: str = "train", **keys: Any
+) -> Path:
+    """Flat pictures of 40 x 60 (h, w) in images/SPLIT and the text of their label files, None for no such file.
+
+    Returns the folder of the label files; data.yaml has train, val, `names` and `keys`.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    content = {"train": "images/train", "val": "images/val", "names": names, **keys}
+    (root / "data.yaml").write_text(json.dumps(content))  # which is YAML
+    folder = root / "labels" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, text in labels.items():
+        write_picture(root / "images" / split / f"{stem}.jpg")
+        if text is not None:
+            (folder / f"{stem}.txt").write_text(text)
+    return folder

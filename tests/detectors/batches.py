@@ -32,6 +32,8 @@ def cheap_config(path: Path, short_side: int = 96) -> RunConfig:
         resize |= {"size": short_side, "max_size": 2 * short_side, "train_sizes": ()}
     elif resize["name"] == "letterbox":
         resize |= {"size": short_side, "train_sizes": ()}
+    elif resize["size"] == 512:  # SSD512's seven levels need no more
+        resize |= {"size": 320}
     return parse_config(tree, RunConfig)
 
 

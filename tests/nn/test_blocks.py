@@ -149,3 +149,11 @@ def test_locally_connected_has_weights_of_its_own_in_every_cell(
                         total += weight[c, u, v].item() * x[b, c, row, column].item()
         assert y[b, o, i, j].item() == pytest.approx(total)
     assert torch.autograd.gradcheck(layer, x[:1].requires_grad_())
+
+
+def test_one_image_on_a_map_of_one_cell_trains_with_the_running_statistics() -> None:
+    block = ConvBlock(3, 4, 1).train()
+    x = torch.randn(1, 3, 1, 1)
+    torch.testing.assert_close(block(x), block.eval()(x))
+    block.train()(torch.randn(2, 3, 1, 1))
+    assert (block.norm.running_mean != 0).any()  # two values are a statistic

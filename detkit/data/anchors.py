@@ -1,0 +1,71 @@
+"""Anchors that fit one's own boxes: k-means on their shapes (YOLOv2, arXiv 1612.08242, section 2).
+
+Legend: N boxes, k anchors. Shapes are float64 `[N, 2]`, width and height, in any unit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from detkit.config import UserError
+from detkit.ops.iou import box_iou
+
+RESTARTS = 5  # beginnings from which the best result is kept
+MAX_STEPS = 300  # of one beginning; the distance is not Euclid's, so the means may go in circles
+
+
+def kmeans_anchors(sides: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
+    """Float64 `[k, 2]`, sorted by area: the centres of k clusters under the distance 1 - IoU.
+
+    A centre is the mean of its shapes. The first centres are k different shapes, each drawn by its distance to those
+    before it (k-means++). Of all steps of all restarts the one with the highest `mean_iou` is kept.
+    Raises UserError if there are fewer than k different shapes.
+    """
+    if k < 1:
+        raise UserError(f"anchors: expected at least 1, found {k}")
+    sides = sides.astype(np.float32).astype(np.float64)  # shapes that still differ have an IoU below 1
+    distinct = len(np.unique(sides, axis=0))
+    if distinct < k:
+        raise UserError(f"anchors: {k} need as many different box shapes, found {distinct}; ask for at most {distinct}")
+    rng = np.random.default_rng(seed)
+    best, best_iou = np.empty((k, 2)), -1.0
+    for _ in range(RESTARTS):
+        anchors = _first_anchors(sides, k, rng)
+        owners: np.ndarray | None = None
+        for _ in range(MAX_STEPS):
+            overlaps = _shape_iou(sides, anchors)
+            if (iou := float(overlaps.max(axis=1).mean())) > best_iou:
+                best, best_iou = anchors, iou
+            previous, owners = owners, overlaps.argmax(axis=1)
+            if previous is not None and (owners == previous).all():
+                break
+            anchors = _means(sides, owners, anchors)
+    return best[np.argsort(best.prod(axis=1), kind="stable")]
+
+
+def mean_iou(sides: np.ndarray, anchors: np.ndarray) -> float:
+    """The IoU of each shape with the anchor that fits it best, on average."""
+    return float(_shape_iou(sides, anchors).max(axis=1).mean())
+
+
+def _first_anchors(sides: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    chosen = [int(rng.integers(len(sides)))]
+    distance = np.ones(len(sides))
+    while len(chosen) < k:
+        distance = np.minimum(distance, 1 - _shape_iou(sides, sides[chosen[-1:]])[:, 0])
+        chosen.append(int(rng.choice(len(sides), p=distance / distance.sum())))
+    return sides[chosen]
+
+
+def _means(sides: np.ndarray, owners: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """The mean of each cluster; an empty one keeps its anchor."""
+    counts = np.bincount(owners, minlength=len(anchors))
+    sums = np.stack([np.bincount(owners, side, len(anchors)) for side in sides.T], axis=1)
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], anchors)
+
+
+def _shape_iou(sides: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """`[N, k]`: IoU of shapes that have a corner in common, which is that of shapes with a common centre."""
+    boxes = [torch.from_numpy(np.pad(shapes, ((0, 0), (2, 0)))) for shapes in (sides, anchors)]
+    return box_iou(boxes[0], boxes[1]).numpy()

@@ -1,0 +1,274 @@
+"""The layout of darknet's descendants: a YAML file, folders of pictures, a text file of labels beside each picture.
+
+root/data.yaml              path, train, val, test: where the pictures are; names: the classes; nc: how many, if given
+root/images/train/a.jpg     a picture
+root/labels/train/a.txt     its objects, a line each
+
+A label file is found by the path of its picture: the last folder called `images` becomes `labels`, the suffix `.txt`;
+without such a folder it lies beside the picture. A picture without a label file has no objects.
+A line is `class cx cy w h`: the index of the class, then the centre and the sides of the box as shares of the upright
+picture. With more columns it is a polygon, `class x1 y1 x2 y2 x3 y3 ...`, which is read as its bounding box.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from detkit.config import parse_yaml
+from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject, upright_size
+from detkit.data.dataset import ImageDataset
+from detkit.structures import Size
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+NOT_LABELS = ("classes.txt",)  # the list of names that labelImg writes among the labels
+PIXELS = 2.0  # a coordinate above this is no share of a picture that somebody drew a box a little too far in
+MAX_LINE = 60  # characters of a faulty line that a message quotes
+
+
+class YOLODataConfig(FilesConfig):
+    """Data described by a YAML file in the layout above. The classes are its `names`.
+
+    root   the folder that holds data.yaml, or the YAML file itself
+    train  the key of that file whose pictures are trained on; likewise val, which may be `test`
+    """
+
+    name: Literal["yolo"] = "yolo"
+    train: str = "train"
+    val: str = "val"
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Pictures to read.
+
+    pictures  in the order of the list, or sorted
+    labels    folders whose every label file must belong to one of them; a list has none, as it may leave pictures out
+    """
+
+    pictures: Sequence[Path]
+    labels: frozenset[Path] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One picture with its label file.
+
+    labelled  there is a label file
+    repeated  lines that stand there again
+    """
+
+    image: RawImage
+    labelled: bool
+    repeated: int
+
+
+def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDataset:
+    """Reads one split. Raises DataError naming the file, the line and the fix."""
+    key = config.train if split == "train" else config.val
+    path = _yaml_path(Path(config.root))
+    content = _read_yaml(path)
+    names = _class_names(content, path)
+    root = path.parent / str(content.get("path") or "")
+    if not root.is_dir():
+        raise DataError(f"{path}: path: the folder {root} does not exist; paths are relative to this file")
+    folders = [_folder(entry, root, f"{path}: {key}") for entry in _entries(content, key, split, path)]
+    pictures = [picture for folder in folders for picture in folder.pictures]
+    picture, count = Counter(map(os.path.normpath, pictures)).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path}: {key}: names the picture {picture} {count} times; once is enough")
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        read = list(pool.map(partial(_read_picture, root=root, names=names), pictures))
+    if not any(one.labelled for one in read):
+        raise DataError(
+            f"{path}: {key}: none of {len(read)} pictures has a label file; expected {_label_path(pictures[0])} for "
+            f"{pictures[0]}"
+        )
+    return ImageDataset(
+        [one.image for one in read] + [image for folder in folders for image in _strays(folder, root)],
+        name=f"yolo {split} ({path})",
+        class_names=names,
+        category_ids=range(len(names)),
+        on_bad_label=config.on_bad_label,
+        decode=config.check_images,
+        notes={
+            "image without a label file": sum(not one.labelled for one in read),
+            "line repeated and read once": sum(one.repeated for one in read),
+        },
+    )
+
+
+def _yaml_path(root: Path) -> Path:
+    path = root if root.suffix.lower() in (".yaml", ".yml") and not root.is_dir() else root / "data.yaml"
+    if path.is_file():
+        return path
+    if not path.parent.is_dir():
+        raise DataError(f"data.root: the folder {path.parent} does not exist; see datasets/README.md")
+    found = sorted(str(other) for suffix in ("yaml", "yml") for other in path.parent.glob(f"*.{suffix}"))
+    hint = f"set data.root to one of {', '.join(found)}" if found else "there is no YAML file; see datasets/README.md"
+    raise DataError(f"data.root: {path} does not exist; {hint}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a mapping with train, val and names, found {type(content).__name__}")
+    if "kpt_shape" in content:
+        raise DataError(f"{path}: kpt_shape: keypoints are not read; export the boxes alone and leave this key out")
+    return content
+
+
+def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """`names`: a list, or a mapping whose keys are 0 to K - 1 in any order."""
+    names, nc = content.get("names"), content.get("nc")
+    if isinstance(names, dict):
+        if set(names) != set(map(str, range(len(names)))):
+            raise DataError(f"{path}: names: expected the ids 0 to {len(names) - 1}, found {', '.join(names)}")
+        names = [names[str(label)] for label in range(len(names))]
+    if not isinstance(names, list) or not names or not all(type(name) in (str, int) for name in names):
+        raise DataError(f"{path}: names: expected the names of the classes, as [cat, dog], found {names!r}")
+    names = list(map(str, names))
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path}: names: {count} classes are called {name!r}; each needs a name of its own")
+    if nc is not None and nc != len(names):
+        raise DataError(f"{path}: nc: says {nc!r} classes, but names has {len(names)}; correct it or leave it out")
+    return tuple(names)
+
+
+def _entries(content: dict[str, Any], key: str, split: str, path: Path) -> list[str]:
+    """The folders and lists of a split, at least one."""
+    if key not in content:
+        known = [other for other in ("train", "val", "test") if content.get(other)]
+        raise DataError(f"data.{split}: {path} has no key {key!r}; splits there: {', '.join(known) or 'none'}")
+    entries = content[key] if isinstance(content[key], list) else [content[key]]
+    if not entries or not all(isinstance(entry, str) and entry for entry in entries):
+        raise DataError(
+            f"{path}: {key}: expected a folder of pictures, a .txt list, or several, found {content[key]!r}"
+        )
+    return entries
+
+
+def _folder(entry: str, root: Path, where: str) -> _Folder:
+    path = root / entry
+    if path.is_file():
+        return _Folder(_read_list(path, root))
+    if not path.is_dir():
+        plain = entry.removeprefix("../")  # exporters write ../train/images for a folder beside the file
+        hint = f"did you mean {plain}?" if (root / plain).exists() else f"it is relative to {root}"
+        raise DataError(f"{where}: {entry}: the folder or list {path} does not exist; {hint}")
+    pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+    if not pictures:
+        raise DataError(f"{where}: {entry}: no picture in {path}; known: {', '.join(IMAGE_SUFFIXES)}")
+    folders = {path, *(picture.parent for picture in pictures)}
+    return _Folder(pictures, frozenset(filter(None, map(_labels_folder, folders))))
+
+
+def _read_list(path: Path, root: Path) -> list[Path]:
+    """The pictures of a list, a path a line: absolute, or relative to the folder of the list, or else to `root`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: expected UTF-8 text, the path of a picture a line: {error}") from error
+    names = [line.strip().replace("\\", "/") for line in text.splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"{path} is empty: expected the path of a picture a line")
+    places = [(path.parent / name, root / name) for name in names]
+    return [other if other.is_file() and not beside.is_file() else beside for beside, other in places]
+
+
+def _labels_folder(folder: Path) -> Path | None:
+    """`folder` with its last part `images` as `labels`; None if it has none."""
+    parts = list(folder.parts)
+    if "images" not in parts:
+        return None
+    last = len(parts) - 1 - parts[::-1].index("images")
+    return Path(*parts[:last], "labels", *parts[last + 1 :])
+
+
+def _label_path(picture: Path) -> Path:
+    return (_labels_folder(picture.parent) or picture.parent) / f"{picture.stem}.txt"
+
+
+def _strays(folder: _Folder, root: Path) -> list[RawImage]:
+    """The label files to which no picture belongs: a problem, because their objects would be lost in silence."""
+    known = {_label_path(picture) for picture in folder.pictures}
+    files = {path for labels in folder.labels for path in labels.rglob("*.txt")} - known
+    problem = f"no picture belongs to this label file ({', '.join(IMAGE_SUFFIXES)}); add it or delete the file"
+    return [
+        RawImage(_relative(path, root), str(path), _relative(path, root), None, (), problem)
+        for path in sorted(files)
+        if path.name[0] != "." and path.name not in NOT_LABELS
+    ]
+
+
+def _relative(path: Path, root: Path) -> str:
+    """A path as messages and image ids have it: below `root` where it lies there."""
+    plain = Path(os.path.normpath(path))
+    base = os.path.normpath(root)
+    return plain.relative_to(base).as_posix() if plain.is_relative_to(base) else plain.as_posix()
+
+
+def _read_picture(picture: Path, root: Path, names: Sequence[str]) -> _Read:
+    name, path = _relative(picture, root), _label_path(picture)
+    where = _relative(path, root)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return _Read(RawImage(name, str(picture), name, None, ()), False, 0)
+    except (UnicodeDecodeError, OSError) as error:
+        problem = f"{where}: expected UTF-8 text, an object a line: {error}"
+        return _Read(RawImage(name, str(picture), name, None, (), problem), True, 0)
+    first: dict[tuple[str, ...], int] = {}  # columns -> number of the line that has them first
+    filled = [(number, tuple(line.split())) for number, line in enumerate(lines, start=1) if line.strip()]
+    for number, columns in filled:
+        first.setdefault(columns, number)
+    size = upright_size(str(picture), decode=False)
+    # a picture that cannot be read is reported by the check, and its boxes have no pixels
+    objects = () if isinstance(size, str) else tuple(_object(c, f"{where}:{n}", size, names) for c, n in first.items())
+    return _Read(RawImage(name, str(picture), name, None, objects), True, len(filled) - len(first))
+
+
+def _object(columns: Sequence[str], where: str, size: Size, names: Sequence[str]) -> RawObject:
+    """One line; `where` is its file and number."""
+    line = " ".join(columns)
+    quoted = repr(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}...")
+    problem, label, box = None, -1, (0.0, 0.0, 0.0, 0.0)
+    if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
+        wanted = "expected class cx cy w h, or class and at least 3 points x y"
+        return RawObject(where, label, box, problem=f"{wanted}; found {len(columns)} columns: {quoted}")
+    try:
+        number, *shares = map(float, columns)
+    except ValueError:
+        return RawObject(where, label, box, problem=f"expected numbers alone, found {quoted}")
+    if not number.is_integer() or not 0 <= number < len(names):
+        known = f"0 ({names[0]}) to {len(names) - 1} ({names[-1]})"
+        problem = f"the class {columns[0]} is not known; the names are {known}"
+    elif any(PIXELS < abs(share) < math.inf for share in shares):
+        problem = f"expected shares of the picture, 0 to 1, found {quoted}; divide pixels by its width and height"
+    else:
+        label, box = int(number), _box(shares, size)
+        where = f"{where} ({names[label]})"
+    return RawObject(where, label, box, problem=problem)
+
+
+def _box(shares: Sequence[float], size: Size) -> Box:
+    """xyxy in px of `cx cy w h` or of the points of a polygon."""
+    height, width = size
+    if len(shares) == 4:
+        cx, cy, w, h = shares
+        return (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height
+    xs, ys = shares[::2], shares[1::2]
+    return min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height

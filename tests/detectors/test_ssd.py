@@ -1,0 +1,131 @@
+"""SSD in its published forms."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from detkit.config import load_config
+from detkit.detectors.build import build_detector
+from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.engine.run import RunConfig
+from detkit.nn.backbones.resnet import ResNetConfig
+from detkit.nn.backbones.vgg import SSDVGGConfig, build_ssd_vgg
+from detkit.nn.input import InputConfig
+from detkit.nn.necks.extra_levels import ExtraLevelsConfig
+from detkit.nn.necks.fpn import FPNConfig
+from detkit.weights.torchvision import CONFIGS
+from tests.detectors.batches import ROOT
+
+VOC = [f"class {i}" for i in range(20)]
+COCO = [f"class {i}" for i in range(80)]
+IDS = [f"class {i}" for i in range(90)]  # torchvision's 91 outputs with background
+
+
+def build(file: str, class_names: list[str]) -> SSD:
+    config = load_config(ROOT / "configs" / file, RunConfig, ["model.backbone.weights=null"]).model
+    assert isinstance(config, SSDConfig)
+    with torch.device("meta"):
+        detector = build_detector(config, class_names)
+    assert isinstance(detector, SSD)
+    return detector
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("file", "class_names", "expected"),
+    [
+        ("voc/ssd300.yaml", VOC, 26_285_486),  # weiliu89/caffe, branch ssd
+        ("coco/ssd300.yaml", COCO, 34_305_206),
+        ("voc/ssd512.yaml", VOC, 27_188_676),
+        ("coco/ssd512.yaml", COCO, 36_038_196),
+        ("voc/mobilenet_ssd.yaml", VOC, 5_796_089),  # chuanqi305/MobileNet-SSD, batch norm's affine counted
+        ("coco/ssdlite320.yaml", IDS, 3_440_060),  # torchvision
+    ],
+)
+def test_published_parameter_counts(file: str, class_names: list[str], expected: int) -> None:
+    assert num_parameters(build(file, class_names)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ssd300_vgg16", 35_641_826), ("ssdlite320_mobilenet_v3_large", 3_440_060)]
+)
+def test_parameter_counts_of_the_public_weights(name: str, expected: int) -> None:
+    """As torchvision's metadata say."""
+    with torch.device("meta"):
+        assert num_parameters(build_detector(CONFIGS[name], IDS)) == expected
+
+
+def test_ssd300_and_512_part_by_part() -> None:
+    small, large = build("voc/ssd300.yaml", VOC), build("voc/ssd512.yaml", VOC)
+    for detector, trunk, head in ((small, 22_943_936, 3_341_550), (large, 23_501_376, 3_687_300)):
+        assert detector.neck is not None
+        assert num_parameters(detector.backbone) + num_parameters(detector.neck) == trunk
+        assert num_parameters(detector.head) == head
+    assert num_parameters(build("coco/ssd300.yaml", COCO).head) == 11_361_270
+    assert num_parameters(build("coco/ssd512.yaml", COCO).head) == 12_536_820
+
+
+@pytest.mark.parametrize(
+    ("file", "size", "maps", "expected"),
+    [
+        ("voc/ssd300.yaml", 300, [38, 19, 10, 5, 3, 1], 8_732),
+        ("coco/ssd300.yaml", 300, [38, 19, 10, 5, 3, 1], 8_732),
+        ("voc/ssd512.yaml", 512, [64, 32, 16, 8, 4, 2, 1], 24_564),
+        ("coco/ssd512.yaml", 512, [64, 32, 16, 8, 4, 2, 1], 24_564),
+        ("voc/mobilenet_ssd.yaml", 300, [19, 10, 5, 3, 2, 1], 1_917),
+        ("coco/ssdlite320.yaml", 320, [20, 10, 5, 3, 2, 1], 3_234),  # 6 a cell
+    ],
+)
+def test_published_maps_and_numbers_of_priors(file: str, size: int, maps: list[int], expected: int) -> None:
+    detector = build(file, VOC)
+    assert detector.neck is not None
+    levels = detector.neck(detector.backbone(torch.empty(1, 3, size, size, device="meta")))
+    assert [level.shape[2] for level in levels] == maps
+    assert len(detector.head.priors([(side, side) for side in maps], (size, size))) == expected
+
+
+def test_ssd512_stores_whole_sizes() -> None:
+    """The fractions 7, 15, 30, 45, 60, 75, 90 and 105 % of 512, cut to whole numbers by Caffe's prior layer."""
+    config = load_config(ROOT / "configs/voc/ssd512.yaml", RunConfig).model
+    assert isinstance(config, SSDConfig)
+    sizes = [int(512 * percent / 100) for percent in (7, 15, 30, 45, 60, 75, 90, 105)]
+    assert config.head.min_sizes == tuple(sizes[:-1])
+    assert config.head.max_sizes == tuple(sizes[1:])
+
+
+def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unit 4 k, and of fc6's 7 x 7 inputs rows and columns 0, 3, 6."""
+    public: dict[str, torch.nn.Module] = {}
+
+    def load(network: torch.nn.Module, model: str, weights: str) -> None:
+        assert (model, weights) == ("vgg16", "IMAGENET1K_V1")
+        public["vgg16"] = network
+
+    monkeypatch.setattr("detkit.nn.backbones.vgg.load_weights", load)
+    backbone = build_ssd_vgg(SSDVGGConfig(weights="IMAGENET1K_V1"))
+    fc6, fc7 = public["vgg16"].classifier[0], public["vgg16"].classifier[3]
+    weight = backbone.get_submodule("fc6").weight
+    assert weight[5, 7, 1, 2] == fc6.weight[20, 7 * 49 + 3 * 7 + 6]
+    assert backbone.get_submodule("fc6").bias[1023] == fc6.bias[4092]
+    assert backbone.get_submodule("fc7").weight[3, 9, 0, 0] == fc7.weight[12, 36]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"neck": None}, "head.min_sizes: expected 2 entries, one a feature level, found 6"),
+        ({"backbone": ResNetConfig()}, "head.min_sizes: expected 8 entries, one a feature level, found 6"),
+        ({"neck": FPNConfig()}, "head.min_sizes: expected 3 entries, one a feature level, found 6"),
+        ({"input": InputConfig()}, "input.resize: priors are laid out for one input size"),
+        (
+            {"neck": ExtraLevelsConfig(out_channels=(8,), reduce=("stride",))},
+            "head.min_sizes: expected 3 entries, one a feature level, found 6",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SSDConfig(**fields)  # type: ignore[arg-type]
