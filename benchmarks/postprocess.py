@@ -35,7 +35,9 @@ def main() -> None:
     mine, yours = interleaved([partial(detkit, boxes, scores), partial(per_class, boxes, scores)], repeats, device)
     print(f"{device}; torch {torch.__version__}, torchvision {torchvision.__version__}; median seconds of {repeats}\n")
     print("| work | detkit | torchvision | torchvision / detkit |\n|---|---|---|---|")
-    print(f"| postprocess, {CANDIDATES} candidates, {CLASSES} classes | {mine:.3f} | {yours:.3f} | {yours / mine:.2f} |")
+    print(
+        f"| postprocess, {CANDIDATES} candidates, {CLASSES} classes | {mine:.3f} | {yours:.3f} | {yours / mine:.2f} |"
+    )
 
 
 def candidates() -> tuple[Tensor, Tensor]:

@@ -342,6 +342,18 @@ def test_shapes_cannot_be_written(refused: Refused, config: Path) -> None:
     says(refused(cli.train, config, "--set", f"data.root={config}/below"), "data.root", str(config))
 
 
+def test_anchors(refused: Refused, config: Path, tmp_path: Path) -> None:
+    setting = ("--set", yolo_setting(tmp_path / "kit"))
+    write_yolo(tmp_path / "kit", {"one": "0 0.5 0.5 0.1 0.1\n0 0.4 0.4 0.1 0.1\n0 0.5 0.5 0.2 0.1"})
+    message = refused(cli.anchors, config, *setting)
+    says(message, "9 need as many different box shapes, found 2", "at most 2")
+    says(refused(cli.anchors, config, "--k", 0), "--k: expected at least 1, found 0")
+    says(refused(cli.anchors, config, "--seed", -1), "--seed: expected at least 0, found -1")
+    says(refused(cli.anchors, "nowhere.yaml"), "nowhere.yaml: ", "No such file")
+    write_yolo(tmp_path / "kit", {"one": ""})
+    says(refused(cli.anchors, config, *setting), "yolo train", "no object to take anchors from")
+
+
 # ---- runs and checkpoints
 
 

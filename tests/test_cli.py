@@ -1,4 +1,4 @@
-"""The three tools as a user calls them: train, eval, predict."""
+"""The tools as a user calls them: train, eval, predict, anchors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from detkit import cli
 from detkit.engine.predict import predict, read_image
 from detkit.engine.run import RunConfig, load_detector
 from tests.cli_support import train_tiny, write_config
-from tests.data.writers import write_picture
+from tests.data.writers import write_coco, write_picture
 
 TOOLS = Path(__file__).parents[1] / "tools"
 COCO_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -262,10 +262,69 @@ def test_pictures_are_read_as_in_training(tmp_path: Path) -> None:
         assert (image == expected).all()
 
 
+# ---- anchors
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> str:
+    """A setting: pictures of 80 x 40 (w x h), boxes of 8 x 8, 8 x 16 and 40 x 20, and a crowd that does not count."""
+    sides = [(8, 8), (8, 16), (40, 20), (8, 8)]
+    rows: list[dict[str, Any]] = [
+        {"id": n, "image_id": n % 2, "category_id": 1, "bbox": [1, 2, w, h]} for n, (w, h) in enumerate(sides)
+    ]
+    rows.append({"id": 9, "image_id": 0, "category_id": 1, "bbox": [0, 0, 80, 40], "iscrowd": 1})
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 80, "height": 40} for n in range(2)]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "box"}]}
+    write_coco(tmp_path / "coco", content)
+    for image in images:
+        write_picture(tmp_path / "coco" / "train2017" / image["file_name"], (40, 80))
+    return f"data={{name: coco, root: '{tmp_path / 'coco'}'}}"
+
+
+def test_anchors_are_in_input_px_and_in_the_units_of_the_head(
+    boxes: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    yolo = {"backbone": {"name": "resnet18", "weights": None, "levels": [3, 4]}}
+    letterbox = {"resize": {"name": "letterbox", "size": 160}}  # twice as large
+    stretch = {"resize": {"name": "stretch", "size": 160}}  # twice as wide, four times as high
+    v3 = {"name": "yolov3", **yolo, "head": {"anchors": [[[9, 9]], [[40, 40]]]}}
+    cases = [
+        ({"name": "yolov2", **yolo, "input": letterbox}, 3, [[1, 1], [1, 2], [5, 2.5]]),  # cells of 16
+        ({**v3, "input": letterbox}, 3, [[16, 16], [16, 32], [80, 40]]),  # no multiple of two levels
+        ({**v3, "input": stretch}, 3, [[16, 32], [16, 64], [80, 80]]),
+        (
+            {**v3, "input": letterbox},
+            2,
+            [[[16, 16]], [[80, 40]]],
+        ),  # a list a level; 1, 1, 1/2 and 1 is more than with the mean
+    ]
+    for model, k, expected in cases:
+        path = write_config(tmp_path / "mine.yaml", model=model)
+        capsys.readouterr()
+        assert cli.main(["anchors", str(path), "--k", str(k), "--set", boxes]) == 0
+        out = capsys.readouterr().out
+        assert yaml.safe_load(out.splitlines()[-1]) == {"anchors": expected}
+        assert f"{k} anchors of 4 boxes" in out
+        assert re.search(r"80\.0 x +[48]0\.0 ", out)
+        assert ("IoU of a box with its best anchor: 1.0000" in out) == (k == 3)
+
+
+def test_anchors_by_the_script(
+    boxes: str, config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.anchors([str(config), "--k", "2", "--set", boxes]) == 0
+    out = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["tools/anchors.py", str(config), "--k", "2", "--set", boxes])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(TOOLS / "anchors.py"), run_name="__main__")
+    assert left.value.code == 0
+    assert capsys.readouterr().out == out
+
+
 # ---- the command line itself
 
 
-@pytest.mark.parametrize("tool", ["train", "eval", "predict"])
+@pytest.mark.parametrize("tool", ["train", "eval", "predict", "anchors"])
 def test_help_explains_each_option(
     tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +349,7 @@ def test_detkit_dispatches(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 0
-    assert re.search(r"train,\s*eval,\s*predict", capsys.readouterr().out)
+    assert re.search(r"train,\s*eval,\s*predict,\s*anchors", capsys.readouterr().out)
     monkeypatch.setattr(sys, "argv", ["detkit", "train"])
     assert cli.main() == 2
     assert "name a configuration" in capsys.readouterr().err

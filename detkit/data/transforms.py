@@ -86,7 +86,8 @@ class Augment:
         self.config = config
         changes = _photometric(config.photometric) if config.photometric else []
         changes += [_hsv(*config.hsv)] if config.hsv else []
-        self._colour_changes = [A.Compose([change]) for change in changes]  # one would give all the same random numbers
+        # one composition would give all its changes the same random numbers
+        self._colour_changes = [A.Compose([change]) for change in changes]
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         config, rng = self.config, np.random.default_rng(seed)

@@ -38,9 +38,7 @@ class YOLOv3Config(Config):
         if levels != list(range(levels[0], levels[0] + len(levels))):
             raise ValueError(f"backbone.levels: expected no gap between them, found {levels}")
         if len(self.head.anchors) != len(levels):
-            raise ValueError(
-                f"head.anchors: expected {len(levels)} lists, one a level, found {len(self.head.anchors)}"
-            )
+            raise ValueError(f"head.anchors: expected {len(levels)} lists, one a level, found {len(self.head.anchors)}")
         return self
 
 

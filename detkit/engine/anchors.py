@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from detkit.config import UserError
 from detkit.data.anchors import kmeans_anchors, mean_iou
@@ -11,9 +12,10 @@ from detkit.data.dataset import ImageDataset
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
 from detkit.engine.run import RunConfig
+from detkit.nn.backbones import build_backbone
 from detkit.nn.input import ImageInput, InputConfig
 
-CELL = 32  # px, the coarsest stride of YOLOv2 and YOLOv3
+CELL = 32  # px, the stride of darknet's networks
 
 
 def describe_anchors(config: RunConfig, k: int, seed: int = 0) -> str:
@@ -22,14 +24,14 @@ def describe_anchors(config: RunConfig, k: int, seed: int = 0) -> str:
     sides = box_shapes(dataset, config.model.input)
     if not len(sides):
         raise UserError(f"{dataset.name}: no object to take anchors from")
-    anchors = kmeans_anchors(sides, k, seed)
+    anchors, cell = kmeans_anchors(sides, k, seed), _cell(config)
     rule = config.model.input.resize
-    rows = [f"{w:9.1f} x {h:6.1f} {w / CELL:12.2f} x {h / CELL:5.2f}" for w, h in anchors.tolist()]
+    rows = [f"{w:9.1f} x {h:6.1f} {w / cell:12.2f} x {h / cell:5.2f}" for w, h in anchors.tolist()]
     return "\n".join(
         [
             dataset.summary,
             f"{k} anchors of {len(sides):,} boxes (w x h), model.input.resize {rule.name} {rule.size}",
-            f"{'input px':>18} {f'cells of {CELL}':>20}",
+            f"{'input px':>18} {f'cells of {cell}':>20}",
             *rows,
             f"mean IoU of a box with its best anchor: {mean_iou(sides, anchors):.4f}",
             _yaml_line(config, anchors),
@@ -48,11 +50,20 @@ def box_shapes(dataset: ImageDataset, config: InputConfig) -> np.ndarray:
     return np.concatenate(shapes)
 
 
+def _cell(config: RunConfig) -> int:
+    """Side of a cell in input px: YOLOv2 counts its anchors in those of its own level."""
+    if not isinstance(config.model, YOLOv2Config):
+        return CELL
+    with torch.device("meta"):  # no weights: only its strides are asked for
+        return build_backbone(config.model.backbone.model_copy(update={"weights": None})).out_strides[-1]
+
+
 def _yaml_line(config: RunConfig, anchors: np.ndarray) -> str:
     """`anchors` in the unit and the nesting of the head: YOLOv2's are cells, YOLOv3's px, a list a level."""
     match config.model:
         case YOLOv2Config():
-            return f"model.head, in cells of {CELL}:\n    anchors: {(anchors / CELL).round(3).tolist()}"
+            cell = _cell(config)
+            return f"model.head, in cells of {cell}:\n    anchors: {(anchors / cell).round(3).tolist()}"
         case YOLOv3Config(head=head) if len(anchors) % len(head.anchors) == 0:
             levels = np.split(anchors.round(1), len(head.anchors))
             return f"model.head, in input px, a list a level:\n    anchors: {[level.tolist() for level in levels]}"

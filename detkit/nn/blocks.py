@@ -62,9 +62,7 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=not norm)
         self.norm = BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum) if norm else nn.Identity()
         self.act = activation(act)
         self.out_channels = out_channels
@@ -145,5 +143,5 @@ class LocallyConnected(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # [B, in k k, H' W']
-        y: Tensor = torch.einsum("bic,coi->boc", patches, self.weight).unflatten(2, self.out_size)
-        return y + self.bias
+        y: Tensor = torch.einsum("bic,coi->boc", patches, self.weight)
+        return y.view(len(x), *self.bias.shape) + self.bias

@@ -60,7 +60,7 @@ def cell_anchors(
 def prior_anchors(
     min_size: float, max_size: float | None, ratios: Sequence[float], *, largest: float | None = None
 ) -> Tensor:
-    """SSD's default boxes of one cell, centred on zero (arXiv 1512.02325, section 2.2; order of Caffe's PriorBox layer).
+    """SSD's default boxes of one cell, centred on zero (arXiv 1512.02325, section 2.2), in the order of Caffe's layer.
 
     min_size  side of the first, in pixels
     max_size  the second is square too, with a side of sqrt(min_size * max_size); None: there is none

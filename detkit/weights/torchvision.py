@@ -20,7 +20,7 @@ from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
-from detkit.detectors.ssd import CAFFE_MEAN, SSDConfig
+from detkit.detectors.ssd import SSDConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config, SSDLiteMobileNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
@@ -50,9 +50,7 @@ CONFIGS: dict[str, FasterRCNNConfig | SSDConfig] = {
         head=SSDHeadConfig(
             min_sizes=tuple(_SSD_SCALES[:-1]), max_sizes=tuple(_SSD_SCALES[1:]), clip_sides=True, clamp=_CLAMP
         ),
-        input=InputConfig(
-            resize=StretchConfig(size=300), mean=(123.00084, 116.99984, 103.9992), std=(1.0, 1.0, 1.0)
-        ),
+        input=InputConfig(resize=StretchConfig(size=300), mean=(123.00084, 116.99984, 103.9992), std=(1.0, 1.0, 1.0)),
     ),
     "ssdlite320_mobilenet_v3_large": SSDConfig(
         backbone=SSDLiteMobileNetConfig(),
@@ -98,6 +96,11 @@ KEYS = [
     (r"roi_heads\.box_predictor\.cls_score\.", "roi.classifier."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "roi.regressor."),
     # SSD and SSDLite
+    *(
+        (rf"head\.{theirs}\.module_list\.(\d)\.0\.{i}\.", rf"head.{ours}.\1.0.{part}.")
+        for theirs, ours in (("classification_head", "classifier"), ("regression_head", "regressor"))
+        for i, part in enumerate(("conv", "norm"))
+    ),
     (r"head\.classification_head\.module_list\.", "head.classifier."),
     (r"head\.regression_head\.module_list\.", "head.regressor."),
     # SSD300: VGG to conv4_3, to fc7, and the extra levels
@@ -106,17 +109,19 @@ KEYS = [
     *((rf"backbone\.extra\.0\.{i}\.(?=weight|bias)", f"backbone.{23 + i}.") for i in (1, 3, 5)),
     (r"backbone\.extra\.0\.7\.1\.", "backbone.fc6."),
     (r"backbone\.extra\.0\.7\.3\.", "backbone.fc7."),
-    *((rf"backbone\.extra\.{i}\.{j}\.(?=weight|bias)", f"neck.levels.{i - 1}.{j // 2}.conv.") for i in range(1, 5) for j in (0, 2)),
+    *(
+        (rf"backbone\.extra\.{i}\.{j}\.(?=weight|bias)", f"neck.levels.{i - 1}.{j // 2}.conv.")
+        for i in range(1, 5)
+        for j in (0, 2)
+    ),
     # SSDLite: MobileNetV3 to the expansion of C4, from there on, and the extra levels
     (r"backbone\.features\.0\.13\.", "backbone.13_expand."),
     (r"backbone\.features\.0\.(\d+)\.", r"backbone.\1."),
     (r"backbone\.features\.1\.0\.", "backbone.13_reduce."),
     *((rf"backbone\.features\.1\.{i}\.", f"backbone.{13 + i}.") for i in (1, 2, 3)),
-    *((rf"backbone\.extra\.(\d)\.(\d)\.{i}\.", rf"neck.levels.\1.\2.{part}.") for i, part in enumerate(("conv", "norm"))),
+    (r"backbone\.extra\.(\d)\.(\d)\.0\.", r"neck.levels.\1.\2.conv."),
+    (r"backbone\.extra\.(\d)\.(\d)\.1\.", r"neck.levels.\1.\2.norm."),
 ]
-
-# inside SSDLite's heads torchvision's depthwise block has numbers where ours has names
-_DEPTHWISE = [(rf"^(head\.\w+\.\d\.0)\.{i}\.", rf"\1.{part}.") for i, part in enumerate(("conv", "norm"))]
 
 
 def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,8 +131,6 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours = next((re.sub(f"^{theirs}", name, key) for theirs, name in KEYS if re.match(theirs, key)), None)
         if ours is None:
             raise UserError(f"{key!r} is no key of a torchvision detector; known models: {', '.join(CONFIGS)}")
-        for theirs, name in _DEPTHWISE:
-            ours = re.sub(theirs, name, ours)
         converted[ours] = tensor
     return converted
 

@@ -62,7 +62,7 @@ def make_batch(size: int) -> Batch:
         coarse = torch.rand(1, 3, 12, 12, generator=generator)
         smooth = nn.functional.interpolate(coarse, (size, size), mode="bicubic")[0]
         image[:] = ((0.7 * smooth + 0.3 * torch.rand(3, size, size, generator=generator)) * 255).clamp(0, 255)
-        # one object a cell of a grid, larger than the smallest prior: torchvision lets two objects take one prior, Caffe
+        # one object a cell of a grid, larger than the smallest prior: torchvision lets two objects take a prior, Caffe
         # and detkit do not; and all priors around a small object have the same IoU but for rounding
         cell = torch.cartesian_prod(torch.arange(4), torch.arange(3))[torch.randperm(12, generator=generator)[:count]]
         corner = cell * torch.tensor([75, 100]) + torch.rand(count, 2, generator=generator) * 10

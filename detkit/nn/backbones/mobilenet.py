@@ -8,7 +8,7 @@ convolution. SSDLite's level 4 is the expansion inside the last strided one. V1'
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -78,8 +78,8 @@ def build_ssdlite_mobilenet(config: SSDLiteMobileNetConfig) -> StagedBackbone:
     network = models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=config.weights is None)
     if config.weights:
         load_weights(network, "mobilenet_v3_large", config.weights)
-    blocks: dict[str, nn.Module] = {}
-    starts = []
+    blocks: dict[str, Any] = {}
+    starts: list[int] = []
     for name, block in network.features.named_children():
         if getattr(block, "_is_cn", False) or name == "0":
             starts.append(len(blocks))

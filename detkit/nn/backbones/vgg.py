@@ -67,13 +67,11 @@ def build_ssd_vgg(config: SSDVGGConfig) -> StagedBackbone:
     pools = [i for i, block in enumerate(blocks.values()) if isinstance(block, nn.MaxPool2d)]
     network.features[pools[2]].ceil_mode = True  # 75 -> 38, as Caffe
     del blocks[names[pools[4]]]
-    blocks["pool5"] = nn.MaxPool2d(3, 1, padding=1)
-    blocks["fc6"] = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
-    blocks["relu6"] = nn.ReLU(inplace=True)
-    blocks["fc7"] = nn.Conv2d(1024, 1024, 1)
-    blocks["relu7"] = nn.ReLU(inplace=True)
+    fc6, fc7 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.Conv2d(1024, 1024, 1)
     if config.weights:
-        _subsample(network.classifier, blocks["fc6"], blocks["fc7"])
+        _subsample(network.classifier, fc6, fc7)
+    blocks |= {"pool5": nn.MaxPool2d(3, 1, padding=1), "fc6": fc6, "relu6": nn.ReLU(inplace=True)}
+    blocks |= {"fc7": fc7, "relu7": nn.ReLU(inplace=True)}
     return StagedBackbone(
         blocks,
         taps=[names[pools[3] - 1], "relu7"],
@@ -84,13 +82,13 @@ def build_ssd_vgg(config: SSDVGGConfig) -> StagedBackbone:
 
 
 @torch.no_grad()
-def _subsample(classifier: nn.Sequential, fc6: nn.Module, fc7: nn.Module) -> None:
+def _subsample(classifier: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d) -> None:
     """Every fourth unit of VGG's fully connected layers, and every third of fc6's 7 x 7 inputs (`a trous`)."""
     linear6, linear7 = (layer for layer in list(classifier)[:-1] if isinstance(layer, nn.Linear))
     fc6.weight.copy_(linear6.weight.view(4096, 512, 7, 7)[::4, :, ::3, ::3])
-    fc6.bias.copy_(linear6.bias[::4])
+    fc6.bias.copy_(linear6.bias[::4])  # type: ignore[union-attr]
     fc7.weight.copy_(linear7.weight[::4, ::4, None, None])
-    fc7.bias.copy_(linear7.bias[::4])
+    fc7.bias.copy_(linear7.bias[::4])  # type: ignore[union-attr]
 
 
 def load_vgg_classifier(config: VGGConfig, layers: Iterable[nn.Module]) -> None:

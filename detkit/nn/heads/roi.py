@@ -23,6 +23,7 @@ from detkit.ops.coders import BoxCoder
 from detkit.ops.roi import multilevel_roi_align, roi_pool
 from detkit.structures import Detections, ImageInfo, Target
 
+
 class RoIConfig(Config):
     """Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
 

@@ -63,12 +63,12 @@ class YOLOHead(nn.Module):
             nn.Conv2d(channels, len(level) * (5 + len(class_names)), 1)
             for channels, level in zip(in_channels, anchors, strict=True)
         )
-        for conv in self.predict:
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        for parameter in self.predict.parameters():
+            nn.init.normal_(parameter, std=0.01) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
     def forward(self, features: list[Tensor], size: Size) -> YOLOOutputs:
-        raw, cells, anchors, strides, starts = [], [], [], [], []
+        raw: list[Tensor] = []
+        cells, anchors, strides, starts = [], [], [], []
         for level, conv, sides, stride in zip(features, self.predict, self.anchors, self.strides, strict=True):
             starts.append(sum(part.shape[1] for part in raw))
             predicted = conv(level).unflatten(1, (len(sides), -1))  # [B, A, 5 + K, H, W]

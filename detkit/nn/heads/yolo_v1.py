@@ -66,7 +66,9 @@ class YOLOv1Head(nn.Module):
         features = in_channels * in_size[0] * in_size[1]
         self.hidden: nn.Module = nn.Identity()
         if config.hidden == "connected":
-            self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(features, 4096), nn.LeakyReLU(0.1), nn.Dropout(config.dropout))
+            self.hidden = nn.Sequential(
+                nn.Flatten(), nn.Linear(features, 4096), nn.LeakyReLU(0.1), nn.Dropout(config.dropout)
+            )
             features = 4096
         elif config.hidden == "local":
             local = LocallyConnected(in_channels, 256, 3, in_size)
@@ -79,8 +81,8 @@ class YOLOv1Head(nn.Module):
             self.output = nn.Conv2d(in_channels, outputs, 1)
         else:
             raise UserError(
-                f"model.head.output: the convolution needs hidden: none, and a level of {config.grid} x {config.grid} cells; "
-                f"found hidden: {config.hidden}, {in_size[0]} x {in_size[1]}"
+                f"model.head.output: the convolution needs hidden: none and a level of grid x grid cells; found "
+                f"hidden: {config.hidden}, grid {config.grid}, a level of {in_size[0]} x {in_size[1]}"
             )
         for layer in self.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -112,7 +114,7 @@ class YOLOv1Head(nn.Module):
         scale * (target - output) have. The confidence of an object is learned to be the IoU of its box (`rescore`)."""
         config = self.config
         classes, confidences, boxes = (part.float() for part in (outputs.classes, outputs.confidences, outputs.boxes))
-        batch, cells, _ = classes.shape
+        batch = len(classes)
         objects, cell = self._one_object_a_cell(outputs, targets)
         wanted = self._as_outputs(objects.boxes, cell, outputs.size)  # [M, 4]
         image = objects.image
@@ -132,9 +134,7 @@ class YOLOv1Head(nn.Module):
         }
         return {name: loss / 2 / batch for name, loss in losses.items()}
 
-    def _one_object_a_cell(
-        self, outputs: YOLOv1Outputs, targets: Sequence[Target]
-    ) -> tuple[BatchObjects, Tensor]:
+    def _one_object_a_cell(self, outputs: YOLOv1Outputs, targets: Sequence[Target]) -> tuple[BatchObjects, Tensor]:
         """The objects that are learned and their cells `[M]`: of several whose centres share a cell, one by chance."""
         side, objects = self.config.grid, batch_objects(targets)
         height, width = outputs.size

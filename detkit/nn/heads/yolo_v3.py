@@ -56,6 +56,7 @@ class YOLOv3Head(YOLOHead):
         )
         self.config = config
         for conv in self.predict:
+            assert isinstance(conv.bias, Tensor)
             bias = conv.bias.detach().view(-1, 5 + len(class_names))
             bias[:, 4] = math.log(config.prior / (1 - config.prior))
 

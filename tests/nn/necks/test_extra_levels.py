@@ -30,7 +30,7 @@ def test_ssd512_has_the_maps_of_the_paper() -> None:
 
 
 def test_the_finest_level_is_normalised_outside_the_trunk() -> None:
-    """The norm over channels of every cell becomes the initial scale of 20; the coarser levels build on the last one."""
+    """The norm over channels of every cell becomes the initial scale of 20; coarser levels build on the last."""
     neck = ExtraLevels(ExtraLevelsConfig(out_channels=(8,), reduce=("stride",)), [6, 4], [8, 16])
     fine, coarse = torch.rand(2, 6, 4, 4) + 0.1, torch.rand(2, 4, 2, 2)
     levels = neck([fine, coarse])
