@@ -46,8 +46,8 @@ class AugmentConfig(Config):
                           the picture is kept, below 1 the picture lies somewhere on a larger grey canvas
     crop                  probability of a random crop that keeps every object whole and `MIN_CROP` of either side
     translate             YOLOv1: each border of the picture moves in or out by up to this part of its side
-    jitter                YOLOv2, v3: each side changes by up to this part, and the picture, scaled by `jitter_scale`, is
-                          put somewhere on a grey square
+    jitter                YOLOv2, v3: each side changes by up to this part, and the picture, scaled by `jitter_scale`,
+                          is put somewhere on a grey square
     jitter_scale          (low, high) of the picture's longer side to the square's, uniform
     random_interpolation  SSD: the resize to the input's size draws one of five interpolations
     """

@@ -47,9 +47,9 @@ def match_by_iou(
 def match_bipartite(boxes: Tensor, objects: Tensor, fg_threshold: float) -> Tensor:
     """SSD's matching (arXiv 1512.02325, section 2.2), as Caffe does it.
 
-    boxes `[N, 4]`, objects `[M, 4]` -> int64 `[N]`: index of an object or BACKGROUND. First, pair after pair, highest IoU
-    first, each object gets one box that no other has; an object that overlaps no free box gets none. Then every box left
-    whose best IoU is at least `fg_threshold` answers for that object.
+    boxes `[N, 4]`, objects `[M, 4]` -> int64 `[N]`: index of an object or BACKGROUND. First, pair after pair, highest
+    IoU first, each object gets one box that no other has; an object that overlaps no free box gets none. Then every box
+    left whose best IoU is at least `fg_threshold` answers for that object.
     """
     if len(objects) == 0 or len(boxes) == 0:
         return boxes.new_full((len(boxes),), BACKGROUND, dtype=torch.int64)
