@@ -11,11 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from detkit.config import Config
 from detkit.nn.heads.detections import select_detections
 from detkit.ops.coders import GridCoder
 from detkit.structures import Detections, ImageInfo, Size
+
+
+class YOLOHeadConfig(Config):
+    """What a detection needs. Defaults: darknet's `detector valid` and its NMS."""
+
+    score_threshold: float = Field(0.005, ge=0, le=1)
+    nms_threshold: float = Field(0.45, ge=0, le=1)
+    max_detections: int = Field(300, ge=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,23 +52,18 @@ class YOLOHead(nn.Module):
 
     def __init__(
         self,
+        config: YOLOHeadConfig,
         anchors: Sequence[Sequence[tuple[float, float]]],
         in_channels: Sequence[int],
         strides: Sequence[int],
         class_names: Sequence[str],
-        *,
-        score_threshold: float,
-        nms_threshold: float,
-        max_detections: int,
     ) -> None:
         super().__init__()
+        self.selection = config
         self.anchors = [torch.tensor(level, dtype=torch.float32) for level in anchors]
         self.strides = tuple(strides)
         self.class_names = tuple(class_names)
         self.coder = GridCoder()
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
         self.predict = nn.ModuleList(
             nn.Conv2d(channels, len(level) * (5 + len(class_names)), 1)
             for channels, level in zip(in_channels, anchors, strict=True)
@@ -95,7 +100,7 @@ class YOLOHead(nn.Module):
         found = []
         objectness = outputs.raw[..., 4].sigmoid()
         for i, info in enumerate(infos):
-            likely = torch.nonzero(objectness[i] > self.score_threshold).squeeze(1)
+            likely = torch.nonzero(objectness[i] > self.selection.score_threshold).squeeze(1)
             raw = outputs.raw[i, likely]
             boxes = self.coder.decode(
                 raw[:, :4], outputs.cells[likely], outputs.anchors[likely], outputs.strides[likely]
@@ -107,9 +112,9 @@ class YOLOHead(nn.Module):
                     scores,
                     info,
                     self.class_names,
-                    score_threshold=self.score_threshold,
-                    nms_threshold=self.nms_threshold,
-                    max_detections=self.max_detections,
+                    score_threshold=self.selection.score_threshold,
+                    nms_threshold=self.selection.nms_threshold,
+                    max_detections=self.selection.max_detections,
                 )
             )
         return found

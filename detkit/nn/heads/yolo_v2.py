@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detkit.config import Config
 from detkit.nn.assign.grid import batch_objects, best_anchors, cells_of, last_of_each
-from detkit.nn.heads.yolo import YOLOHead, YOLOOutputs
+from detkit.nn.heads.yolo import YOLOHead, YOLOHeadConfig, YOLOOutputs
 from detkit.ops.iou import box_iou
 from detkit.structures import Target
 
@@ -27,7 +26,7 @@ VOC_ANCHORS = (  # yolov2-voc.cfg: k-means on VOC
 )
 
 
-class YOLOv2HeadConfig(Config):
+class YOLOv2HeadConfig(YOLOHeadConfig):
     """Defaults: yolov2-voc.cfg."""
 
     anchors: tuple[tuple[float, float], ...] = VOC_ANCHORS  # width and height in cells
@@ -38,9 +37,6 @@ class YOLOv2HeadConfig(Config):
     class_scale: float = Field(1.0, ge=0)
     prior_scale: float = Field(0.01, ge=0)  # pulls all boxes to their anchors at first
     prior_images: int = Field(12_800, ge=0)  # images of this process that "at first" lasts
-    score_threshold: float = Field(0.005, ge=0, le=1)
-    nms_threshold: float = Field(0.45, ge=0, le=1)
-    max_detections: int = Field(300, ge=1)
 
 
 class YOLOv2Head(YOLOHead):
@@ -52,15 +48,7 @@ class YOLOv2Head(YOLOHead):
         self, config: YOLOv2HeadConfig, in_channels: Sequence[int], strides: Sequence[int], class_names: Sequence[str]
     ) -> None:
         anchors = [tuple((w * stride, h * stride) for w, h in config.anchors) for stride in strides]
-        super().__init__(
-            anchors,
-            in_channels,
-            strides,
-            class_names,
-            score_threshold=config.score_threshold,
-            nms_threshold=config.nms_threshold,
-            max_detections=config.max_detections,
-        )
+        super().__init__(config, anchors, in_channels, strides, class_names)
         self.config = config
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
 

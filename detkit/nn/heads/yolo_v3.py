@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detkit.config import Config
 from detkit.nn.assign.grid import batch_objects, best_anchors, cells_of, last_of_each
-from detkit.nn.heads.yolo import YOLOHead, YOLOOutputs
+from detkit.nn.heads.yolo import YOLOHead, YOLOHeadConfig, YOLOOutputs
 from detkit.ops.iou import box_iou
 from detkit.structures import Target
 
@@ -28,15 +27,12 @@ COCO_ANCHORS: Anchors = (  # yolov3.cfg: k-means on COCO, of strides 8, 16, 32
 )
 
 
-class YOLOv3HeadConfig(Config):
+class YOLOv3HeadConfig(YOLOHeadConfig):
     """Defaults: yolov3.cfg."""
 
     anchors: Anchors = COCO_ANCHORS  # width and height in input px, a list a level, finest first
     ignore_threshold: float = Field(0.7, ge=0, le=1)  # IoU; .7 in yolov3.cfg, .5 in yolov3-voc.cfg and the paper
     prior: float = Field(0.01, gt=0, lt=1)  # objectness of a fresh head (RetinaNet's; darknet starts at .5)
-    score_threshold: float = Field(0.005, ge=0, le=1)
-    nms_threshold: float = Field(0.45, ge=0, le=1)
-    max_detections: int = Field(300, ge=1)
 
 
 class YOLOv3Head(YOLOHead):
@@ -45,15 +41,7 @@ class YOLOv3Head(YOLOHead):
     def __init__(
         self, config: YOLOv3HeadConfig, in_channels: Sequence[int], strides: Sequence[int], class_names: Sequence[str]
     ) -> None:
-        super().__init__(
-            config.anchors,
-            in_channels,
-            strides,
-            class_names,
-            score_threshold=config.score_threshold,
-            nms_threshold=config.nms_threshold,
-            max_detections=config.max_detections,
-        )
+        super().__init__(config, config.anchors, in_channels, strides, class_names)
         self.config = config
         for conv in self.predict:
             assert isinstance(conv.bias, Tensor)
