@@ -162,14 +162,15 @@ def _entries(content: dict[str, Any], key: str, split: str, path: Path) -> list[
 
 
 def _folder(entry: str, root: Path, where: str) -> _Folder:
-    path = root / entry
+    path, beside = root / entry, root / entry.removeprefix("../")
+    if not path.exists() and beside.exists():  # Roboflow writes ../train/images for a folder beside the file
+        path = beside
     if path.is_file():
         return _Folder(_read_list(path, root))
     if not path.is_dir():
-        plain = entry.removeprefix("../")  # exporters write ../train/images for a folder beside the file
-        hint = f"did you mean {plain}?" if (root / plain).exists() else f"it is relative to {root}"
-        raise DataError(f"{where}: {entry}: the folder or list {path} does not exist; {hint}")
-    pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        raise DataError(f"{where}: {entry}: the folder or list {path} does not exist; it is relative to {root}")
+    files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    pictures = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
     if not pictures:
         raise DataError(f"{where}: {entry}: no picture in {path}; known: {', '.join(IMAGE_SUFFIXES)}")
     folders = {path, *(picture.parent for picture in pictures)}

@@ -250,7 +250,7 @@ def test_yaml_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> None:
         ("names: [dog]\ntrain:", "train: expected a folder of pictures, a .txt list, or several, found None"),
         ("names: [dog]\ntrain: []", "train: expected a folder"),
         ("names: [dog]\ntrain: images/trian", "train: images/trian: the folder or list .*trian does not exist; it is"),
-        ("names: [dog]\ntrain: ../images/train", "did you mean images/train?"),
+        ("names: [dog]\ntrain: ../images/trian", "train: ../images/trian: the folder or list .*trian does not exist"),
         ("names: [dog]\ntrain: labels", "train: labels: no picture in .*labels; known: .jpg"),
         ("names: [dog]\ntrain: empty.txt", "empty.txt is empty: expected the path of a picture a line"),
         ("names: [dog]\ntrain: images/train/a.jpg", "a.jpg: expected UTF-8 text, the path of a picture a line"),
@@ -282,3 +282,23 @@ def test_folder_that_does_not_exist(tmp_path: Path) -> None:
         read_yolo(config(Path("/nowhere")), "train")
     with pytest.raises(DataError, match=r"data\.root: .*data\.yaml does not exist; there is no YAML file"):
         read_yolo(config(tmp_path), "train")
+
+
+def test_a_folder_beside_the_yaml_may_be_written_as_if_it_lay_above(tmp_path: Path) -> None:
+    """Roboflow's exports say ../train/images where train/images is meant."""
+    root = tmp_path / "kit"
+    write_yolo(root, {"a": DOG})
+    (root / "data.yaml").write_text("names: [dog]\ntrain: ../images/train")
+    assert read_yolo(config(root), "train").image_id(0) == "images/train/a.jpg"
+    write_yolo(tmp_path, {"real": DOG})  # a folder that does lie there is taken
+    assert read_yolo(config(root), "train").image_id(0).endswith("images/train/real.jpg")
+
+
+def test_linked_folders_are_searched_too(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "elsewhere", {"b": DOG})
+    write_yolo(tmp_path / "kit", {"a": DOG})
+    for kind in ("images", "labels"):
+        (tmp_path / "kit" / kind / "train" / "more").symlink_to(tmp_path / "elsewhere" / kind / "train")
+    dataset = read_yolo(config(tmp_path / "kit"), "train")
+    assert [dataset.image_id(i) for i in range(2)] == ["images/train/a.jpg", "images/train/more/b.jpg"]
+    assert [len(dataset.ground_truth(i).boxes) for i in range(2)] == [1, 1]
