@@ -15,12 +15,19 @@ from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.vgg import SSDVGGConfig
 from detkit.nn.heads.ssd import SSDHead, SSDHeadConfig
-from detkit.nn.input import ImageInput, InputConfig, StretchConfig
+from detkit.nn.input import ImageInput, InputConfig, ResizeConfig, StretchConfig
 from detkit.nn.necks.extra_levels import ExtraLevels, ExtraLevelsConfig
 from detkit.nn.necks.fpn import FPN, FPNConfig
 
 NeckConfig = Annotated[ExtraLevelsConfig | FPNConfig, Field(discriminator="name")]
-CAFFE_MEAN = (123.0, 117.0, 104.0)  # RGB
+
+
+class SSDInputConfig(InputConfig):
+    """Caffe's mean, in RGB as torchvision's weights want it."""
+
+    resize: ResizeConfig = StretchConfig(size=300)
+    mean: tuple[float, float, float] = (123.0, 117.0, 104.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 class SSD(SingleShotDetector):
@@ -34,7 +41,7 @@ class SSDConfig(Config):
     backbone: BackboneConfig = SSDVGGConfig()
     neck: NeckConfig | None = ExtraLevelsConfig()  # null: the backbone's levels as they are
     head: SSDHeadConfig = SSDHeadConfig()
-    input: InputConfig = InputConfig(resize=StretchConfig(size=300), mean=CAFFE_MEAN, std=(1.0, 1.0, 1.0))
+    input: SSDInputConfig = SSDInputConfig()
 
     @model_validator(mode="after")
     def _levels_agree(self) -> SSDConfig:

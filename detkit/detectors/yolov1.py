@@ -16,7 +16,7 @@ from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.darknet import DarknetConfig
 from detkit.nn.heads.yolo_v1 import YOLOv1Head, YOLOv1HeadConfig
-from detkit.nn.input import ImageInput, InputConfig, StretchConfig
+from detkit.nn.input import DarknetInputConfig, ImageInput, StretchConfig
 
 
 class YOLOv1(SingleShotDetector):
@@ -29,7 +29,7 @@ class YOLOv1Config(Config):
     name: Literal["yolov1"] = "yolov1"
     backbone: BackboneConfig = DarknetConfig(name="yolov1", norm="none", levels=(6,))
     head: YOLOv1HeadConfig = YOLOv1HeadConfig()
-    input: InputConfig = InputConfig(resize=StretchConfig(size=448), mean=(0, 0, 0), std=(255, 255, 255))
+    input: DarknetInputConfig = DarknetInputConfig(resize=StretchConfig(size=448))
 
     @model_validator(mode="after")
     def _one_size(self) -> YOLOv1Config:

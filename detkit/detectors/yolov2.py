@@ -12,7 +12,7 @@ from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.darknet import DarknetConfig
 from detkit.nn.heads.yolo_v2 import YOLOv2Head, YOLOv2HeadConfig
-from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig
+from detkit.nn.input import DarknetInputConfig, ImageInput
 from detkit.nn.necks.yolo import Passthrough, PassthroughConfig
 
 
@@ -27,7 +27,7 @@ class YOLOv2Config(Config):
     backbone: BackboneConfig = DarknetConfig(name="darknet19", levels=(4, 5))
     neck: PassthroughConfig = PassthroughConfig()
     head: YOLOv2HeadConfig = YOLOv2HeadConfig()
-    input: InputConfig = InputConfig(resize=LetterboxConfig(), mean=(0, 0, 0), std=(255, 255, 255))
+    input: DarknetInputConfig = DarknetInputConfig()
 
     @model_validator(mode="after")
     def _two_levels(self) -> YOLOv2Config:

@@ -15,7 +15,7 @@ from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.darknet import DarknetConfig
 from detkit.nn.heads.yolo_v3 import YOLOv3Head, YOLOv3HeadConfig
-from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig
+from detkit.nn.input import DarknetInputConfig, ImageInput
 from detkit.nn.necks.yolo import YOLONeck, YOLONeckConfig
 
 
@@ -30,7 +30,7 @@ class YOLOv3Config(Config):
     backbone: BackboneConfig = DarknetConfig(name="darknet53")
     neck: YOLONeckConfig = YOLONeckConfig()
     head: YOLOv3HeadConfig = YOLOv3HeadConfig()
-    input: InputConfig = InputConfig(resize=LetterboxConfig(), mean=(0, 0, 0), std=(255, 255, 255))
+    input: DarknetInputConfig = DarknetInputConfig()
 
     @model_validator(mode="after")
     def _levels_agree(self) -> YOLOv3Config:

@@ -55,6 +55,14 @@ class InputConfig(Config):
     channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
+class DarknetInputConfig(InputConfig):
+    """RGB / 255, letterboxed: what YOLOv2 and v3 are given."""
+
+    resize: ResizeConfig = LetterboxConfig()
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+
+
 class ImageInput(nn.Module):
     """Holds mean, std and channel order beside the weights, so that evaluation needs nothing but the checkpoint."""
 

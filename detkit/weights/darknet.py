@@ -24,7 +24,7 @@ from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.blocks import LocallyConnected
 from detkit.nn.heads.detections import select_detections
-from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig, StretchConfig
+from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
 from detkit.structures import Batch, Detections, ImageInfo, Target
 from detkit.weights.darknet_cfg import Section, read_cfg
 from detkit.weights.darknet_layers import Network, build_network
@@ -142,7 +142,7 @@ def _image_input(net: Section) -> ImageInput:
     if width != height:
         raise net.error(f"expected a square input, found {width} x {height}; set width and height alike")
     resize = LetterboxConfig(size=width) if net.flag("letter_box") else StretchConfig(size=width)
-    config = InputConfig(resize=resize, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+    config = DarknetInputConfig(resize=resize)
     return ImageInput(config, stride=width)
 
 

@@ -20,7 +20,7 @@ from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
-from detkit.detectors.ssd import SSDConfig
+from detkit.detectors.ssd import SSDConfig, SSDInputConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config, SSDLiteMobileNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
@@ -50,7 +50,9 @@ CONFIGS: dict[str, FasterRCNNConfig | SSDConfig] = {
         head=SSDHeadConfig(
             min_sizes=tuple(_SSD_SCALES[:-1]), max_sizes=tuple(_SSD_SCALES[1:]), clip_sides=True, clamp=_CLAMP
         ),
-        input=InputConfig(resize=StretchConfig(size=300), mean=(123.00084, 116.99984, 103.9992), std=(1.0, 1.0, 1.0)),
+        input=SSDInputConfig(
+            resize=StretchConfig(size=300), mean=(123.00084, 116.99984, 103.9992), std=(1.0, 1.0, 1.0)
+        ),
     ),
     "ssdlite320_mobilenet_v3_large": SSDConfig(
         backbone=SSDLiteMobileNetConfig(),
@@ -79,7 +81,7 @@ CONFIGS: dict[str, FasterRCNNConfig | SSDConfig] = {
             nms_threshold=0.55,
             max_detections=300,
         ),
-        input=InputConfig(resize=StretchConfig(size=320), mean=(127.5,) * 3, std=(127.5,) * 3),
+        input=SSDInputConfig(resize=StretchConfig(size=320), mean=(127.5,) * 3, std=(127.5,) * 3),
     ),
 }
 

@@ -6,11 +6,11 @@ from pydantic import ValidationError
 
 from detkit.config import load_config
 from detkit.detectors.build import build_detector
-from detkit.detectors.ssd import SSD, SSDConfig
+from detkit.detectors.ssd import SSD, SSDConfig, SSDInputConfig
 from detkit.engine.run import RunConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import SSDVGGConfig, build_ssd_vgg
-from detkit.nn.input import InputConfig
+from detkit.nn.input import ShortSideConfig
 from detkit.nn.necks.extra_levels import ExtraLevelsConfig
 from detkit.nn.necks.fpn import FPNConfig
 from detkit.weights.torchvision import CONFIGS
@@ -119,7 +119,7 @@ def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch
         ({"neck": None}, "head.min_sizes: expected 2 entries, one a feature level, found 6"),
         ({"backbone": ResNetConfig()}, "head.min_sizes: expected 8 entries, one a feature level, found 6"),
         ({"neck": FPNConfig()}, "head.min_sizes: expected 3 entries, one a feature level, found 6"),
-        ({"input": InputConfig()}, "input.resize: priors are laid out for one input size"),
+        ({"input": SSDInputConfig(resize=ShortSideConfig())}, "input.resize: priors are laid out for one input size"),
         (
             {"neck": ExtraLevelsConfig(out_channels=(8,), reduce=("stride",))},
             "head.min_sizes: expected 3 entries, one a feature level, found 6",

@@ -19,7 +19,7 @@ from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
 from detkit.engine.run import RunConfig
 from detkit.nn.backbones.darknet import DarknetConfig, conv_blocks
 from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
-from detkit.nn.input import InputConfig, LetterboxConfig, StretchConfig
+from detkit.nn.input import DarknetInputConfig, LetterboxConfig, StretchConfig
 from tests.detectors.batches import ROOT, cheap_config
 
 VOC = [f"class {i}" for i in range(20)]
@@ -117,12 +117,12 @@ def test_inputs_are_darknets() -> None:
     [
         (
             YOLOv1Config,
-            {"input": InputConfig(resize=LetterboxConfig())},
+            {"input": DarknetInputConfig(resize=LetterboxConfig())},
             r"input.resize: the fully connected layers read one size; use \{name: stretch, size: 448\}",
         ),
         (
             YOLOv1Config,
-            {"input": InputConfig(resize=StretchConfig(size=448, train_sizes=(384, 448)))},
+            {"input": DarknetInputConfig(resize=StretchConfig(size=448, train_sizes=(384, 448)))},
             "input.resize: the fully connected layers read one size",
         ),
         (
