@@ -12,7 +12,7 @@ from detkit.config import UserError
 from detkit.ops.iou import box_iou
 
 RESTARTS = 5  # beginnings from which the best result is kept
-MAX_STEPS = 300  # of one beginning; the distance is not Euclid's, so the means may go in circles
+PATIENCE = 10  # steps without a gain that end a restart; the distance is not Euclid's, so the means drift or circle
 
 
 def kmeans_anchors(sides: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
@@ -32,15 +32,14 @@ def kmeans_anchors(sides: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
     best, best_iou = np.empty((k, 2)), -1.0
     for _ in range(RESTARTS):
         anchors = _first_anchors(sides, k, rng)
-        owners: np.ndarray | None = None
-        for _ in range(MAX_STEPS):
+        highest, idle = -1.0, 0
+        while idle < PATIENCE:
             overlaps = _shape_iou(sides, anchors)
-            if (iou := float(overlaps.max(axis=1).mean())) > best_iou:
+            iou = float(overlaps.max(axis=1).mean())
+            highest, idle = (iou, 0) if iou > highest else (highest, idle + 1)
+            if iou > best_iou:
                 best, best_iou = anchors, iou
-            previous, owners = owners, overlaps.argmax(axis=1)
-            if previous is not None and (owners == previous).all():
-                break
-            anchors = _means(sides, owners, anchors)
+            anchors = _means(sides, overlaps.argmax(axis=1), anchors)
     return best[np.argsort(best.prod(axis=1), kind="stable")]
 
 

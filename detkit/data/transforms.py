@@ -156,23 +156,34 @@ def _expand(sample: Sample, rng: np.random.Generator, most: float) -> Sample:
 def _iou_crop(sample: Sample, rng: np.random.Generator) -> Sample:
     """As Caffe's sampler: each choice has its trials, and one of the windows found is taken. Regions to ignore guide no
     window."""
-    choice = CROP_OVERLAPS[int(rng.integers(len(CROP_OVERLAPS)))]
     objects = sample.boxes[~sample.ignore]
-    if choice is None or not len(objects):
+    if not len(objects):
         return sample
+    # in a random order the first choice that finds a window is any of those that find one, equally likely
+    for number in rng.permutation(len(CROP_OVERLAPS)):
+        overlap = CROP_OVERLAPS[number]
+        if overlap is None:
+            return sample
+        if (cropped := _try_crops(sample, rng, objects, overlap)) is not None:
+            return cropped
+    return sample
+
+
+def _try_crops(sample: Sample, rng: np.random.Generator, objects: np.ndarray, overlap: float) -> Sample | None:
+    """The first of `CROP_TRIALS` windows that overlaps an object by this IoU and holds the centre of one; or None."""
     height, width = sample.image.shape[:2]
     for _ in range(CROP_TRIALS):
         scale = rng.uniform(MIN_CROP, 1)
         ratio = rng.uniform(max(0.5, scale**2), min(2, 1 / scale**2))  # so that no side passes the picture's
-        w, h = round(width * scale * ratio**0.5), round(height * scale / ratio**0.5)
+        w, h = max(1, round(width * scale * ratio**0.5)), max(1, round(height * scale / ratio**0.5))
         left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
         window = np.array([left, top, left + w, top + h], np.float32)
         shared = np.minimum(objects[:, 2:], window[2:]) - np.maximum(objects[:, :2], window[:2])
         shared_area = np.prod(shared.clip(min=0), axis=1)
         iou = shared_area / (_areas(objects) + w * h - shared_area)
-        if iou.max() >= choice and (centred := _centres_inside(sample.boxes, window))[~sample.ignore].any():
+        if iou.max() >= overlap and (centred := _centres_inside(sample.boxes, window))[~sample.ignore].any():
             return _window(sample, top, left, (h, w), kept=centred)
-    return sample
+    return None
 
 
 def _centres_inside(boxes: np.ndarray, window: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -169,12 +169,26 @@ def _folder(entry: str, root: Path, where: str) -> _Folder:
         return _Folder(_read_list(path, root))
     if not path.is_dir():
         raise DataError(f"{where}: {entry}: the folder or list {path} does not exist; it is relative to {root}")
-    files = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-    pictures = sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+    try:
+        pictures = sorted(p for p in _files(path) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{where}: {entry}: cannot be searched: {error}; mend its permissions or links") from error
     if not pictures:
         raise DataError(f"{where}: {entry}: no picture in {path}; known: {', '.join(IMAGE_SUFFIXES)}")
     folders = {path, *(picture.parent for picture in pictures)}
     return _Folder(pictures, frozenset(filter(None, map(_labels_folder, folders))))
+
+
+def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files of a folder, of linked folders too; a link back to one of those `above` has nothing new."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path, above | {real})
+        else:
+            yield path
 
 
 def _read_list(path: Path, root: Path) -> list[Path]:

@@ -47,6 +47,16 @@ def test_one_anchor_is_at_least_as_good_as_the_mean() -> None:
     assert mean_iou(sides, one) >= mean_iou(sides, sides.mean(axis=0, keepdims=True))
 
 
+def test_the_fit_is_never_below_that_of_the_first_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means are not what 1 - IoU asks for: of wide shapes the last step is worse than the best."""
+    sides = np.exp(np.random.default_rng(0).normal(4, 0.8, (2000, 2)))
+    found = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
+    monkeypatch.setattr("detkit.data.anchors._means", lambda sides, owners, anchors: anchors)
+    first = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
+    assert found[0] > first[0]
+    assert found[1] > first[1]
+
+
 def test_more_anchors_fit_better_and_a_seed_repeats_itself() -> None:
     sides = np.exp(np.random.default_rng(0).normal(4, 0.7, (2000, 2)))
     found = [kmeans_anchors(sides, k, seed=3) for k in (1, 2, 5, 9)]

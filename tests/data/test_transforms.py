@@ -183,6 +183,23 @@ def test_iou_crop_overlaps_an_object(sample: Sample, monkeypatch: pytest.MonkeyP
         assert visible / (120 * 80 + window - visible) >= 0.7 or window == 100 * 160
 
 
+@pytest.mark.parametrize(
+    ("box", "choices"),
+    [
+        ((0, 0, 160, 100), 7),  # the IoU is the window's part of the picture; 50 trials reach .9 but for 3 in 100
+        ((79, 49, 81, 51), 2),  # no window overlaps it by .1: the whole picture or any window
+    ],
+)
+def test_iou_crop_takes_any_of_the_choices_that_find_a_window(
+    sample: Sample, box: tuple[int, int, int, int], choices: int
+) -> None:
+    """A choice without a window is out, as in Caffe, and does not make the whole picture likelier."""
+    one = replace(sample, boxes=np.array([box], np.float32), labels=np.array([0]), ignore=np.array([False]))
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, iou_crop=True))
+    whole = np.mean([augment(one, seed).image.shape == (100, 160, 3) for seed in range(600)])
+    assert whole == pytest.approx(1 / choices, abs=0.05)
+
+
 def test_translate_moves_every_border_by_its_part_at_most() -> None:
     sample = Sample(
         np.zeros((100, 200, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_), 0

@@ -302,3 +302,26 @@ def test_linked_folders_are_searched_too(tmp_path: Path) -> None:
     dataset = read_yolo(config(tmp_path / "kit"), "train")
     assert [dataset.image_id(i) for i in range(2)] == ["images/train/a.jpg", "images/train/more/b.jpg"]
     assert [len(dataset.ground_truth(i).boxes) for i in range(2)] == [1, 1]
+
+
+def test_a_link_that_leads_back_is_not_followed_round_and_round(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"a": DOG, "more/b": None})
+    pictures = tmp_path / "images" / "train"
+    (pictures / "back").symlink_to(pictures)
+    (pictures / "more" / "back").symlink_to(tmp_path / "images")  # and down again to train
+    dataset = read_yolo(config(tmp_path), "train")
+    assert {dataset.image_id(i) for i in range(len(dataset))} >= {"images/train/a.jpg", "images/train/more/b.jpg"}
+    assert len({Path(dataset.path(i)).resolve() for i in range(len(dataset))}) == len(dataset) == 2
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_yolo(tmp_path, {"a": DOG})
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read everything
+    with pytest.raises(
+        DataError, match=r"train: images/train: cannot be searched: .*Permission denied: .*images/train"
+    ):
+        read_yolo(config(tmp_path), "train")
