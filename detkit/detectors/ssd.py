@@ -57,6 +57,8 @@ class SSDConfig(Config):
             )
         if not isinstance(self.input.resize, StretchConfig):
             raise ValueError("input.resize: priors are laid out for one input size; use {name: stretch, size: 300}")
+        if self.input.resize.train_sizes and self.head.steps:
+            raise ValueError("input.resize.train_sizes: head.steps are those of one input size; use steps: null")
         return self
 
 

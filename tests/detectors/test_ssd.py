@@ -6,15 +6,16 @@ from pydantic import ValidationError
 
 from detkit.config import load_config
 from detkit.detectors.build import build_detector
-from detkit.detectors.ssd import SSD, SSDConfig, SSDInputConfig
+from detkit.detectors.ssd import SSD, SSDConfig, SSDInputConfig, build_ssd
 from detkit.engine.run import RunConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import SSDVGGConfig, build_ssd_vgg
-from detkit.nn.input import ShortSideConfig
+from detkit.nn.heads.ssd import SSDHeadConfig
+from detkit.nn.input import ShortSideConfig, StretchConfig
 from detkit.nn.necks.extra_levels import ExtraLevelsConfig
 from detkit.nn.necks.fpn import FPNConfig
 from detkit.weights.torchvision import CONFIGS
-from tests.detectors.batches import ROOT
+from tests.detectors.batches import ROOT, make_batch
 
 VOC = [f"class {i}" for i in range(20)]
 COCO = [f"class {i}" for i in range(80)]
@@ -113,6 +114,59 @@ def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch
     assert backbone.get_submodule("fc7").weight[3, 9, 0, 0] == fc7.weight[12, 36]
 
 
+RESNET = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, levels=(3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("neck", "num_levels"),
+    [
+        (ExtraLevelsConfig(out_channels=(64, 32), reduce=("stride",) * 2, l2_norm=None, norm=True), 5),
+        (FPNConfig(out_channels=32), 4),
+        (None, 3),
+    ],
+)
+def test_the_head_learns_behind_another_trunk_and_any_neck(neck: object, num_levels: int) -> None:
+    """A few steps on one batch, an image without objects in it, halve the loss."""
+    torch.manual_seed(0)
+    sizes = (16.0, 32.0, 64.0, 96.0, 128.0, 160.0)
+    head = SSDHeadConfig(
+        min_sizes=sizes[:num_levels],
+        max_sizes=sizes[1 : num_levels + 1],
+        ratios=((2,),) * num_levels,
+        steps=None,
+    )
+    input_config = SSDInputConfig(resize=StretchConfig(size=128), std=(58, 57, 57))
+    detector = build_ssd(SSDConfig(backbone=RESNET, neck=neck, head=head, input=input_config), VOC).train()
+    batch = make_batch(detector, [3, 0])
+    optimizer = torch.optim.AdamW(detector.parameters(), 1e-3)
+    history = []
+    for _ in range(8):
+        assert batch.targets
+        loss = torch.stack(list(detector.criterion(detector(batch), batch.targets).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < history[0] / 2
+
+
+def test_mobilenet_ssd_has_relu_throughout() -> None:
+    """Not ReLU6: chuanqi305's network, unlike torchvision's and TensorFlow's."""
+    detector = build("voc/mobilenet_ssd.yaml", VOC)
+    activations = [type(m) for m in detector.modules() if isinstance(m, torch.nn.ReLU | torch.nn.ReLU6)]
+    assert activations == [torch.nn.ReLU] * (27 + 8)  # conv0 and 13 separable ones; four levels of two
+
+
+@pytest.mark.parametrize("frozen_stages", range(6))
+def test_frozen_stages_of_ssds_vgg(frozen_stages: int) -> None:
+    with torch.device("meta"):
+        backbone = build_ssd_vgg(SSDVGGConfig(frozen_stages=frozen_stages))
+    convs = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)]
+    expected = sum((2, 2, 3, 3, 3)[:frozen_stages])  # of VGG16's stages
+    assert [conv.weight.requires_grad for conv in convs] == [False] * expected + [True] * (15 - expected)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -120,6 +174,10 @@ def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch
         ({"backbone": ResNetConfig()}, "head.min_sizes: expected 8 entries, one a feature level, found 6"),
         ({"neck": FPNConfig()}, "head.min_sizes: expected 3 entries, one a feature level, found 6"),
         ({"input": SSDInputConfig(resize=ShortSideConfig())}, "input.resize: priors are laid out for one input size"),
+        (
+            {"input": SSDInputConfig(resize=StretchConfig(size=300, train_sizes=(300, 512)))},
+            "input.resize.train_sizes: head.steps are those of one input size; use steps: null",
+        ),
         (
             {"neck": ExtraLevelsConfig(out_channels=(8,), reduce=("stride",))},
             "head.min_sizes: expected 3 entries, one a feature level, found 6",

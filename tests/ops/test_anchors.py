@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from detkit.ops.anchors import cell_anchors, grid_anchors
+from detkit.ops.anchors import cell_anchors, grid_anchors, prior_anchors
 from tests.reference import anchors as reference
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -65,6 +67,45 @@ def test_a_ratio_may_be_width_to_height() -> None:
 
 def test_inclusive_corners_are_half_a_pixel_inside() -> None:
     assert cell_anchors((16,), (1.0,), inclusive=True).tolist() == [[-7.5, -7.5, 7.5, 7.5]]
+
+
+def sides(priors: torch.Tensor) -> torch.Tensor:
+    assert_close(priors[:, :2], -priors[:, 2:])
+    return priors[:, 2:] * 2
+
+
+def test_the_priors_of_ssd_in_the_order_of_caffes_layer() -> None:
+    """SSD300's second level on VOC: the smallest square, the one between, 2, 1/2, 3, 1/3, of the smallest's area."""
+    between, two, three = math.sqrt(60 * 111), math.sqrt(2), math.sqrt(3)
+    expected = [
+        [60, 60],
+        [between, between],
+        [60 * two, 60 / two],
+        [60 / two, 60 * two],
+        [60 * three, 60 / three],
+        [60 / three, 60 * three],
+    ]
+    assert_close(sides(prior_anchors(60, 111, (2, 3))), torch.tensor(expected))
+
+
+def test_mobilenet_ssds_first_level_has_no_second_square() -> None:
+    expected = [[60, 60], [60 * math.sqrt(2), 60 / math.sqrt(2)], [60 / math.sqrt(2), 60 * math.sqrt(2)]]
+    assert_close(sides(prior_anchors(60, None, (2,))), torch.tensor(expected))
+
+
+def test_priors_equal_torchvision_with_and_without_its_clip() -> None:
+    for clip, largest in ((False, None), (True, 320.0)):
+        theirs = DefaultBoxGenerator([[2, 3]], scales=[0.95, 1.0], clip=clip)._wh_pairs[0]
+        theirs = theirs.clamp(0, 1) if clip else theirs
+        assert_close(sides(prior_anchors(0.95 * 320, 320, (2, 3), largest=largest)), theirs * 320)
+    assert sides(prior_anchors(304, 320, (2, 3), largest=320)).max() == 320
+    assert sides(prior_anchors(304, 320, (2, 3))).max() > 500
+
+
+def test_priors_are_centred_half_a_step_into_the_cell() -> None:
+    priors = grid_anchors(prior_anchors(30, 60, (2,)), (38, 38), 8, offset=0.5)
+    assert_close(priors[0], torch.tensor([-11.0, -11, 19, 19]))  # (4, 4) less and plus 15: not clipped
+    assert_close(priors[-4], torch.tensor([285.0, 285, 315, 315]))  # (37.5 * 8 = 300) less and plus 15
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5, 7.5 / 16])

@@ -51,7 +51,7 @@ class SSDVGGConfig(Config):
 
     name: Literal["vgg16_ssd"] = "vgg16_ssd"
     weights: str | None = None  # torchvision weights entry of vgg16, e.g. IMAGENET1K_V1; null: random
-    frozen_stages: int = Field(0, ge=0, le=4)  # SSD trains all
+    frozen_stages: int = Field(0, ge=0, le=5)  # SSD trains all; 5: all but fc6 and fc7
     levels: tuple[Literal[4], Literal[6]] = (4, 6)
 
     @model_validator(mode="after")

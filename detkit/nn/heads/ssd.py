@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from detkit.config import Config
+from detkit.config import Config, UserError
 from detkit.nn.assign.iou_matcher import match_bipartite
 from detkit.nn.blocks import ConvBlock
 from detkit.nn.heads.detections import select_detections
@@ -113,12 +113,17 @@ class SSDHead(nn.Module):
         return SSDOutputs(logits, deltas, self.priors(sizes, size).to(deltas.device))
 
     def priors(self, feature_sizes: Sequence[Size], size: Size) -> Tensor:
-        """`[A, 4]` xyxy in px of an input of `size` (h, w)."""
+        """`[A, 4]` xyxy in px of an input of `size` (h, w). Raises UserError for the steps of another size."""
         config, levels = self.config, []
         for i, (height, width) in enumerate(feature_sizes):
             largest = max(size) if config.clip_sides else None
             cells = prior_anchors(config.min_sizes[i], config.max_sizes[i], config.ratios[i], largest=largest)
-            step = config.steps[i] if config.steps else (size[0] / height, size[1] / width)
+            step = (config.steps[i],) * 2 if config.steps else (size[0] / height, size[1] / width)
+            if abs(height - size[0] / step[0]) >= 1 or abs(width - size[1] / step[1]) >= 1:
+                raise UserError(
+                    f"head.steps: {step[0]:g} px do not fit level {i}, of {height} x {width} cells, and an input of "
+                    f"{size[0]} x {size[1]} px; give the steps of this size, or null for input / map size"
+                )
             levels.append(grid_anchors(cells, (height, width), step, offset=0.5))
         return torch.cat(levels)
 

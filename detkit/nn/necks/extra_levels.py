@@ -12,8 +12,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from detkit.config import Config
+from detkit.config import Config, UserError
 from detkit.nn.blocks import Activation, ConvBlock, L2Norm
+
+KERNELS = {"stride": (3, 2, 1), "valid": (3, 1, 0), "valid4": (4, 1, 1)}  # kernel size, stride, padding
 
 
 class ExtraLevelsConfig(Config):
@@ -49,9 +51,10 @@ class ExtraLevels(nn.Module):
         )
         self.l2_norm = nn.Identity() if config.l2_norm is None else L2Norm(in_channels[0], config.l2_norm)
         self.levels = nn.ModuleList()
+        self.reduce = config.reduce
         channels, strides = in_channels[-1], list(in_strides)
         for width, reduce in zip(config.out_channels, config.reduce, strict=True):
-            kernel_size, stride, padding = {"stride": (3, 2, 1), "valid": (3, 1, 0), "valid4": (4, 1, 1)}[reduce]
+            kernel_size, stride, padding = KERNELS[reduce]
             half = width // 2
             layers = [block(channels, half, 1)]
             if config.depthwise:
@@ -71,7 +74,14 @@ class ExtraLevels(nn.Module):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         levels = [self.l2_norm(features[0]), *features[1:]]
         level = features[-1]
-        for layers in self.levels:
+        for layers, reduce in zip(self.levels, self.reduce, strict=True):
+            kernel_size, _, padding = KERNELS[reduce]
+            least, (height, width) = kernel_size - 2 * padding, level.shape[2:]
+            if min(height, width) < least:
+                raise UserError(
+                    f"neck.reduce: {reduce} needs {least} x {least} cells, found {height} x {width}; "
+                    "expected a larger input or fewer levels"
+                )
             level = layers(level)
             levels.append(level)
         return levels

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
+from detkit.config import UserError
 from detkit.nn.heads.ssd import SSDHead, SSDHeadConfig, SSDOutputs
 from detkit.ops.coders import BoxCoder
 from detkit.structures import ImageInfo, Target
@@ -63,6 +64,22 @@ def test_priors_without_steps_divide_the_input_and_sides_may_be_clipped() -> Non
     priors = make_head(config).priors([(3, 3)], (320, 320))
     torch.testing.assert_close(priors[0, :2] + 140, torch.full((2,), 320 / 6))
     assert (priors[1, 2:] - priors[1, :2]).tolist() == [320, 140]  # 560 x 140
+
+
+@pytest.mark.parametrize("side", [37, 38])  # 300 / 8 = 37.5, rounded either way
+def test_steps_fit_maps_rounded_either_way(side: int) -> None:
+    head = make_head(ONE_LEVEL.model_copy(update={"steps": (8,)}))
+    assert len(head.priors([(side, side)], (300, 300))) == side**2
+
+
+@pytest.mark.parametrize("feature_size", [(4, 1), (1, 4)])
+def test_steps_of_another_input_size_are_refused(feature_size: tuple[int, int]) -> None:
+    """SSD300's last level on 512 px: a step of 300 would lay centres at 450, 750 and 1050."""
+    head = make_head(ONE_LEVEL.model_copy(update={"steps": (300,)}))
+    height, width = feature_size
+    message = f"head.steps: 300 px do not fit level 0, of {height} x {width} cells, and an input of 512 x 512 px"
+    with pytest.raises(UserError, match=message):
+        head.priors([feature_size], (512, 512))
 
 
 def test_loss_by_hand_with_three_background_priors_a_positive_one() -> None:

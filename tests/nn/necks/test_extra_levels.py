@@ -1,10 +1,13 @@
 """SSD's coarser levels."""
 
+from typing import Literal
+
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from detkit.config import UserError
 from detkit.nn.blocks import L2Norm
 from detkit.nn.necks.extra_levels import ExtraLevels, ExtraLevelsConfig
 
@@ -27,6 +30,14 @@ def test_ssd512_has_the_maps_of_the_paper() -> None:
     )
     expected = [(512, 64), (1024, 32), (512, 16), (256, 8), (256, 4), (256, 2), (256, 1)]
     assert sizes(config, 64) == expected
+
+
+@pytest.mark.parametrize(("reduce", "least"), [("valid", 3), ("valid4", 2)])
+def test_a_map_that_is_too_small_is_named(reduce: Literal["valid", "valid4"], least: int) -> None:
+    neck = ExtraLevels(ExtraLevelsConfig(out_channels=(8,), reduce=(reduce,), l2_norm=None), [4], [16])
+    assert neck([torch.rand(1, 4, least, least)])[1].shape == (1, 8, 1, 1)
+    with pytest.raises(UserError, match=f"{reduce} needs {least} x {least} cells, found {least} x {least - 1}"):
+        neck([torch.rand(1, 4, least, least - 1)])
 
 
 def test_the_finest_level_is_normalised_outside_the_trunk() -> None:
