@@ -57,6 +57,11 @@ class SSDConfig(Config):
             )
         if not isinstance(self.input.resize, StretchConfig):
             raise ValueError("input.resize: priors are laid out for one input size; use {name: stretch, size: 300}")
+        if getattr(self.backbone, "weights", None) == "IMAGENET1K_V1" and max(self.input.std) < 2:
+            raise ValueError(
+                "input.std: backbone.weights IMAGENET1K_V1 want ImageNet's pixels, mean [123.675, 116.28, 103.53] and "
+                f"std [58.395, 57.12, 57.375], found {list(self.input.std)}"
+            )
         if self.input.resize.train_sizes and self.head.steps:
             raise ValueError("input.resize.train_sizes: head.steps are those of one input size; use steps: null")
         return self

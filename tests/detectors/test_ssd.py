@@ -170,6 +170,10 @@ def test_frozen_stages_of_ssds_vgg(frozen_stages: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            {"backbone": SSDVGGConfig(weights="IMAGENET1K_V1")},
+            "input.std: backbone.weights IMAGENET1K_V1 want ImageNet",
+        ),
         ({"neck": None}, "head.min_sizes: expected 2 entries, one a feature level, found 6"),
         ({"backbone": ResNetConfig()}, "head.min_sizes: expected 8 entries, one a feature level, found 6"),
         ({"neck": FPNConfig()}, "head.min_sizes: expected 3 entries, one a feature level, found 6"),

@@ -50,7 +50,9 @@ class SSDVGGConfig(Config):
     """VGG16 as SSD changes it (arXiv 1512.02325, section 3): conv4_3 and fc7, of 512 and 1024 channels."""
 
     name: Literal["vgg16_ssd"] = "vgg16_ssd"
-    weights: str | None = None  # torchvision weights entry of vgg16, e.g. IMAGENET1K_V1; null: random
+    # torchvision weights entry of vgg16; null: random. IMAGENET1K_V1 wants pixels of ImageNet's mean and std, and gives
+    # fc6 and fc7 too; IMAGENET1K_FEATURES, from Caffe, wants std 1 and gives the features alone (torchvision's SSD)
+    weights: str | None = None
     frozen_stages: int = Field(0, ge=0, le=5)  # SSD trains all; 5: all but fc6 and fc7
     levels: tuple[Literal[4], Literal[6]] = (4, 6)
 
@@ -68,7 +70,7 @@ def build_ssd_vgg(config: SSDVGGConfig) -> StagedBackbone:
     network.features[pools[2]].ceil_mode = True  # 75 -> 38, as Caffe
     del blocks[names[pools[4]]]
     fc6, fc7 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.Conv2d(1024, 1024, 1)
-    if config.weights:
+    if config.weights and config.weights != "IMAGENET1K_FEATURES":
         _subsample(network.classifier, fc6, fc7)
     blocks |= {"pool5": nn.MaxPool2d(3, 1, padding=1), "fc6": fc6, "relu6": nn.ReLU(inplace=True)}
     blocks |= {"fc7": fc7, "relu7": nn.ReLU(inplace=True)}
