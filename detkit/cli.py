@@ -15,7 +15,7 @@ from detkit.config import UserError
 
 PROTOCOLS: tuple[Any, ...] = ("voc07", "voc10", "coco")
 SOURCE = (
-    "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME, torchvision:NAME:FILE, "
+    "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], detr:NAME[:FILE], "
     "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
 )
 TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."

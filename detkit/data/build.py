@@ -28,7 +28,7 @@ from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
 
 DataConfig = Annotated[VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig, Field(discriminator="name")]
 Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, original (h, w), draw)
-Key = tuple[int, int, int | None]  # (index of the image, its seed, draw of its batch)
+Key = tuple[int, int, int | None]  # (index of the image, its seed, its draw, which its batch may share)
 
 
 class LoaderConfig(Config):
@@ -77,7 +77,7 @@ def build_loader(
 
     shuffle     training: a new order every epoch, and a `draw` for `place`. Otherwise images come in the order of the
                 data set and `draw` is None
-    draw_every  batches that share a draw
+    draw_every  batches that share a draw; 0: each image has its own
     """
     sampler = BatchSampler(
         dataset.aspect_ratios,
@@ -144,10 +144,14 @@ class BatchSampler(Sampler[list[Key]]):
         batches = self._global_batches(rng)
         draws = rng.integers(2**31, size=len(batches)).tolist() if self.shuffle else [None] * len(batches)
         for number, batch in enumerate(batches):
-            draw = draws[number // self.draw_every]
             if len(batch) < self.world_size:
                 batch = np.resize(batch, self.world_size)
-            yield [(index, self._seed_of(index), draw) for index in batch[self.rank :: self.world_size].tolist()]
+            keys = [(index, self._seed_of(index)) for index in batch[self.rank :: self.world_size].tolist()]
+            if self.draw_every:
+                draw = draws[number // self.draw_every]
+                yield [(index, seed, draw) for index, seed in keys]
+            else:
+                yield [(index, seed, seed if self.shuffle else None) for index, seed in keys]
 
     def _global_batches(self, rng: np.random.Generator) -> list[np.ndarray]:
         batches = []

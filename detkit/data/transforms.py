@@ -27,6 +27,8 @@ MEAN = (123, 117, 104)  # of ImageNet, RGB: the canvas of SSD's expansion
 GREY = (127, 127, 127)  # darknet's canvas
 CROP_OVERLAPS = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)  # SSD, section 2.2: the whole picture, least IoUs, any window
 CROP_TRIALS = 50
+DETR_SHORT_SIDES = (400, 500, 600)  # px, of the picture in which DETR's window is measured
+DETR_WINDOW = (384, 600)  # px, least and most of either side of the window
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 
 
@@ -42,6 +44,8 @@ class AugmentConfig(Config):
     iou_crop              SSD's batch sampler (section 2.2): a window, .3 to 1 of the picture in the root of its area
                           and of half to double its aspect, that overlaps an object by a drawn least IoU; objects stay
                           whose centre it holds
+    resize_crop           DETR (section A.4): probability of a window, 384 to 600 px a side of the picture at a shorter
+                          side of 400, 500 or 600 px; objects stay of which anything is left
     scale_jitter          (low, high): objects appear this many times larger (log-uniform). Above 1 a random window of
                           the picture is kept, below 1 the picture lies somewhere on a larger grey canvas
     crop                  probability of a random crop that keeps every object whole and `MIN_CROP` of either side
@@ -57,6 +61,7 @@ class AugmentConfig(Config):
     hsv: tuple[float, float, float] | None = None
     expand: float = Field(1.0, ge=1, le=10)
     iou_crop: bool = False
+    resize_crop: float = Field(0.0, ge=0, le=1)
     scale_jitter: tuple[float, float] | None = None
     crop: float = Field(0.0, ge=0, le=1)
     translate: float = Field(0.0, ge=0, lt=0.5)
@@ -100,6 +105,8 @@ class Augment:
             sample = _expand(sample, rng, config.expand)
         if config.iou_crop:
             sample = _iou_crop(sample, rng)
+        if config.resize_crop and rng.random() < config.resize_crop:
+            sample = _resize_crop(sample, rng)
         if config.scale_jitter is not None:
             sample = _jitter_scale(sample, rng, config.scale_jitter)
         if rng.random() < config.crop:
@@ -189,6 +196,17 @@ def _try_crops(sample: Sample, rng: np.random.Generator, objects: np.ndarray, ov
 def _centres_inside(boxes: np.ndarray, window: np.ndarray) -> np.ndarray:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     return np.asarray(((centres > window[:2]) & (centres < window[2:])).all(axis=1))
+
+
+def _resize_crop(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The window in pixels of the picture as it is: the resize to the input's size is the only one."""
+    shape = sample.image.shape[:2]
+    scale = rng.choice(DETR_SHORT_SIDES) / min(shape)
+    least, most = DETR_WINDOW
+    size = [round(rng.integers(least, min(side * scale, most), endpoint=True) / scale) for side in shape]
+    height, width = (max(1, min(wanted, side)) for wanted, side in zip(size, shape, strict=True))
+    top, left = int(rng.integers(shape[0] - height + 1)), int(rng.integers(shape[1] - width + 1))
+    return _window(sample, top, left, (height, width), kept=np.ones(len(sample.boxes), np.bool_))
 
 
 def _translate(sample: Sample, rng: np.random.Generator, most: float) -> Sample:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from detkit.detectors.detector import Detector
+from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
 from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
@@ -16,7 +17,7 @@ from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 
 DetectorConfig = Annotated[
-    FasterRCNNConfig | SSDConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config,
+    FasterRCNNConfig | SSDConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config | DETRConfig,
     Field(discriminator="name"),
 ]
 
@@ -34,4 +35,6 @@ def build_detector(config: DetectorConfig, class_names: Sequence[str]) -> Detect
             detector = build_yolov2(config, class_names)
         case YOLOv3Config():
             detector = build_yolov3(config, class_names)
+        case DETRConfig():
+            detector = build_detr(config, class_names)
     return detector.to(memory_format=torch.channels_last)

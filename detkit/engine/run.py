@@ -137,16 +137,21 @@ def detector_state(config: RunConfig, detector: Detector) -> dict[str, Any]:
 def load_detector(source: str | Path) -> tuple[Detector, RunConfig | None]:
     """A detector in evaluation mode, and the configuration it was trained with.
 
-    `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME`, or
-    `torchvision:NAME:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights`
-    beside it or `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A checkpoint's weights come from the file:
-    none are downloaded. Raises UserError if it is none of these.
+    `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
+    `:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or
+    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A checkpoint's weights come from the file: none are
+    downloaded. Raises UserError if it is none of these.
     """
     if str(source).startswith("torchvision:"):
         from detkit.weights.torchvision import load_torchvision
 
         _, name, *file = str(source).split(":", 2)
         return load_torchvision(name, Path(file[0]) if file else None), None
+    if str(source).startswith("detr:"):
+        from detkit.weights.detr import load_detr
+
+        _, name, *file = str(source).split(":", 2)
+        return load_detr(name, Path(file[0]) if file else None), None
     if str(source).startswith("darknet:") or (Path(source).suffix == ".cfg" and not Path(source).is_dir()):
         from detkit.weights.darknet import load_darknet_source
 

@@ -21,8 +21,8 @@ class ShortSideConfig(Config):
     name: Literal["short_side"] = "short_side"
     size: int = Field(800, ge=1)  # px
     max_size: int = Field(1333, ge=1)  # px
-    train_sizes: tuple[int, ...] = ()  # px, multi-scale training: one is drawn for each batch; empty: always `size`
-    draw_every: int = Field(1, ge=1)  # batches that share a drawn size
+    train_sizes: tuple[int, ...] = ()  # px, multi-scale training; empty: always `size`
+    draw_every: int = Field(1, ge=0)  # batches that share a drawn size; 0: each image draws its own (DETR)
 
 
 class StretchConfig(Config):

@@ -10,9 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
@@ -28,6 +26,7 @@ from detkit.nn.heads.rpn import AnchorConfig, RPNConfig
 from detkit.nn.heads.ssd import SSDHeadConfig
 from detkit.nn.input import InputConfig, ShortSideConfig, StretchConfig
 from detkit.nn.necks.extra_levels import ExtraLevelsConfig
+from detkit.weights.files import read_state
 
 _SSD_SCALES = [300 * scale for scale in (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)]
 _SSDLITE_SCALES = [320 * (0.2 + 0.15 * level) for level in range(6)] + [320.0]
@@ -146,23 +145,9 @@ def load_torchvision(name: str, file: Path | None = None) -> Detector:
         raise UserError(f"torchvision:{name}: not known; known: {', '.join(CONFIGS)}")
     public = get_model_weights(name)["COCO_V1"]
     detector = build_detector(CONFIGS[name], public.meta["categories"][1:])
-    state = _read(file) if file else download(public)
+    state = read_state(file, "torchvision") if file else download(public.url, str(public))
     try:
         detector.load_state_dict(convert_keys(state))
     except RuntimeError as error:
         raise UserError(f"{file}: not the weights of {name}: {str(error).splitlines()[1].strip()}") from error
     return detector.eval()
-
-
-def _read(file: Path) -> Any:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{file}: cannot read this checkpoint: {error.strerror or error}") from error
-    except Exception as error:  # the unpickler lets through whatever a garbled file makes it stumble over
-        raise UserError(
-            f"{file}: not a torchvision checkpoint: the file is no archive of tensors, or is cut short"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{file}: not a torchvision checkpoint: expected a dict of tensors")
-    return state

@@ -84,6 +84,8 @@ def enliven(detector: Detector) -> None:
     def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         handles.pop(module).remove()
         std = output.std()
+        if std == 0:  # DETR's first layer attends to nothing yet
+            return output
         for parameter in module.parameters():
             parameter.div_(std)
         return output / std

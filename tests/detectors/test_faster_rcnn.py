@@ -6,12 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from detkit.config import load_config
-from detkit.data.build import build_dataset
 from detkit.detectors.build import build_detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
-from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
-from detkit.engine.run import RunConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import VGGConfig
@@ -19,6 +15,7 @@ from detkit.nn.heads.roi import RoIConfig
 from detkit.nn.heads.rpn import AnchorConfig, RPNConfig
 from detkit.weights.torchvision import CONFIGS
 from tests.detectors.batches import ROOT, cheap_config, make_batch
+from tests.detectors.overfit import overfit
 
 VOC = [f"class {i}" for i in range(20)]
 COCO = [f"class {i}" for i in range(90)]  # torchvision's 91 outputs with background
@@ -106,28 +103,9 @@ def test_canvas_is_a_multiple_of_the_coarsest_backbone_level() -> None:
 
 
 def test_it_overfits_four_pictures(tmp_path: Path) -> None:
-    """The whole chain learns: data, detector, losses, postprocessing and evaluator agree on what a box is."""
-    changes = [f"data.root={tmp_path / 'shapes'}", "data.num_train=4", "data.num_val=1"]
-    changes += ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
+    changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
     changes += ["model.roi.hidden=[256]", "model.rpn.post_nms_top_k_test=100"]
-    config = load_config(ROOT / "configs/faster_rcnn.yaml", RunConfig, changes)
-    dataset = build_dataset(config.data, "train")
-    torch.manual_seed(0)
-    detector = build_detector(config.model, dataset.class_names)
-    loader = evaluation_loader(dataset, detector, batch_size=4, workers=0)
-    loader.collate_fn.keywords["with_targets"] = True  # type: ignore[attr-defined]
-    (batch,) = loader
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    detector.train()
-    for _ in range(70):
-        losses = detector.criterion(detector(batch), batch.targets)
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10)
-        optimizer.step()
-    evaluator = build_evaluator(dataset)
-    found = evaluate(detector, loader, evaluator, ["voc07"], device=torch.device("cpu"), progress=False)
-    assert found.results["voc07"].score > 0.9
+    assert overfit(ROOT / "configs/faster_rcnn.yaml", tmp_path, changes, pictures=4, steps=70) > 0.9
 
 
 def test_levels_with_a_gap_are_refused() -> None:

@@ -8,19 +8,16 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from detkit.config import load_config
-from detkit.data.build import build_dataset
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.detectors.yolov1 import YOLOv1Config
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
-from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
-from detkit.engine.run import RunConfig
 from detkit.nn.backbones.darknet import DarknetConfig, conv_blocks
 from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
 from detkit.nn.input import DarknetInputConfig, LetterboxConfig, StretchConfig
 from tests.detectors.batches import ROOT, cheap_config
+from tests.detectors.overfit import overfit
 
 VOC = [f"class {i}" for i in range(20)]
 COCO = [f"class {i}" for i in range(80)]
@@ -164,24 +161,4 @@ def test_parts_that_do_not_fit_are_refused(make: Any, fields: dict[str, Any], me
 
 @pytest.mark.parametrize("file", ["yolov2.yaml", "yolov3.yaml"])
 def test_it_overfits_four_pictures(file: str, tmp_path: Path) -> None:
-    """The whole chain learns: data, detector, losses, postprocessing and evaluator agree on what a box is."""
-    changes = [f"data.root={tmp_path / 'shapes'}", "data.num_train=4", "data.num_val=1"]
-    changes += ["model.input.resize.size=96"]
-    config = load_config(ROOT / "configs" / file, RunConfig, changes)
-    dataset = build_dataset(config.data, "train")
-    torch.manual_seed(0)
-    detector = build_detector(config.model, dataset.class_names)
-    loader = evaluation_loader(dataset, detector, batch_size=4, workers=0)
-    loader.collate_fn.keywords["with_targets"] = True  # type: ignore[attr-defined]
-    (batch,) = loader
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    detector.train()
-    for _ in range(75):
-        losses = detector.criterion(detector(batch), batch.targets)
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(detector.parameters(), 10)
-        optimizer.step()
-    evaluator = build_evaluator(dataset)
-    found = evaluate(detector, loader, evaluator, ["voc07"], device=torch.device("cpu"), progress=False)
-    assert found.results["voc07"].score > 0.9
+    assert overfit(ROOT / "configs" / file, tmp_path, ["model.input.resize.size=96"], pictures=4, steps=75) > 0.9

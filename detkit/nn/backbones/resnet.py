@@ -25,11 +25,14 @@ class ResNetConfig(Config):
     norm_eps: float = Field(1e-5, ge=0)  # torchvision's COCO_V1 detection weights were trained with 0
     frozen_stages: int = Field(2, ge=0, le=5)  # 1: stem, 2: stem and res2 (the published choice), ..., 5: all
     levels: tuple[Literal[2, 3, 4, 5], ...] = (2, 3, 4, 5)
+    dilation: bool = False  # dilated convolutions in place of C5's stride: C5 at stride 16 (DETR's DC5)
 
     @model_validator(mode="after")
     def _weights_and_levels_exist(self) -> ResNetConfig:
         check_weights(self.name, self.weights)
         check_levels(self.levels)
+        if self.dilation and self.name in ("resnet18", "resnet34"):
+            raise ValueError(f"dilation: {self.name} has no bottleneck blocks, which alone can be dilated")
         return self
 
 
@@ -43,6 +46,7 @@ def build_resnet(config: ResNetConfig) -> StagedBackbone:
         weights=None,
         norm_layer=partial(norm, eps=config.norm_eps),
         zero_init_residual=shortcut_first,
+        replace_stride_with_dilation=[False, False, config.dilation],
     )
     if config.weights:
         load_weights(network, config.name, config.weights)
@@ -52,6 +56,6 @@ def build_resnet(config: ResNetConfig) -> StagedBackbone:
         blocks,
         taps=[STAGES[level - 2] for level in config.levels],
         out_channels=[64 * expansion * 2 ** (level - 2) for level in config.levels],
-        out_strides=[2**level for level in config.levels],
+        out_strides=[16 if config.dilation and level == 5 else 2**level for level in config.levels],
         frozen=[*(("conv1", "bn1") if config.frozen_stages else ()), *STAGES[: max(config.frozen_stages - 1, 0)]],
     )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
 
 from detkit.config import UserError
 
@@ -80,16 +80,19 @@ def load_weights(network: nn.Module, model: str, weights: str) -> None:
     """Loads torchvision's public classification weights into its own network."""
     from torchvision.models import get_model_weights
 
-    network.load_state_dict(download(get_model_weights(model)[weights]))
+    public = get_model_weights(model)[weights]
+    network.load_state_dict(download(public.url, str(public)))
 
 
-def download(weights: WeightsEnum) -> Mapping[str, Tensor]:
-    """The state dict of public weights, downloaded once and checked by hash. Raises UserError if that cannot be."""
+def download(url: str, name: str) -> dict[str, Any]:
+    """The checkpoint at `url`, downloaded once, checked by the hash in its name. Raises UserError if that cannot be."""
     try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state: dict[str, Any] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
         return state
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{weights}: cannot download {weights.url}: {error}; "
+            f"{name}: cannot download {url}: {error}; "
             f"or fetch it by other means and put it into {torch.hub.get_dir()}/checkpoints"
         ) from error

@@ -1,4 +1,4 @@
-"""Candidates of one image -> its detections: what every head that suppresses does last.
+"""Candidates of one image -> its detections: what every head does last.
 
 Legend: N candidates, K classes.
 """
@@ -24,7 +24,7 @@ def select_detections(
     class_names: Sequence[str],
     *,
     score_threshold: float,
-    nms_threshold: float,
+    nms_threshold: float | None,
     max_detections: int,
     top_k_per_class: int | None = None,
 ) -> Detections:
@@ -32,6 +32,7 @@ def select_detections(
 
     boxes            `[N, 4]` or, with a box for each class, `[N, K, 4]`, xyxy in input px
     scores           `[N, K]`: every candidate may be of several classes
+    nms_threshold    IoU above which the lower of two of a class is suppressed; None: nothing is
     top_k_per_class  candidates of a class that enter the suppression; None: all
     """
     if top_k_per_class is not None and top_k_per_class < len(scores):
@@ -43,7 +44,10 @@ def select_detections(
     boxes = clip_boxes(to_original(boxes, info), info.orig_size)
     keep = valid_boxes(boxes, MIN_SIZE)
     boxes, scores, label = boxes[keep], scores[keep], label[keep]
-    keep = class_aware_nms(boxes, scores, label, nms_threshold)[:max_detections]
+    if nms_threshold is None:
+        keep = scores.argsort(descending=True, stable=True)[:max_detections]
+    else:
+        keep = class_aware_nms(boxes, scores, label, nms_threshold)[:max_detections]
     return Detections(boxes[keep].float(), scores[keep].float(), label[keep], tuple(class_names))
 
 

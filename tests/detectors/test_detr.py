@@ -1,0 +1,107 @@
+"""DETR's published sizes, what its configuration refuses, its inputs, and that it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import nn
+
+from detkit.detectors.build import build_detector
+from detkit.detectors.detr import DETRConfig
+from detkit.nn.backbones import build_backbone
+from detkit.nn.backbones.resnet import ResNetConfig
+from detkit.nn.input import InputConfig, LetterboxConfig, StretchConfig
+from detkit.structures import Batch
+from tests.detectors.batches import ROOT, enliven, make_batch
+from tests.detectors.overfit import overfit
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "trunk", "total"),
+    [
+        (ResNetConfig(levels=(5,)), 23_454_912, 41_524_768),
+        (ResNetConfig(levels=(5,), dilation=True), 23_454_912, 41_524_768),
+        (ResNetConfig(name="resnet101", levels=(5,)), 42_394_816, 60_464_672),
+    ],
+)
+def test_parameters_as_published(backbone: ResNetConfig, trunk: int, total: int) -> None:
+    """facebookresearch/detr, with the 91 ids of COCO as classes."""
+    with torch.device("meta"):
+        detr = build_detector(DETRConfig(backbone=backbone), [str(i) for i in range(91)])
+    head = detr.get_submodule("head")
+    assert count(detr.get_submodule("backbone")) == trunk
+    assert count(head.get_submodule("project")) == 524_544
+    assert count(head.get_submodule("encoder")) == 7_890_432
+    assert count(head.get_submodule("decoder")) == 9_473_024
+    assert count(head.get_submodule("classifier")) == 23_644
+    assert count(head.get_submodule("regressor")) == 132_612
+    assert head.get_parameter("queries").shape == (100, 256)
+    assert count(detr) == total
+
+
+def test_the_stem_and_the_first_stage_are_frozen() -> None:
+    detr = build_detector(DETRConfig(), ["thing"])
+    frozen = {name.split(".")[1] for name, p in detr.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1", "layer1"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone": ResNetConfig()}, r"backbone.levels: the transformer reads one level, found \[2, 3, 4, 5\]"),
+        ({"input": InputConfig(resize=LetterboxConfig())}, "input.resize: padding is masked here"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DETRConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_blocks_that_cannot_be_dilated() -> None:
+    with pytest.raises(ValidationError, match="dilation: resnet18 has no bottleneck blocks"):
+        ResNetConfig(name="resnet18", dilation=True)
+
+
+def test_dilation_keeps_the_stride_of_c4() -> None:
+    backbone = build_backbone(ResNetConfig(levels=(4, 5), dilation=True))
+    assert backbone.out_strides == (16, 16)
+    assert [level.shape[2:] for level in backbone(torch.zeros(1, 3, 64, 96))] == [(4, 6), (4, 6)]
+
+
+def test_a_batch_is_as_large_as_its_largest_images() -> None:
+    """The published padding: to no multiple of a stride, so that one image has none."""
+    detr = build_detector(DETRConfig(input=InputConfig(resize={"name": "short_side", "size": 97})), ["thing"])
+    batch = make_batch(detr, [1, 1], [(120, 160), (160, 120)])
+    assert batch.images.shape[2:] == (129, 129)
+    assert batch.input_sizes == [(97, 129), (129, 97)]
+
+
+@torch.inference_mode()
+def test_padding_alters_the_trunk_and_nothing_after_it() -> None:
+    """What `detkit/detectors/detr.py` says of padding: features at an image's border see it, attention does not."""
+    detr = build_detector(DETRConfig(input=InputConfig(resize=StretchConfig(size=128))), ["thing", "other"])
+    enliven(detr)
+    detr.eval()
+    alone = make_batch(detr, [2])
+    padded = Batch(F.pad(alone.images, (0, 128, 0, 64)), alone.infos)
+    (features,) = detr.backbone(detr.input(alone))
+    (beside_padding,) = detr.backbone(detr.input(padded))
+    assert beside_padding.shape[2:] == (6, 8)
+    assert not torch.allclose(beside_padding[:, :, 3, 3], features[:, :, 3, 3], atol=1e-2)
+
+    beside_padding[:, :, :4, :4] = features
+    expected = detr.head(features, [(128, 128)], (128, 128))
+    found = detr.head(beside_padding, [(128, 128)], (192, 256))
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_it_overfits_eight_pictures(tmp_path: Path) -> None:
+    assert overfit(ROOT / "configs/detr.yaml", tmp_path, [], pictures=8, steps=200, lr=5e-4, clip_norm=1) > 0.95
