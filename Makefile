@@ -30,4 +30,5 @@ parity: install
 
 bench: install
 	$(BIN)/python benchmarks/faster_rcnn.py
+	$(BIN)/python benchmarks/detr.py
 	$(BIN)/python benchmarks/postprocess.py

@@ -10,12 +10,13 @@ from functools import partial
 
 import torch
 import torchvision
+from batches import random_batch
 from timing import interleaved
 from torch import Tensor
 from torchvision.models import detection
 
 from detkit.detectors.build import build_detector
-from detkit.structures import Batch, ImageInfo, Target
+from detkit.structures import Batch
 from detkit.weights.torchvision import CONFIGS, convert_keys
 
 # name, (height, width), images of a training step
@@ -41,22 +42,13 @@ def main() -> None:
         ours = build_detector(config.model_copy(update={"backbone": norm}), [str(i) for i in range(90)]).to(device)
         ours.load_state_dict(convert_keys(theirs.state_dict()))
         for work, count in (("inference", 1), ("training step", num_images)):
-            batch = make_batch(count, height, width, OBJECTS).to(device)
+            batch = random_batch([(height, width)] * count, OBJECTS, classes=90).to(device)
             detkit, reference = (inference, tv_inference) if work == "inference" else (training, tv_training)
             mine, yours = interleaved(
                 [partial(detkit, ours, batch), partial(reference, theirs, batch)], repeats, device
             )
             size = f"{work}, {count} x {height} x {width}"
             print(f"| {model} | {size} | {mine:.3f} | {yours:.3f} | {yours / mine:.2f} |", flush=True)
-
-
-def make_batch(count: int, height: int, width: int, objects: int) -> Batch:
-    images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
-    corner = torch.rand(objects, 2) * torch.tensor([width - 130, height - 130])
-    boxes = torch.cat([corner, corner + 20 + torch.rand(objects, 2) * 100], dim=1)
-    target = Target(boxes, torch.randint(0, 90, (objects,)), torch.zeros(objects, dtype=torch.bool))
-    infos = [ImageInfo(i, (height, width), (height, width), (1.0, 1.0)) for i in range(count)]
-    return Batch(images, tuple(infos), (target,) * count)
 
 
 @torch.inference_mode()

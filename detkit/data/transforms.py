@@ -44,7 +44,7 @@ class AugmentConfig(Config):
     iou_crop              SSD's batch sampler (section 2.2): a window, .3 to 1 of the picture in the root of its area
                           and of half to double its aspect, that overlaps an object by a drawn least IoU; objects stay
                           whose centre it holds
-    resize_crop           DETR (section A.4): probability of a window, 384 to 600 px a side of the picture at a shorter
+    resize_crop           DETR (section 4): probability of a window, 384 to 600 px a side of the picture at a shorter
                           side of 400, 500 or 600 px; objects stay of which anything is left
     scale_jitter          (low, high): objects appear this many times larger (log-uniform). Above 1 a random window of
                           the picture is kept, below 1 the picture lies somewhere on a larger grey canvas

@@ -1,4 +1,4 @@
-"""The transformer of set prediction (DETR, arXiv 2005.12872, section A.4): positions enter every attention.
+"""The transformer of set prediction (DETR, arXiv 2005.12872, section A.3): positions enter every attention.
 
 Legend: B images, S cells of the feature map, Q queries, D width.
 Sequences are `[B, S or Q, D]`. A mask is True where attention may look, broadcastable to `[B, heads, Q, S]`; None: all.

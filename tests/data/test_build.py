@@ -241,6 +241,16 @@ def test_batches_share_a_draw(dataset: ImageDataset) -> None:
     assert shared[0] != shared[4]
 
 
+def test_each_image_draws_its_own(dataset: ImageDataset) -> None:
+    def draws(**changes: Any) -> list[Any]:
+        sampler = loader(dataset, batch_size=2, draw_every=0, **changes).batch_sampler
+        return [draw for keys in sampler for _, _, draw in keys]  # type: ignore[union-attr]
+
+    assert len(set(draws())) == len(draws()) == len(dataset)
+    assert draws() == draws()
+    assert set(draws(shuffle=False)) == {None}
+
+
 def test_config_is_chosen_by_name() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(DataConfig)
     voc = adapter.validate_json('{"name": "voc", "root": "x", "train": ["2007_trainval"], "val": ["2007_test"]}')

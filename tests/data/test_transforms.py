@@ -19,6 +19,7 @@ MODES = {
     "crop": AugmentConfig(horizontal_flip=0.0, crop=1.0),
     "expand": AugmentConfig(horizontal_flip=0.0, expand=3.0),
     "iou crop": AugmentConfig(horizontal_flip=0.0, iou_crop=True),
+    "resize crop": AugmentConfig(horizontal_flip=0.0, resize_crop=1.0),
     "translate": AugmentConfig(horizontal_flip=0.0, translate=0.3),
     "all": AugmentConfig(horizontal_flip=0.5, scale_jitter=(0.5, 2.0), crop=0.5),
 }
@@ -312,3 +313,31 @@ def test_resize_keeps_a_full_box_inside() -> None:
     sample = Sample(image, np.array([(0, 0, 500, 333)], np.float32), np.zeros(1, np.int64), np.zeros(1, np.bool_), 0)
     for size in ((600, 901), (47, 71), (999, 1333)):
         assert resize_sample(sample, size).boxes.tolist() == [[0, 0, size[1], size[0]]]
+
+
+def test_the_window_of_detr(sample: Sample) -> None:
+    """At a shorter side of 400, 500 or 600 px (from 100) its sides are 384 to 600 px: .64 to 1 of the height; the width
+    of 640, 800 or 960 is cut to at most 600: .4 to .9375 of it."""
+    augment = Augment(MODES["resize crop"])
+    shapes = np.array([augment(sample, seed).image.shape[:2] for seed in range(300)])
+    for sides, full, least, most in ((shapes[:, 0], 100, 0.64, 1.0), (shapes[:, 1], 160, 0.4, 0.9375)):
+        assert round(least * full) <= sides.min() < (least + 0.05) * full
+        assert (most - 0.05) * full < sides.max() <= round(most * full)
+
+
+def test_the_window_of_detr_keeps_what_is_left_of_an_object(sample: Sample) -> None:
+    augment = Augment(MODES["resize crop"])
+    widths = [
+        box[2] - box[0]
+        for seed in range(300)
+        for result in [augment(sample, seed)]
+        for box, label in zip(result.boxes, result.labels, strict=True)
+        if label == 5
+    ]
+    assert min(widths) < 0.2 * 30, "less than a quarter of an object should stay too"
+
+
+def test_half_of_the_pictures_have_a_window(sample: Sample) -> None:
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, resize_crop=0.5))
+    cropped = sum(augment(sample, seed).image.shape != sample.image.shape for seed in range(200))
+    assert 75 < cropped < 125

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -135,18 +135,18 @@ class DABDETRHead(SetHead):
         centers = boxes[..., :2] + noise[..., :2] * boxes[..., 2:] / 2
         return torch.cat([centers, boxes[..., 2:] * (1 + noise[..., 2:])], dim=-1).logit(EPS), labels
 
-    def criterion(self, outputs: DETROutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        losses = super().criterion(outputs, targets)
+    def set_losses(self, outputs: DETROutputs, objects: Objects, norm: Tensor) -> dict[str, Tensor]:
         assert isinstance(outputs, DABDETROutputs)
-        objects = batch_objects(outputs.sides, targets)
+        losses = super().set_losses(outputs, objects, norm)
         if outputs.denoised and self.denoising:
-            pairs = denoising_pairs(objects.counts, self.denoising.groups, outputs.denoised.logits)
-            disturbed = replace(objects, norm=objects.norm * self.denoising.groups)
-            found = self.losses(outputs.denoised, disturbed, pairs)
+            groups = self.denoising.groups
+            pairs = denoising_pairs(objects.counts, groups, outputs.denoised.logits)
+            found = self.layer_losses(outputs.denoised, objects, pairs, norm * groups)
             losses |= {f"denoising_{name}": loss.sum() for name, loss in found.items()}
         if outputs.proposals and self.proposer:
-            copies = repeated(objects, self.proposer.config.copies)
-            found = self.losses(outputs.proposals, copies, self.match(outputs.proposals, copies))
+            copies = self.proposer.config.copies
+            wanted = repeated(objects, copies)
+            found = self.layer_losses(outputs.proposals, wanted, self.match(outputs.proposals, wanted), norm * copies)
             losses |= {f"proposal_{name}": loss.sum() for name, loss in found.items()}
         return losses
 
@@ -174,7 +174,7 @@ class Proposer(nn.Module):
         self.config = config
         self.content = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
         self.classifier = rare_classifier(width, num_classes)
-        self.regressor = box_regressor(width)
+        self.regressor = starting_at(0.0, MLP(width, width, width, 4))
 
     def forward(
         self, memory: Tensor, padding: Tensor, sides: Tensor, num_queries: int
@@ -202,9 +202,9 @@ class DABDecoder(nn.Module):
         self.layers = nn.ModuleList(DABDecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(width)
         self.place = MLP(2 * width, width, width)
-        self.scale = MLP(width, width, width)
+        self.scale = starting_at(1.0, MLP(width, width, width))
         self.sides = MLP(width, width, 2)
-        self.regressor = box_regressor(width)
+        self.regressor = starting_at(0.0, MLP(width, width, width, 4))
 
     def forward(
         self,
@@ -264,6 +264,7 @@ class ConditionalAttention(Attention):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__(width, heads, dropout)
         self.q_place, self.k_place = nn.Linear(width, width), nn.Linear(width, width)
+        self.k_place.load_state_dict(self.q_place.state_dict())  # alike, so that near places attract from the start
 
     def forward(  # type: ignore[override]
         self, x: Tensor, where: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
@@ -280,14 +281,13 @@ def rare_classifier(width: int, num_classes: int) -> nn.Linear:
     return classifier
 
 
-def box_regressor(width: int) -> MLP:
-    """Changes of an anchor, small before training."""
-    regressor = MLP(width, width, width, 4)
-    last = regressor[-1]
+def starting_at(value: float, mlp: MLP) -> MLP:
+    """Makes every output nearly `value` before training."""
+    last = mlp[-1]
     assert isinstance(last, nn.Linear)
     nn.init.xavier_uniform_(last.weight, gain=1e-2)
-    nn.init.zeros_(last.bias)
-    return regressor
+    nn.init.constant_(last.bias, value)
+    return mlp
 
 
 def repeated(objects: Objects, copies: int) -> Objects:
@@ -296,7 +296,7 @@ def repeated(objects: Objects, copies: int) -> Objects:
         torch.cat([of_image.repeat(copies, *[1] * (of_image.ndim - 1)) for of_image in torch.split(x, objects.counts)])
         for x in (objects.boxes, objects.labels)
     )
-    return Objects(boxes, labels, [count * copies for count in objects.counts], objects.norm * copies)
+    return Objects(boxes, labels, [count * copies for count in objects.counts])
 
 
 def may_look_at(groups: int, disturbed: int, queries: int, device: torch.device) -> Tensor:

@@ -61,12 +61,11 @@ class DETROutputs:
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Of the whole batch: boxes `[M, 4]`, labels `[M]`, how many each image has; `norm`, what losses are divided by."""
+    """Of the whole batch: boxes `[M, 4]`, labels `[M]`, and how many each image has."""
 
     boxes: Tensor
     labels: Tensor
     counts: list[int]
-    norm: Tensor
 
 
 class SetHead(nn.Module, ABC):
@@ -109,9 +108,17 @@ class SetHead(nn.Module, ABC):
         return self.encoder(memory, positions, mask), positions, mask
 
     def criterion(self, outputs: DETROutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The loss of the last layer, and as `aux_` the sum of those of the layers before (section 3.1 and A.2)."""
+        """Boxes are divided by the number of objects of the batch, the mean over the processes, at least 1."""
         objects = batch_objects(outputs.sides, targets)
-        losses = self.losses(outputs, objects, self.match(outputs, objects))
+        norm = outputs.sides.new_tensor(float(len(objects.boxes)))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(norm)
+            norm /= torch.distributed.get_world_size()
+        return self.set_losses(outputs, objects, norm.clamp(min=1))
+
+    def set_losses(self, outputs: DETROutputs, objects: Objects, norm: Tensor) -> dict[str, Tensor]:
+        """The loss of the last layer, and as `aux_` the sum of those of the layers before (section 3.2)."""
+        losses = self.layer_losses(outputs, objects, self.match(outputs, objects), norm)
         last = {f"detr_{name}": loss[-1] for name, loss in losses.items()}
         return last | {f"detr_aux_{name}": loss[:-1].sum() for name, loss in losses.items()}
 
@@ -128,7 +135,7 @@ class SetHead(nn.Module, ABC):
             costs.append(self.class_cost(logits, labels) + config.l1_cost * distance - config.giou_cost * overlap)
         return match_hungarian(costs)
 
-    def losses(self, outputs: DETROutputs, objects: Objects, pairs: Pairs) -> dict[str, Tensor]:
+    def layer_losses(self, outputs: DETROutputs, objects: Objects, pairs: Pairs, norm: Tensor) -> dict[str, Tensor]:
         """Each `[L]`, weighted."""
         layers = torch.arange(len(outputs.boxes), device=outputs.boxes.device)[:, None]
         labels = torch.full(outputs.logits.shape[:3], len(self.class_names), device=outputs.logits.device)
@@ -137,9 +144,9 @@ class SetHead(nn.Module, ABC):
         wanted = objects.boxes[pairs.objects]
         overlap = generalized_box_iou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted), paired=True)
         return {
-            "class": self.class_loss(at_least_float32(outputs.logits), labels, objects.norm),
-            "l1": self.config.l1_weight * (found - wanted).abs().sum(dim=(1, 2)) / objects.norm,
-            "giou": self.config.giou_weight * (1 - overlap).sum(dim=1) / objects.norm,
+            "class": self.class_loss(at_least_float32(outputs.logits), labels, norm),
+            "l1": self.config.l1_weight * (found - wanted).abs().sum(dim=(1, 2)) / norm,
+            "giou": self.config.giou_weight * (1 - overlap).sum(dim=1) / norm,
         }
 
     def postprocess(self, outputs: DETROutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
@@ -199,9 +206,5 @@ def image_sides(sizes: Sequence[Size], device: torch.device) -> Tensor:
 def batch_objects(sides: Tensor, targets: Sequence[Target]) -> Objects:
     boxes, labels = zip(*(target.objects() for target in targets), strict=True)
     counts = [len(of_image) for of_image in boxes]
-    parts = xyxy_to_cxcywh(torch.cat(boxes)) / sides.repeat_interleave(torch.tensor(counts, device=sides.device), dim=0)
-    norm = torch.tensor(float(sum(counts)), device=sides.device)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(norm)
-        norm /= torch.distributed.get_world_size()
-    return Objects(parts, torch.cat(labels), counts, norm.clamp(min=1))
+    per_object = sides.repeat_interleave(torch.tensor(counts, device=sides.device), dim=0)
+    return Objects(xyxy_to_cxcywh(torch.cat(boxes)) / per_object, torch.cat(labels), counts)

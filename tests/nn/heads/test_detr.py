@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+import torch.multiprocessing
 from torch import Tensor
 
 from detkit.nn.heads.detr import DETRHead, DETRHeadConfig, DETROutputs, batch_objects
@@ -83,6 +86,23 @@ def test_box_losses_are_divided_by_the_objects_of_the_batch() -> None:
     assert empty["detr_class"].item() == pytest.approx(-(math.log(0.3) + math.log(0.1)) / 2, abs=1e-5)
 
 
+def l1_of_rank(rank: int, counts: list[tuple[int, int]], folder: str) -> None:
+    """The L1 loss of one of two processes, for its number of objects in each of the cases, all .05 from a query."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    found = outputs([[[0.1, 0.6, 0.3]] * 4], [[SHIFTED] * 4])
+    dogs = [target([[20, 10, 60, 50]] * of_rank[rank], [1] * of_rank[rank]) for of_rank in counts]
+    torch.save([head().criterion(found, [of_case])["detr_l1"] for of_case in dogs], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_divide_by_the_mean_of_their_objects(tmp_path: Path) -> None:
+    """So that the mean of their gradients is that of one process with all images."""
+    torch.multiprocessing.spawn(l1_of_rank, ([(1, 3), (4, 0), (0, 0)], str(tmp_path)), nprocs=2)
+    for rank, expected in enumerate([[1 / 2, 4 / 2, 0], [3 / 2, 0, 0]]):
+        found = torch.stack(torch.load(tmp_path / f"{rank}.pt"))
+        torch.testing.assert_close(found, 5 * 0.05 * torch.tensor(expected), atol=1e-5, rtol=0)
+
+
 def test_ignored_objects_are_not_looked_for() -> None:
     found = outputs([[[0.1, 0.6, 0.3]]], [[FAR]])
     ignored = head().criterion(found, [target([[20, 10, 60, 50]], [1], [True])])
@@ -108,7 +128,8 @@ def test_gradients_by_differences() -> None:
     pairs = detr.match(DETROutputs(logits, raw.sigmoid(), sides), objects)
 
     def losses(logits: Tensor, raw: Tensor) -> tuple[Tensor, ...]:
-        return tuple(detr.losses(DETROutputs(logits, raw.sigmoid(), sides), objects, pairs).values())
+        outputs = DETROutputs(logits, raw.sigmoid(), sides)
+        return tuple(detr.layer_losses(outputs, objects, pairs, torch.tensor(3.0)).values())
 
     assert torch.autograd.gradcheck(losses, (logits, raw))
 

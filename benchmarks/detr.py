@@ -1,0 +1,103 @@
+"""DETR R50 beside Hugging Face's: the same weights, the same input, in turn; medians and their ratio.
+
+python benchmarks/detr.py [--repeats N]      CUDA if there is one, else the CPU
+
+Both train with the paper's dropout, also of attention and within the feed-forward layers, and with the losses of all
+six decoder layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+from batches import random_batch
+from timing import interleaved
+
+from detkit.detectors.build import build_detector
+from detkit.detectors.detector import Detector
+from detkit.structures import Batch
+from detkit.weights.detr import COCO_NAMES, CONFIGS, convert_keys
+
+CASES = [("inference", [(800, 1056)]), ("training step", [(608, 800), (576, 768)])]  # work, (h, w) of its images
+OBJECTS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
+    repeats = parser.parse_args().repeats
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}; torch {torch.__version__}, transformers {transformers.__version__}; median seconds of {repeats}\n")
+    print("| model | work | detkit | transformers | transformers / detkit |\n|---|---|---|---|---|")
+    torch.manual_seed(0)
+    theirs = transformers.DetrForObjectDetection(
+        transformers.DetrConfig(
+            backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
+            use_timm_backbone=False,
+            num_labels=len(COCO_NAMES),
+            auxiliary_loss=True,
+            attention_dropout=0.1,
+            activation_dropout=0.1,
+        )
+    ).to(device)
+    ours = build_detector(CONFIGS["detr_resnet50"], COCO_NAMES).to(device)
+    ours.load_state_dict(convert_keys(theirs.state_dict()))
+    for key, parameter in theirs.model.backbone.named_parameters():  # it would freeze all stages of its own ResNet
+        parameter.requires_grad_(not key.startswith(("model.embedder", "model.encoder.stages.0")))
+    processor = transformers.DetrImageProcessor()
+    for work, sizes in CASES:
+        batch = random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device)
+        mine, yours = (
+            (partial(infer, ours, batch), partial(infer_theirs, theirs, processor, ours, batch))
+            if work == "inference"
+            else (partial(train, ours, batch), partial(train_theirs, theirs, ours, batch))
+        )
+        ours_s, theirs_s = interleaved([mine, yours], repeats, device)
+        shape = f"{work}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}"
+        print(f"| DETR R50 | {shape} | {ours_s:.3f} | {theirs_s:.3f} | {theirs_s / ours_s:.2f} |", flush=True)
+
+
+@torch.inference_mode()
+def infer(detector: Detector, batch: Batch) -> None:
+    detector.eval()
+    detector.postprocess(detector(batch), batch.infos)
+
+
+@torch.inference_mode()
+def infer_theirs(model: Any, processor: Any, ours: Detector, batch: Batch) -> None:
+    outputs = model.eval()(pixel_values=ours.input(batch), pixel_mask=pixel_mask(batch))
+    processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[i.orig_size for i in batch.infos])
+
+
+def train(detector: Detector, batch: Batch) -> None:
+    detector.train()
+    assert batch.targets
+    torch.stack(list(detector.criterion(detector(batch), batch.targets).values())).sum().backward()
+    detector.zero_grad(set_to_none=True)
+
+
+def train_theirs(model: Any, ours: Detector, batch: Batch) -> None:
+    labels = []
+    for target, (height, width) in zip(batch.targets or (), batch.input_sizes, strict=True):
+        x1, y1, x2, y2 = (target.boxes / target.boxes.new_tensor([width, height] * 2)).unbind(dim=1)
+        boxes = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=1)
+        labels.append({"class_labels": target.labels, "boxes": boxes})
+    images, mask = ours.input(batch), pixel_mask(batch)
+    model.train()(pixel_values=images, pixel_mask=mask, labels=labels).loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def pixel_mask(batch: Batch) -> torch.Tensor:
+    mask = torch.zeros(len(batch), *batch.images.shape[2:], dtype=torch.int64, device=batch.images.device)
+    for of_image, (height, width) in zip(mask, batch.input_sizes, strict=True):
+        of_image[:height, :width] = 1
+    return mask
+
+
+if __name__ == "__main__":
+    main()
