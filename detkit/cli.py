@@ -1,4 +1,4 @@
-"""`detkit train | eval | predict | anchors`, and the same four as scripts in `tools/`."""
+"""`detkit train | eval | predict | anchors | proposals`, and the same five as scripts in `tools/`."""
 
 from __future__ import annotations
 
@@ -126,12 +126,37 @@ def _anchors(options: argparse.Namespace) -> None:
     print(describe_anchors(load_config(options.config, RunConfig, options.set), options.k, options.seed))
 
 
+def proposals(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("proposals", description="Selective search on your data, kept beside it.")
+    parser.add_argument("config", type=Path, help="a YAML file of configs/; its data is read")
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="(val)")
+    parser.add_argument("--mode", choices=("fast", "quality"), default="fast", help="of the paper (fast)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to keep them in (default: ROOT/proposals)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting")
+    return _run(parser, _proposals, arguments)
+
+
+def _proposals(options: argparse.Namespace) -> None:
+    from detkit.config import load_config
+    from detkit.data.build import build_dataset
+    from detkit.engine.proposals import describe_proposals
+    from detkit.engine.run import RunConfig
+    from detkit.nn.proposals.selective_search import QUALITY, SelectiveSearchConfig
+
+    config = load_config(options.config, RunConfig, options.set)
+    search = QUALITY if options.mode == "quality" else SelectiveSearchConfig()
+    dataset = build_dataset(config.data, options.split)
+    root = options.output or Path(config.data.root) / "proposals"
+    print(describe_proposals(dataset, search, root, workers=config.loader.workers))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "train": train,
         "eval": evaluate,
         "predict": predict,
         "anchors": anchors,
+        "proposals": proposals,
     }
     parser = argparse.ArgumentParser("detkit", description=TOP)
     parser.add_argument("command", choices=commands, help="each explains itself with --help")

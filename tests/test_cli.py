@@ -1,4 +1,4 @@
-"""The tools as a user calls them: train, eval, predict, anchors."""
+"""The tools as a user calls them: train, eval, predict, anchors, proposals."""
 
 from __future__ import annotations
 
@@ -321,10 +321,36 @@ def test_anchors_by_the_script(
     assert capsys.readouterr().out == out
 
 
+# ---- proposals
+
+
+def test_proposals_are_found_once_and_judged(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six pictures of the shapes; the second call finds them all, but for one whose file was removed."""
+    kept = tmp_path / "kept"
+    arguments = ["proposals", str(config), "--split", "train", "--output", str(kept)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"kept/selective_search-\w{8}: \d+\.\d\d s an image on one core", out)
+    boxes_an_image, recall, mabo = (float(line.split()[-1]) for line in out.splitlines()[-3:])
+    assert boxes_an_image > 20
+    assert recall > 0.5
+    assert 0.5 < mabo <= 1
+
+    files = sorted(kept.rglob("*.npy"))
+    assert len(files) == 6
+    contents = [file.read_bytes() for file in files]
+    files[1].unlink()
+    assert cli.main(arguments) == 0
+    assert [file.read_bytes() for file in files] == contents
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    assert "all found before" in capsys.readouterr().out
+
+
 # ---- the command line itself
 
 
-@pytest.mark.parametrize("tool", ["train", "eval", "predict", "anchors"])
+@pytest.mark.parametrize("tool", ["train", "eval", "predict", "anchors", "proposals"])
 def test_help_explains_each_option(
     tool: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ class DETR(Detector):
         images = self.input(batch)
         (features,) = self.backbone(images)
         canvas = (images.shape[2], images.shape[3])
-        outputs: DETROutputs = self.head(features, batch.input_sizes, canvas, batch.targets)
+        outputs: DETROutputs = self.head(features, batch.input_sizes, canvas)
         return outputs
 
     def criterion(self, outputs: DETROutputs, targets: Sequence[Target]) -> dict[str, Tensor]:

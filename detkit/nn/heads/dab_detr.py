@@ -1,9 +1,8 @@
-"""A DETR that learns in fewer epochs: queries are anchors (DAB-DETR, Liu et al., arXiv 2201.12329), which the encoder
-may propose (Deformable DETR, Zhu et al., arXiv 2010.04159, section 4.2); objects to denoise (DN-DETR, Li et al.,
-arXiv 2203.01305).
+"""A DETR that learns in fewer epochs: queries are anchors that every decoder layer moves (DAB-DETR, Liu et al.,
+arXiv 2201.12329), and the encoder may propose them (Deformable DETR, Zhu et al., arXiv 2010.04159, section 4.2).
 
-Legend: B images, S cells of the feature map, Q queries, G groups, N objects at most in an image of the batch, D width,
-L decoder layers, K classes. Boxes are cxcywh in parts of the image's sides; anchors are the logits of boxes.
+Legend: B images, S cells of the feature map, Q queries, D width, L decoder layers, K classes.
+Boxes are cxcywh in parts of the image's sides; anchors are the logits of boxes.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from detkit.config import Config
-from detkit.nn.assign.hungarian import Pairs
-from detkit.nn.heads.detr import DETROutputs, Objects, SetHead, SetHeadConfig, batch_objects, image_sides
+from detkit.nn.heads.detr import DETROutputs, Objects, SetHead, SetHeadConfig, image_sides
 from detkit.nn.transformer import (
     MLP,
     Attention,
@@ -31,22 +29,14 @@ from detkit.nn.transformer import (
     padding_mask,
     sine_embedding,
 )
-from detkit.structures import Size, Target
+from detkit.structures import Size
 
 TEMPERATURE = 20.0  # of the sines (DAB-DETR, section 4.4)
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (RetinaNet, arXiv 1708.02002)
 PRIOR = 0.01  # probability of a class before training
 EPS = 1e-3  # anchors begin within [EPS, 1 - EPS]
-NOTHING = -1e4  # logit of every class at padding
+NOTHING = -30.0  # logit of every class at padding: below all others, and harmless should a crowd need the cell
 LEAST_SIDE = 1e-2  # of an anchor, where attention is stretched by its sides
-
-
-class DenoisingConfig(Config):
-    """DN-DETR: in training the decoder is also given the objects, disturbed, and restores them; nothing to match."""
-
-    groups: int = Field(5, ge=1)  # disturbed copies of each object
-    label_noise: float = Field(0.2, ge=0, le=1)  # probability of another label, drawn from all
-    box_noise: float = Field(0.4, ge=0, lt=1)  # of its sides that a box may move by half of, or grow or shrink by
 
 
 class ProposalConfig(Config):
@@ -61,7 +51,6 @@ class DABDETRHeadConfig(SetHeadConfig):
     num_queries: int = Field(300, ge=1)  # or as many as there are cells, where they are proposals
     class_cost: float = Field(2.0, ge=0)
     class_weight: float = Field(1.0, ge=0)
-    denoising: DenoisingConfig | None = DenoisingConfig()  # null: nothing to denoise
     proposals: ProposalConfig | None = None  # null: learned anchors, the same for every image
 
 
@@ -69,11 +58,9 @@ class DABDETRHeadConfig(SetHeadConfig):
 class DABDETROutputs(DETROutputs):
     """`logits` are `[L, B, Q, K]`, each class by itself.
 
-    denoised   in training: outputs of the G N disturbed objects, `[L, B, G N, ...]`
     proposals  outputs of the cells, `[1, B, S, ...]`
     """
 
-    denoised: DETROutputs | None
     proposals: DETROutputs | None
 
 
@@ -85,64 +72,30 @@ class DABDETRHead(SetHead):
     def __init__(self, config: DABDETRHeadConfig, in_channels: int, class_names: Sequence[str]) -> None:
         super().__init__(config, in_channels, class_names)
         width, num_classes = config.transformer.width, len(class_names)
-        self.class_weight, self.denoising = config.class_weight, config.denoising
+        self.class_weight = config.class_weight
         self.proposer = Proposer(config.proposals, width, num_classes) if config.proposals else None
         if not self.proposer:
             self.anchors = nn.Parameter(torch.rand(config.num_queries, 4).logit(EPS))
-            self.content = nn.Parameter(torch.randn(1, width))  # of a query that knows no label
-        if self.denoising:
-            self.label_content = nn.Parameter(torch.randn(num_classes, width))
+            self.content = nn.Parameter(torch.randn(1, width))
         self.decoder = DABDecoder(config.transformer)
         self.classifier = rare_classifier(width, num_classes)
 
-    def forward(
-        self, features: Tensor, sizes: Sequence[Size], canvas: Size, targets: Sequence[Target] | None = None
-    ) -> DABDETROutputs:
+    def forward(self, features: Tensor, sizes: Sequence[Size], canvas: Size) -> DABDETROutputs:
         memory, positions, mask = self.encode(features, sizes, canvas)
         sides = image_sides(sizes, memory.device)
-        proposals, may_look, disturbed = None, None, 0
+        proposals = None
         if self.proposer:
             padding = padding_mask(sizes, canvas, (features.shape[2], features.shape[3]), features.device)
             proposals, anchors, content = self.proposer(memory, padding, sides, self.config.num_queries)
         else:
             anchors = self.anchors.expand(len(memory), -1, -1)
             content = self.content.expand(len(memory), self.config.num_queries, -1)
-        if self.training and self.denoising and targets is not None:
-            noised, labels = self.disturb(self.denoising, sides, targets)
-            disturbed = noised.shape[1]
-            may_look = may_look_at(self.denoising.groups, disturbed, anchors.shape[1], memory.device)
-            anchors = torch.cat([noised, anchors], dim=1)
-            content = torch.cat([self.label_content[labels], content], dim=1)
-        said, boxes = self.decoder(content, anchors, memory, positions, mask, may_look)
-        logits = self.classifier(said)
-        denoised = DETROutputs(logits[:, :, :disturbed], boxes[:, :, :disturbed], sides) if disturbed else None
-        return DABDETROutputs(logits[:, :, disturbed:], boxes[:, :, disturbed:], sides, denoised, proposals)
-
-    def disturb(self, denoising: DenoisingConfig, sides: Tensor, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-        """Anchors `[B, G N, 4]` and labels `[B, G N]`: the objects of each image G times, each time disturbed anew.
-        Images with fewer than N have places without meaning, at least one, so that every weight takes part."""
-        objects = batch_objects(sides, targets)
-        boxes = sides.new_full((len(targets), max(1, *objects.counts), 4), 0.5)
-        labels = torch.zeros(boxes.shape[:2], dtype=torch.int64, device=sides.device)
-        for image, count in enumerate(objects.counts):
-            start = sum(objects.counts[:image])
-            boxes[image, :count] = objects.boxes[start : start + count]
-            labels[image, :count] = objects.labels[start : start + count]
-        boxes, labels = boxes.repeat(1, denoising.groups, 1), labels.repeat(1, denoising.groups)
-        other = torch.randint_like(labels, len(self.class_names))
-        labels = torch.where(torch.rand_like(boxes[..., 0]) < denoising.label_noise, other, labels)
-        noise = denoising.box_noise * (2 * torch.rand_like(boxes) - 1)
-        centers = boxes[..., :2] + noise[..., :2] * boxes[..., 2:] / 2
-        return torch.cat([centers, boxes[..., 2:] * (1 + noise[..., 2:])], dim=-1).logit(EPS), labels
+        said, boxes = self.decoder(content, anchors, memory, positions, mask)
+        return DABDETROutputs(self.classifier(said), boxes, sides, proposals)
 
     def set_losses(self, outputs: DETROutputs, objects: Objects, norm: Tensor) -> dict[str, Tensor]:
         assert isinstance(outputs, DABDETROutputs)
         losses = super().set_losses(outputs, objects, norm)
-        if outputs.denoised and self.denoising:
-            groups = self.denoising.groups
-            pairs = denoising_pairs(objects.counts, groups, outputs.denoised.logits)
-            found = self.layer_losses(outputs.denoised, objects, pairs, norm * groups)
-            losses |= {f"denoising_{name}": loss.sum() for name, loss in found.items()}
         if outputs.proposals and self.proposer:
             copies = self.proposer.config.copies
             wanted = repeated(objects, copies)
@@ -185,7 +138,7 @@ class Proposer(nn.Module):
         place, last = map_places(padding)
         centers = ((place - 0.5) / last.clamp(min=1)).flip(-1)
         cells = torch.cat([centers, torch.full_like(centers, self.config.side)], dim=-1).flatten(1, 2)
-        anchors = cells.logit(EPS).to(content.dtype) + self.regressor(content)
+        anchors = cells.logit(EPS) + self.regressor(content)
         logits = self.classifier(content).masked_fill(padding.flatten(1)[..., None], NOTHING)
         best = logits.detach().amax(dim=-1).topk(min(num_queries, logits.shape[1]), dim=1).indices[..., None]
         proposals = DETROutputs(logits[None], anchors.sigmoid()[None], sides)
@@ -207,13 +160,7 @@ class DABDecoder(nn.Module):
         self.regressor = starting_at(0.0, MLP(width, width, width, 4))
 
     def forward(
-        self,
-        x: Tensor,
-        anchors: Tensor,
-        memory: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        may_look: Tensor | None,
+        self, x: Tensor, anchors: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Content `[B, Q, D]`, anchors `[B, Q, 4]` -> what each layer says `[L, B, Q, D]`, its boxes `[L, B, Q, 4]`."""
         said, boxes = [], []
@@ -223,7 +170,7 @@ class DABDecoder(nn.Module):
             # where a query looks: at its centre, in units of its sides (sections 4.2 to 4.4)
             stretch = self.sides(x).sigmoid() / yxhw[..., 2:].clamp(min=LEAST_SIDE)
             where = waves[..., : self.width] * self.scale(x) * stretch.repeat_interleave(self.width // 2, dim=-1)
-            x = layer(x, self.place(waves), where, memory, positions, mask, may_look)
+            x = layer(x, self.place(waves), where, memory, positions, mask)
             said.append(self.norm(x))
             anchors = anchors + self.regressor(said[-1])
             boxes.append(anchors.sigmoid())
@@ -242,17 +189,10 @@ class DABDecoderLayer(nn.Module):
         self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        places: Tensor,
-        where: Tensor,
-        memory: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        may_look: Tensor | None,
+        self, x: Tensor, places: Tensor, where: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
     ) -> Tensor:
         placed = x + places
-        x = self.self_norm(x + self.dropout(self.self_attention(placed, placed, x, may_look)))
+        x = self.self_norm(x + self.dropout(self.self_attention(placed, placed, x)))
         x = self.cross_norm(x + self.dropout(self.cross_attention(x, where, memory, positions, mask)))
         y: Tensor = self.feedforward(x)
         return y
@@ -297,28 +237,3 @@ def repeated(objects: Objects, copies: int) -> Objects:
         for x in (objects.boxes, objects.labels)
     )
     return Objects(boxes, labels, [count * copies for count in objects.counts])
-
-
-def may_look_at(groups: int, disturbed: int, queries: int, device: torch.device) -> Tensor:
-    """Bool `[G N + Q, G N + Q]`: the disturbed see their own group and the queries; the queries see only each other,
-    since what is disturbed tells the answer."""
-    group = torch.cat(
-        [
-            torch.arange(groups, device=device).repeat_interleave(disturbed // groups),
-            torch.full((queries,), -1, device=device),
-        ]
-    )
-    return (group[:, None] == group) | (group == -1)
-
-
-def denoising_pairs(counts: Sequence[int], groups: int, logits: Tensor) -> Pairs:
-    """Each object is to be restored by its own copy in every group; `logits` `[L, B, G N, K]`."""
-    layers, _, disturbed, _ = logits.shape
-    places = [
-        (image, group * (disturbed // groups) + number, sum(counts[:image]) + number)
-        for image, count in enumerate(counts)
-        for group in range(groups)
-        for number in range(count)
-    ]
-    images, queries, objects = torch.tensor(places, dtype=torch.int64, device=logits.device).view(-1, 3).T
-    return Pairs(images, queries.expand(layers, -1), objects.expand(layers, -1))

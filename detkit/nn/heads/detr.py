@@ -81,9 +81,7 @@ class SetHead(nn.Module, ABC):
         self.encoder = Encoder(config.transformer)
 
     @abstractmethod
-    def forward(
-        self, features: Tensor, sizes: Sequence[Size], canvas: Size, targets: Sequence[Target] | None
-    ) -> DETROutputs:
+    def forward(self, features: Tensor, sizes: Sequence[Size], canvas: Size) -> DETROutputs:
         """features `[B, C, h, w]` of a canvas (h, w) px on which the images have `sizes` (h, w) px."""
 
     @abstractmethod
@@ -173,12 +171,10 @@ class DETRHead(SetHead):
         self.classifier = nn.Linear(width, len(class_names) + 1)
         self.regressor = MLP(width, width, width, 4)
 
-    def forward(
-        self, features: Tensor, sizes: Sequence[Size], canvas: Size, targets: Sequence[Target] | None = None
-    ) -> DETROutputs:
+    def forward(self, features: Tensor, sizes: Sequence[Size], canvas: Size) -> DETROutputs:
         memory, positions, mask = self.encode(features, sizes, canvas)
         said = self.decoder(self.queries.expand(len(memory), -1, -1), memory, positions, mask)
-        boxes = self.regressor(said).sigmoid()
+        boxes = at_least_float32(self.regressor(said)).sigmoid()
         return DETROutputs(self.classifier(said), boxes, image_sides(sizes, boxes.device))
 
     def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:

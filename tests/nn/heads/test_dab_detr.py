@@ -1,4 +1,4 @@
-"""Anchors, proposals and objects to denoise: what they are, and that nothing of them leaks into an evaluation."""
+"""Anchors and proposals: what they are, what is lost by them, and that padding is none."""
 
 import math
 from dataclasses import replace
@@ -12,10 +12,7 @@ from detkit.nn.heads.dab_detr import (
     DABDETRHead,
     DABDETRHeadConfig,
     DABDETROutputs,
-    DenoisingConfig,
     ProposalConfig,
-    denoising_pairs,
-    may_look_at,
 )
 from detkit.nn.heads.detr import batch_objects
 from detkit.nn.transformer import TransformerConfig
@@ -37,90 +34,9 @@ def head(**changes: Any) -> DABDETRHead:
     return DABDETRHead(DABDETRHeadConfig(transformer=SMALL, num_queries=6, **changes), 8, NAMES)
 
 
-def run(dab: DABDETRHead, targets: list[Target] | None = TARGETS) -> DABDETROutputs:
+def run(dab: DABDETRHead) -> DABDETROutputs:
     features = torch.randn(2, 8, 4, 6, generator=torch.Generator().manual_seed(1))
-    return dab(features, SIZES, CANVAS, targets)
-
-
-def test_who_may_look_at_whom() -> None:
-    """Two groups of two disturbed objects, then two queries."""
-    expected = [
-        [1, 1, 0, 0, 1, 1],
-        [1, 1, 0, 0, 1, 1],
-        [0, 0, 1, 1, 1, 1],
-        [0, 0, 1, 1, 1, 1],
-        [0, 0, 0, 0, 1, 1],
-        [0, 0, 0, 0, 1, 1],
-    ]
-    assert may_look_at(2, 4, 2, torch.device("cpu")).int().tolist() == expected
-
-
-def test_each_copy_restores_its_own_object() -> None:
-    """Two groups of three places: image 0 has one object, image 1 none, image 2 three."""
-    pairs = denoising_pairs([1, 0, 3], 2, torch.zeros(2, 3, 6, 4))
-    assert pairs.images.tolist() == [0, 0, 2, 2, 2, 2, 2, 2]
-    assert pairs.queries.tolist() == [[0, 3, 0, 1, 2, 3, 4, 5]] * 2
-    assert pairs.objects.tolist() == [[0, 0, 1, 2, 3, 1, 2, 3]] * 2
-
-
-@pytest.mark.parametrize("proposals", [None, ProposalConfig()])
-def test_what_is_to_be_denoised_does_not_tell_the_queries(proposals: ProposalConfig | None) -> None:
-    dab = head(proposals=proposals).train()
-    informed, alone = run(dab), run(dab, None)
-    assert informed.denoised is not None
-    assert alone.denoised is None
-    torch.testing.assert_close(informed.boxes, alone.boxes, atol=1e-6, rtol=0)
-    torch.testing.assert_close(informed.logits, alone.logits, atol=1e-5, rtol=0)
-    assert run(dab.eval()).denoised is None
-
-
-def test_without_noise_the_objects_are_given_as_they_are() -> None:
-    dab = head(denoising=DenoisingConfig(groups=2, label_noise=0, box_noise=0))
-    sides = torch.tensor([[float(w), h, w, h] for h, w in SIZES])
-    assert dab.denoising
-    anchors, labels = dab.disturb(dab.denoising, sides, TARGETS)
-    assert anchors.shape == (2, 4, 4)
-    assert labels[0].tolist() == [1, 2, 1, 2]
-    assert labels[1, ::2].tolist() == [0, 0]
-    objects = batch_objects(sides, TARGETS)
-    torch.testing.assert_close(anchors[0].sigmoid(), objects.boxes[:2].repeat(2, 1))
-    torch.testing.assert_close(anchors[1, ::2].sigmoid(), objects.boxes[2:].repeat(2, 1))
-
-
-def test_noise_stays_within_its_limits_and_differs() -> None:
-    dab = head(denoising=DenoisingConfig(groups=200, label_noise=0.5, box_noise=0.4))
-    sides = torch.tensor([[96.0, 64, 96, 64]])
-    assert dab.denoising
-    anchors, labels = dab.disturb(dab.denoising, sides, TARGETS[:1])
-    boxes, wanted = anchors[0].sigmoid(), batch_objects(sides, TARGETS[:1]).boxes.repeat(200, 1)
-    moved = (boxes[:, :2] - wanted[:, :2]).abs() / wanted[:, 2:]
-    grown = boxes[:, 2:] / wanted[:, 2:]
-    assert 0.18 < moved.max() <= 0.2 + 1e-5
-    assert 0.6 - 1e-5 <= grown.min() < 0.63
-    assert 1.37 < grown.max() <= 1.4 + 1e-5
-    kept = (labels[0] == torch.tensor([1, 2]).repeat(200)).float().mean()
-    assert 0.6 < kept < 0.75  # half, and a third of the others by chance
-
-
-def test_images_without_objects_have_one_place_to_denoise() -> None:
-    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
-    dab = head().train()
-    outputs = run(dab, [empty, empty])
-    assert outputs.denoised is not None
-    assert outputs.denoised.logits.shape[2] == 5
-    losses = dab.criterion(outputs, [empty, empty])
-    assert losses["denoising_l1"] == losses["denoising_giou"] == 0
-
-
-def test_the_denoising_losses_are_means_over_the_groups() -> None:
-    """Copies without noise are the same, so their number changes nothing but the places that stand for no object."""
-    full = [TARGETS[0], replace(TARGETS[0])]
-    found = {}
-    for groups in (1, 3):
-        dab = head(denoising=DenoisingConfig(groups=groups, label_noise=0, box_noise=0)).train()
-        found[groups] = dab.criterion(run(dab, full), full)
-    for name in ("class", "l1", "giou"):
-        torch.testing.assert_close(found[1][f"denoising_{name}"], found[3][f"denoising_{name}"], atol=1e-5, rtol=1e-5)
+    return dab(features, SIZES, CANVAS)
 
 
 def test_focal_loss_and_cost_by_hand() -> None:
@@ -141,7 +57,7 @@ def test_focal_loss_and_cost_by_hand() -> None:
 
 
 def test_proposals_are_the_likeliest_cells_and_never_padding() -> None:
-    dab = head(proposals=ProposalConfig(side=0.25), denoising=None).eval()
+    dab = head(proposals=ProposalConfig(side=0.25)).eval()
     outputs = run(dab)
     assert outputs.proposals is not None
     logits, boxes = outputs.proposals.logits[0], outputs.proposals.boxes[0]
@@ -161,14 +77,14 @@ def test_proposals_are_the_likeliest_cells_and_never_padding() -> None:
 
 def test_fewer_cells_than_queries() -> None:
     dab = head(proposals=ProposalConfig()).eval()
-    outputs = dab(torch.randn(1, 8, 1, 2), [(30, 60)], (30, 60), None)
+    outputs = dab(torch.randn(1, 8, 1, 2), [(30, 60)], (30, 60))
     assert outputs.boxes.shape == (2, 1, 2, 4)
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3])
 def test_every_object_is_proposed_by_as_many_cells_as_there_are_copies(copies: int) -> None:
     """Two cells are exact: one or two copies find them, a third must take another."""
-    dab = head(proposals=ProposalConfig(copies=copies), denoising=None)
+    dab = head(proposals=ProposalConfig(copies=copies))
     outputs = run(dab)
     assert outputs.proposals is not None
     objects = batch_objects(outputs.sides, TARGETS)
@@ -178,6 +94,15 @@ def test_every_object_is_proposed_by_as_many_cells_as_there_are_copies(copies: i
     boxes[0, 1, :2] = objects.boxes[2]
     loss = dab.criterion(replace(outputs, proposals=replace(outputs.proposals, boxes=boxes)), TARGETS)["proposal_l1"]
     assert (loss < 1e-6) == (copies <= 2)
+
+
+def test_more_objects_than_cells() -> None:
+    """The second image has 12 cells beside 12 of padding, and 20 objects of two copies each."""
+    boxes = torch.tensor([[float(2 * i), 4, 2 * i + 20, 30] for i in range(20)])
+    crowd = Target(boxes, torch.zeros(20, dtype=torch.int64), torch.zeros(20, dtype=torch.bool))
+    dab = head(proposals=ProposalConfig(copies=2))
+    losses = dab.criterion(run(dab), [TARGETS[0], crowd])
+    assert all(loss < 20 for loss in losses.values())
 
 
 def test_each_class_of_a_query_is_a_detection_of_its_own() -> None:

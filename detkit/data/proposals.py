@@ -1,0 +1,65 @@
+"""Proposals kept on disk: a folder for each way of making them, a file for each image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from detkit.data.checks import DataError
+from detkit.structures import ImageId
+
+SETTINGS = "settings.json"
+
+
+class ProposalFolder:
+    """`ROOT/NAME-KEY`, where KEY is a hash of the settings; boxes float32 `[N, 4]` xyxy in original pixels.
+
+    Files are written aside and renamed, so that what is there is whole, and a search that was interrupted goes on.
+    """
+
+    def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
+        """Makes the folder if there is none. Raises DataError if it cannot be, or was made with other settings."""
+        text = json.dumps(settings, sort_keys=True)
+        name = str(settings.get("name", "proposals"))
+        self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        known = self.folder / SETTINGS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not known.exists():
+                known.write_text(text, encoding="utf-8")
+            found = known.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot keep proposals: {error.strerror}; choose another folder") from error
+        if found != text:
+            raise DataError(f"{known}: proposals of other settings; expected {text}, found {found}; remove the folder")
+
+    def path(self, image_id: ImageId) -> Path:
+        return self.folder / f"{quote(str(image_id), safe='')}.npy"
+
+    def save(self, image_id: ImageId, boxes: np.ndarray) -> None:
+        path = self.path(image_id)
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        with aside.open("wb") as file:
+            np.save(file, boxes)
+        aside.replace(path)
+
+    def load(self, image_id: ImageId) -> np.ndarray:
+        """Raises DataError if the image has none, or the file is not one of proposals."""
+        path = self.path(image_id)
+        try:
+            boxes = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise DataError(f"{path}: no proposals for image {image_id}; they are of another data set") from None
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot read these proposals: {error}; remove the file") from error
+        if boxes.ndim != 2 or boxes.shape[1:] != (4,) or boxes.dtype != np.float32:
+            found = f"{boxes.dtype} {list(boxes.shape)}"
+            raise DataError(f"{path}: expected boxes float32 [N, 4], found {found}; remove the file")
+        return np.asarray(boxes)

@@ -1,0 +1,1 @@
+"""Where regions come from when no network proposes them."""
