@@ -139,15 +139,15 @@ def proposals(arguments: Sequence[str] | None = None) -> int:
 def _proposals(options: argparse.Namespace) -> None:
     from detkit.config import load_config
     from detkit.data.build import build_dataset
-    from detkit.engine.proposals import describe_proposals
+    from detkit.engine.proposals import describe_proposals, proposal_folder
     from detkit.engine.run import RunConfig
     from detkit.nn.proposals.selective_search import QUALITY, SelectiveSearchConfig
 
     config = load_config(options.config, RunConfig, options.set)
     search = QUALITY if options.mode == "quality" else SelectiveSearchConfig()
     dataset = build_dataset(config.data, options.split)
-    root = options.output or Path(config.data.root) / "proposals"
-    print(describe_proposals(dataset, search, root, workers=config.loader.workers))
+    folder = proposal_folder(search, Path(config.data.root), options.output)
+    print(describe_proposals(dataset, search, folder, workers=config.loader.workers))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

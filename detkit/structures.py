@@ -74,10 +74,11 @@ class GroundTruth:
 class Sample:
     """One decoded image and its objects on the way through augmentation (numpy).
 
-    image   uint8 `[H, W, 3]` RGB, upright (EXIF orientation applied)
-    boxes   float32 `[N, 4]` xyxy in pixels of `image`
-    labels  int64 `[N]`
-    ignore  bool `[N]`
+    image      uint8 `[H, W, 3]` RGB, upright (EXIF orientation applied)
+    boxes      float32 `[N, 4]` xyxy in pixels of `image`
+    labels     int64 `[N]`
+    ignore     bool `[N]`
+    proposals  float32 `[P, 4]` xyxy in pixels of `image`, for detectors that are given them
     """
 
     image: np.ndarray
@@ -85,6 +86,7 @@ class Sample:
     labels: np.ndarray
     ignore: np.ndarray
     image_id: ImageId
+    proposals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -92,6 +94,8 @@ class Sample:
         _check_array("Sample", "boxes", self.boxes, np.float32, (None, 4))
         _check_array("Sample", "labels", self.labels, np.int64, (count,))
         _check_array("Sample", "ignore", self.ignore, np.bool_, (count,))
+        if self.proposals is not None:
+            _check_array("Sample", "proposals", self.proposals, np.float32, (None, 4))
 
 
 @dataclass(frozen=True)

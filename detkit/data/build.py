@@ -7,6 +7,7 @@ batch): the number of worker processes changes nothing, and an epoch can be repe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from detkit.config import Config, UserError
 from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
+from detkit.data.proposals import ProposalFolder
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.data.transforms import Augment, resize_sample
 from detkit.data.voc import VOCConfig, read_voc
@@ -72,12 +74,14 @@ def build_loader(
     world_size: int = 1,
     with_targets: bool,
     draw_every: int = 1,
+    proposals: ProposalFolder | None = None,
 ) -> DataLoader[Batch]:
     """Batches of `batch_size` images on each of `world_size` ranks; call `loader.batch_sampler.set_epoch` every epoch.
 
     shuffle     training: a new order every epoch, and a `draw` for `place`. Otherwise images come in the order of the
                 data set and `draw` is None
     draw_every  batches that share a draw; 0: each image has its own
+    proposals   where every image has some, if the detector wants them
     """
     sampler = BatchSampler(
         dataset.aspect_ratios,
@@ -90,7 +94,7 @@ def build_loader(
         draw_every=draw_every,
     )
     return DataLoader(
-        _Prepared(dataset, augment, place),  # type: ignore[arg-type]
+        _Prepared(dataset, augment, place, proposals),  # type: ignore[arg-type]
         batch_sampler=sampler,
         collate_fn=partial(collate, stride=stride, with_targets=with_targets),
         num_workers=workers,
@@ -169,8 +173,10 @@ class BatchSampler(Sampler[list[Key]]):
 class _Prepared:
     """What a worker does for a key: decode, augment, resize. `orig_size` is that of the augmented picture."""
 
-    def __init__(self, dataset: ImageDataset, augment: Augment | None, place: Place) -> None:
-        self.dataset, self.augment, self.place = dataset, augment, place
+    def __init__(
+        self, dataset: ImageDataset, augment: Augment | None, place: Place, proposals: ProposalFolder | None
+    ) -> None:
+        self.dataset, self.augment, self.place, self.proposals = dataset, augment, place, proposals
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -179,6 +185,8 @@ class _Prepared:
         index, seed, draw = key
         try:
             sample = self.dataset.load(index)
+            if self.proposals is not None:
+                sample = replace(sample, proposals=self.proposals.load(self.dataset.path(index)))
             interpolation = cv2.INTER_LINEAR
             if self.augment is not None:
                 sample, interpolation = self.augment(sample, seed), self.augment.interpolation(seed)

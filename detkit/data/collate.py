@@ -19,12 +19,19 @@ def collate(items: Sequence[tuple[Sample, ImageInfo]], stride: int, with_targets
         for axis in (0, 1)
     )
     images = torch.zeros((len(items), 3, height, width), dtype=torch.uint8)
-    targets = []
+    targets, proposals = [], []
     for canvas, (sample, info) in zip(images, items, strict=True):
         picture = torch.from_numpy(sample.image).permute(2, 0, 1)
         x, y = info.offset
         canvas[:, y : y + picture.shape[1], x : x + picture.shape[2]] = picture
-        boxes = torch.from_numpy(sample.boxes)
-        boxes = boxes + boxes.new_tensor(info.offset * 2)
+        offset = torch.tensor(info.offset * 2, dtype=torch.float32)
+        boxes = torch.from_numpy(sample.boxes) + offset
         targets.append(Target(boxes, torch.from_numpy(sample.labels), torch.from_numpy(sample.ignore)))
-    return Batch(images, tuple(info for _, info in items), tuple(targets) if with_targets else None)
+        if sample.proposals is not None:
+            proposals.append(torch.from_numpy(sample.proposals) + offset)
+    return Batch(
+        images,
+        tuple(info for _, info in items),
+        tuple(targets) if with_targets else None,
+        tuple(proposals) or None,
+    )

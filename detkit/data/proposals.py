@@ -1,4 +1,4 @@
-"""Proposals kept on disk: a folder for each way of making them, a file for each image."""
+"""Proposals kept on disk: a folder for each way of making them, a file for each picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from urllib.parse import quote
 import numpy as np
 
 from detkit.data.checks import DataError
-from detkit.structures import ImageId
 
 SETTINGS = "settings.json"
 
@@ -21,11 +20,13 @@ SETTINGS = "settings.json"
 class ProposalFolder:
     """`ROOT/NAME-KEY`, where KEY is a hash of the settings; boxes float32 `[N, 4]` xyxy in original pixels.
 
-    Files are written aside and renamed, so that what is there is whole, and a search that was interrupted goes on.
+    A file is named by where its picture lies below the folder of the data, as ids may repeat between splits. It is
+    written aside and renamed: what is there is whole, and a search that was interrupted goes on.
     """
 
-    def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, data: Path, settings: Mapping[str, Any]) -> None:
         """Makes the folder if there is none. Raises DataError if it cannot be, or was made with other settings."""
+        self.data = data
         text = json.dumps(settings, sort_keys=True)
         name = str(settings.get("name", "proposals"))
         self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -40,23 +41,23 @@ class ProposalFolder:
         if found != text:
             raise DataError(f"{known}: proposals of other settings; expected {text}, found {found}; remove the folder")
 
-    def path(self, image_id: ImageId) -> Path:
-        return self.folder / f"{quote(str(image_id), safe='')}.npy"
+    def path(self, picture: str) -> Path:
+        return self.folder / f"{quote(os.path.relpath(picture, self.data), safe='')}.npy"
 
-    def save(self, image_id: ImageId, boxes: np.ndarray) -> None:
-        path = self.path(image_id)
+    def save(self, picture: str, boxes: np.ndarray) -> None:
+        path = self.path(picture)
         aside = path.with_suffix(f".{os.getpid()}.tmp")
         with aside.open("wb") as file:
             np.save(file, boxes)
         aside.replace(path)
 
-    def load(self, image_id: ImageId) -> np.ndarray:
-        """Raises DataError if the image has none, or the file is not one of proposals."""
-        path = self.path(image_id)
+    def load(self, picture: str) -> np.ndarray:
+        """Raises DataError if the picture has none, or the file is not one of proposals."""
+        path = self.path(picture)
         try:
             boxes = np.load(path, allow_pickle=False)
         except FileNotFoundError:
-            raise DataError(f"{path}: no proposals for image {image_id}; they are of another data set") from None
+            raise DataError(f"{path}: no proposals for {picture}; those here are of another data set") from None
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot read these proposals: {error}; remove the file") from error
         if boxes.ndim != 2 or boxes.shape[1:] != (4,) or boxes.dtype != np.float32:

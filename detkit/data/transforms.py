@@ -131,15 +131,22 @@ def resize_sample(sample: Sample, size: Size, interpolation: int = cv2.INTER_LIN
         return sample
     image = cv2.resize(sample.image, size[::-1], interpolation=interpolation)
     scale = np.array([size[1] / width, size[0] / height] * 2)
-    boxes = np.minimum(sample.boxes * scale, np.array(size[::-1] * 2)).astype(np.float32)
-    return replace(sample, image=image, boxes=boxes)
+
+    def stretch(boxes: np.ndarray) -> np.ndarray:
+        return np.asarray(np.minimum(boxes * scale, np.array(size[::-1] * 2)), np.float32)
+
+    proposals = None if sample.proposals is None else stretch(sample.proposals)
+    return replace(sample, image=image, boxes=stretch(sample.boxes), proposals=proposals)
 
 
 def _flip(sample: Sample) -> Sample:
     width = np.float32(sample.image.shape[1])
-    boxes = sample.boxes.copy()
-    boxes[:, [0, 2]] = width - sample.boxes[:, [2, 0]]
-    return replace(sample, image=cv2.flip(sample.image, 1), boxes=boxes)
+
+    def mirror(boxes: np.ndarray) -> np.ndarray:
+        return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+    proposals = None if sample.proposals is None else mirror(sample.proposals)
+    return replace(sample, image=cv2.flip(sample.image, 1), boxes=mirror(sample.boxes), proposals=proposals)
 
 
 def _jitter_scale(sample: Sample, rng: np.random.Generator, limits: tuple[float, float]) -> Sample:
@@ -260,7 +267,7 @@ def _window(
     """What a window of `size` at (top, left) shows, `fill` where it reaches over the picture.
 
     Objects of which less than `MIN_VISIBLE` is left are dropped; regions to ignore stay while anything is left. `kept`,
-    a mask of the boxes, replaces this rule.
+    a mask of the boxes, replaces this rule. Proposals are cut off, and stay while anything is left.
     """
     image = np.empty((*size, 3), np.uint8)
     image[:] = fill
@@ -268,13 +275,29 @@ def _window(
     part = sample.image[max(top, 0) : bottom, max(left, 0) : right]
     y, x = max(-top, 0), max(-left, 0)
     image[y : y + part.shape[0], x : x + part.shape[1]] = part
-    moved = sample.boxes - np.array([left, top, left, top], np.float32)
-    boxes = np.clip(moved, 0, np.array(size[::-1] * 2, np.float32))
-    visible = _areas(boxes) / _areas(moved)
+    boxes, visible = _seen(sample.boxes, top, left, size)
+    proposals = sample.proposals
+    if proposals is not None:
+        proposals, part_left = _seen(proposals, top, left, size)
+        proposals = proposals[part_left > 0]
     if kept is None:
         kept = (visible >= MIN_VISIBLE) | sample.ignore
     kept = kept & (visible > 0)
-    return replace(sample, image=image, boxes=boxes[kept], labels=sample.labels[kept], ignore=sample.ignore[kept])
+    return replace(
+        sample,
+        image=image,
+        boxes=boxes[kept],
+        labels=sample.labels[kept],
+        ignore=sample.ignore[kept],
+        proposals=proposals,
+    )
+
+
+def _seen(boxes: np.ndarray, top: int, left: int, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes in a window, cut off at its borders, and what part of each is left."""
+    moved = boxes - np.array([left, top, left, top], np.float32)
+    clipped = np.clip(moved, 0, np.array(size[::-1] * 2, np.float32))
+    return clipped, _areas(clipped) / _areas(moved)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

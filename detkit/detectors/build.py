@@ -10,6 +10,7 @@ from pydantic import Field
 
 from detkit.detectors.detector import Detector
 from detkit.detectors.detr import DETRConfig, build_detr
+from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
 from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
@@ -17,7 +18,7 @@ from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 
 DetectorConfig = Annotated[
-    FasterRCNNConfig | SSDConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config | DETRConfig,
+    FastRCNNConfig | FasterRCNNConfig | SSDConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config | DETRConfig,
     Field(discriminator="name"),
 ]
 
@@ -25,8 +26,10 @@ DetectorConfig = Annotated[
 def build_detector(config: DetectorConfig, class_names: Sequence[str]) -> Detector:
     """The detector in the memory format that convolutions run fastest in, on the CPU and on CUDA."""
     match config:
+        case FastRCNNConfig():
+            detector: Detector = build_fast_rcnn(config, class_names)
         case FasterRCNNConfig():
-            detector: Detector = build_faster_rcnn(config, class_names)
+            detector = build_faster_rcnn(config, class_names)
         case SSDConfig():
             detector = build_ssd(config, class_names)
         case YOLOv1Config():

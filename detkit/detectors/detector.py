@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from detkit.nn.input import ImageInput
+from detkit.nn.proposals.selective_search import SelectiveSearchConfig
 from detkit.structures import Batch, Detections, ImageInfo, Target
 
 
@@ -19,8 +20,11 @@ class Detector(nn.Module):
     detections = detector.postprocess(outputs, batch.infos)      original pixels
 
     A detector knows its class names and, through `input`, how its images are resized, padded and normalised. One with a
-    stage that is not gradient descent also has `finish_training(loader)`.
+    stage that is not gradient descent also has `finish_training(loader)`. One that is given its proposals says in
+    `proposals` how they are made.
     """
+
+    proposals: SelectiveSearchConfig | None = None
 
     def __init__(self, image_input: ImageInput, class_names: Sequence[str]) -> None:
         super().__init__()

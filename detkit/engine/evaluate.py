@@ -12,8 +12,10 @@ from tqdm import tqdm
 from detkit.config import UserError, load_config, override, parse_config
 from detkit.data.build import build_dataset, build_loader
 from detkit.data.dataset import ImageDataset
+from detkit.data.proposals import ProposalFolder
 from detkit.detectors.detector import Detector
 from detkit.engine import distributed
+from detkit.engine.proposals import proposals_for
 from detkit.engine.run import RunConfig, load_detector
 from detkit.evaluation.evaluator import Arrays, Evaluation, Evaluator, Protocol
 from detkit.structures import Batch, Detections, ImageId
@@ -74,7 +76,14 @@ def build_evaluator(dataset: ImageDataset) -> Evaluator:
     return Evaluator(dataset.class_names, dataset.category_ids, ground_truth)
 
 
-def evaluation_loader(dataset: ImageDataset, detector: Detector, *, batch_size: int, workers: int) -> DataLoader[Batch]:
+def evaluation_loader(
+    dataset: ImageDataset,
+    detector: Detector,
+    *,
+    batch_size: int,
+    workers: int,
+    proposals: ProposalFolder | None = None,
+) -> DataLoader[Batch]:
     """Every image once, in the order of the data set, resized as the detector's input spec says."""
     return build_loader(
         dataset,
@@ -89,6 +98,7 @@ def evaluation_loader(dataset: ImageDataset, detector: Detector, *, batch_size: 
         rank=distributed.rank(),
         world_size=distributed.world_size(),
         with_targets=False,
+        proposals=proposals,
     )
 
 
@@ -116,7 +126,11 @@ def evaluate_source(
             dataset = build_dataset(settings.data, "val")
         detector.to(device)
         loader = evaluation_loader(
-            dataset, detector, batch_size=settings.eval.batch_size, workers=settings.loader.workers
+            dataset,
+            detector,
+            batch_size=settings.eval.batch_size,
+            workers=settings.loader.workers,
+            proposals=proposals_for(detector, dataset, settings.data.root, workers=settings.loader.workers),
         )
         evaluator = build_evaluator(dataset)
         return evaluate(detector, loader, evaluator, protocols, device=device), evaluator

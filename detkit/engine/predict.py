@@ -18,6 +18,7 @@ from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
 from detkit.engine.distributed import process_group
 from detkit.engine.run import create_folder, load_detector
+from detkit.nn.proposals.selective_search import selective_search
 from detkit.structures import Detections, ImageId, Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -42,7 +43,8 @@ def predict(detector: Detector, images: Sequence[np.ndarray], image_ids: Sequenc
     for image_id, image in zip(image_ids or range(len(images)), images, strict=True):
         empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
         info = detector.input.place(image_id, image.shape[:2])
-        items.append((resize_sample(Sample(image, *empty, image_id), info.input_size), info))
+        proposals = selective_search(image, detector.proposals) if detector.proposals else None
+        items.append((resize_sample(Sample(image, *empty, image_id, proposals), info.input_size), info))
     batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)
     return [found.to("cpu") for found in detector.postprocess(detector(batch), batch.infos)]
 

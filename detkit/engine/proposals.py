@@ -12,16 +12,24 @@ from tqdm import tqdm
 from detkit.config import UserError
 from detkit.data.dataset import ImageDataset
 from detkit.data.proposals import ProposalFolder
+from detkit.detectors.detector import Detector
+from detkit.engine import distributed
 from detkit.evaluation.proposals import proposal_quality
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
 
+PROPOSALS = "proposals"  # folder in that of the data
+
+
+def proposal_folder(config: SelectiveSearchConfig, data: Path, root: Path | None = None) -> ProposalFolder:
+    """Where proposals of these settings are kept, in `root` or in the folder of the data."""
+    return ProposalFolder(root or data / PROPOSALS, data, config.model_dump(mode="json"))
+
 
 def find_proposals(
-    dataset: ImageDataset, config: SelectiveSearchConfig, root: Path, *, workers: int, progress: bool = True
-) -> tuple[ProposalFolder, list[float]]:
-    """The folder with the proposals of all images, and the seconds of each image that was still to be done."""
-    folder = ProposalFolder(root, config.model_dump(mode="json"))
-    missing = [index for index in range(len(dataset)) if not folder.path(dataset.image_id(index)).exists()]
+    dataset: ImageDataset, config: SelectiveSearchConfig, folder: ProposalFolder, *, workers: int, progress: bool = True
+) -> list[float]:
+    """Fills the folder with what it lacks; the seconds of each image that was still to be done."""
+    missing = [index for index in range(len(dataset)) if not folder.path(dataset.path(index)).exists()]
     search: DataLoader[float] = DataLoader(
         _Search(dataset, config, folder, missing),  # type: ignore[arg-type]
         batch_size=None,
@@ -29,17 +37,30 @@ def find_proposals(
         worker_init_fn=_init_worker,
     )
     title = f"selective search, {dataset.name}"
-    return folder, list(tqdm(search, total=len(missing), desc=title, disable=not progress, leave=False))
+    return list(tqdm(search, total=len(missing), desc=title, disable=not progress, leave=False))
+
+
+def proposals_for(detector: Detector, dataset: ImageDataset, data_root: str, *, workers: int) -> ProposalFolder | None:
+    """What `detector` is to be given for the images of `dataset`: found now if it is not kept below `data_root` yet.
+
+    None for a detector that wants none. With several processes the first one searches and the others wait.
+    """
+    if detector.proposals is None:
+        return None
+    with distributed.first_process_first():
+        folder = proposal_folder(detector.proposals, Path(data_root))
+        find_proposals(dataset, detector.proposals, folder, workers=workers, progress=distributed.rank() == 0)
+    return folder
 
 
 def describe_proposals(
-    dataset: ImageDataset, config: SelectiveSearchConfig, root: Path, *, workers: int, progress: bool = True
+    dataset: ImageDataset, config: SelectiveSearchConfig, folder: ProposalFolder, *, workers: int, progress: bool = True
 ) -> str:
     """Finds what is missing, and says what there is."""
     if not len(dataset):
         raise UserError(f"{dataset.name}: no image to find proposals in")
-    folder, seconds = find_proposals(dataset, config, root, workers=workers, progress=progress)
-    pairs = ((dataset.ground_truth(i), folder.load(dataset.image_id(i))) for i in range(len(dataset)))
+    seconds = find_proposals(dataset, config, folder, workers=workers, progress=progress)
+    pairs = ((dataset.ground_truth(i), folder.load(dataset.path(i))) for i in range(len(dataset)))
     quality = proposal_quality(pairs, dataset.class_names)
     taken = f"{sum(seconds) / len(seconds):.2f} s an image on one core" if seconds else "all found before"
     return "\n".join(
@@ -65,9 +86,10 @@ class _Search:
         return len(self.indices)
 
     def __getitem__(self, number: int) -> float:
-        sample = self.dataset.load(self.indices[number])
+        index = self.indices[number]
+        image = self.dataset.load(index).image
         start = time.perf_counter()
-        self.folder.save(sample.image_id, selective_search(sample.image, self.config))
+        self.folder.save(self.dataset.path(index), selective_search(image, self.config))
         return time.perf_counter() - start
 
 

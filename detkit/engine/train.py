@@ -23,6 +23,7 @@ from detkit.engine.ema import EMA
 from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
 from detkit.engine.log import RunLog
 from detkit.engine.optim import build_optimizer, set_lr
+from detkit.engine.proposals import proposals_for
 from detkit.engine.run import BEST, LAST, RunConfig, detector_state, load_weights, save_config
 from detkit.engine.schedule import lr_factor
 from detkit.evaluation.evaluator import Evaluation
@@ -76,8 +77,15 @@ def _train(
         world_size=world_size,
         with_targets=True,
         draw_every=detector.input.resize.draw_every,
+        proposals=proposals_for(detector, train_set, config.data.root, workers=config.loader.workers),
     )
-    val_loader = evaluation_loader(val_set, detector, batch_size=config.eval.batch_size, workers=config.loader.workers)
+    val_loader = evaluation_loader(
+        val_set,
+        detector,
+        batch_size=config.eval.batch_size,
+        workers=config.loader.workers,
+        proposals=proposals_for(detector, val_set, config.data.root, workers=config.loader.workers),
+    )
     evaluator = build_evaluator(val_set)
     start, step, best = resume_state(folder, detector, optimizer, scaler, ema) if resume else (0, 0, -math.inf)
     if rank == 0:

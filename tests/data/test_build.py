@@ -15,6 +15,7 @@ from detkit.data.checks import DataError
 from detkit.data.coco import COCOConfig
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
+from detkit.data.proposals import ProposalFolder
 from detkit.data.shapes import ShapesConfig
 from detkit.data.shapes_drawing import CLASS_NAMES
 from detkit.data.transforms import Augment, AugmentConfig
@@ -228,6 +229,19 @@ def test_collate_puts_a_letterboxed_picture_at_its_offset_and_moves_its_boxes() 
     assert batch.images.sum() == 7 * 3 * 16 * 31
     assert batch.targets is not None
     assert batch.targets[0].boxes.tolist() == [[1, 10, 3, 12]]
+
+
+def test_each_picture_comes_with_its_proposals(dataset: ImageDataset, tmp_path: Path) -> None:
+    """Ten pixels of either side of the picture in its corner, twice as large on an input of twice the size."""
+    folder = ProposalFolder(tmp_path, Path("data"), {"name": "mine"})
+    for index in range(len(dataset)):
+        folder.save(dataset.path(index), np.array([[0, 0, 10, 10 + index]], np.float32))
+    batches = list(loader(dataset, shuffle=False, augment=None, proposals=folder))
+    found = [boxes.tolist() for batch in batches for boxes in batch.proposals or ()]
+    assert found == [[[0, 0, 20, 20 + 2 * index]] for index in range(len(dataset))]
+    folder.path(dataset.path(3)).unlink()
+    with pytest.raises(DataError, match="no proposals for"):
+        list(loader(dataset, shuffle=False, proposals=folder))
 
 
 def test_batches_share_a_draw(dataset: ImageDataset) -> None:

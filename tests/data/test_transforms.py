@@ -315,6 +315,27 @@ def test_resize_keeps_a_full_box_inside() -> None:
         assert resize_sample(sample, size).boxes.tolist() == [[0, 0, size[1], size[0]]]
 
 
+@pytest.mark.parametrize("mode", [*MODES, "jitter"])
+def test_proposals_move_as_boxes_do(sample: Sample, mode: str) -> None:
+    """The boxes as proposals: all that stay are among them, and so are those of which too little is left to stay."""
+    augment = Augment(MODES.get(mode, AugmentConfig(jitter=0.3)))
+    for seed in range(40):
+        result = augment(replace(sample, proposals=sample.boxes.copy()), seed)
+        assert result.proposals is not None
+        assert result.proposals.dtype == np.float32
+        assert_same(replace(result, proposals=None), augment(sample, seed))
+        proposals = {tuple(box) for box in result.proposals.tolist()}
+        assert {tuple(box) for box in result.boxes.tolist()} <= proposals
+        height, width = result.image.shape[:2]
+        assert all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in proposals)
+
+
+def test_proposals_are_resized_with_the_picture(sample: Sample) -> None:
+    result = resize_sample(replace(sample, proposals=sample.boxes[:2].copy()), (50, 320))
+    assert result.proposals is not None
+    np.testing.assert_array_equal(result.proposals, sample.boxes[:2] * np.float32([2, 0.5, 2, 0.5]))
+
+
 def test_the_window_of_detr(sample: Sample) -> None:
     """At a shorter side of 400, 500 or 600 px (from 100) its sides are 384 to 600 px: .64 to 1 of the height; the width
     of 640, 800 or 960 is cut to at most 600: .4 to .9375 of it."""

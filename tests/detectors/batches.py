@@ -61,7 +61,13 @@ def make_batch(
             image[box[1] : box[3], box[0] : box[2]] = rng.integers(0, 256, 3)
         labels = rng.integers(0, len(detector.class_names), count)
         info = detector.input.place(index, (height, width))
-        sample = Sample(image, boxes, labels, np.zeros(count, np.bool_), index)
+        proposals = None
+        if detector.proposals is not None:  # some beside each object, and some anywhere
+            corner = rng.uniform(0, 0.7, (20, 2)) * (width, height)
+            anywhere = np.concatenate([corner, corner + rng.uniform(0.1, 0.3, (20, 2)) * (width, height)], axis=1)
+            beside = boxes.repeat(3, axis=0) + rng.normal(0, 3, (3 * count, 4))
+            proposals = np.concatenate([beside, anywhere]).clip(0, (width, height) * 2).astype(np.float32)
+        sample = Sample(image, boxes, labels, np.zeros(count, np.bool_), index, proposals)
         items.append((resize_sample(sample, info.input_size), info))
     return collate(items, detector.input.stride, with_targets=targets)
 
@@ -98,8 +104,10 @@ def enliven(detector: Detector) -> None:
 
 def images_of(batch: Batch, index: int) -> Batch:
     """One image of a batch alone, on the same canvas."""
-    targets = None if batch.targets is None else batch.targets[index : index + 1]
-    return Batch(batch.images[index : index + 1], batch.infos[index : index + 1], targets)
+    one = slice(index, index + 1)
+    targets = None if batch.targets is None else batch.targets[one]
+    proposals = None if batch.proposals is None else batch.proposals[one]
+    return Batch(batch.images[one], batch.infos[one], targets, proposals)
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -9,6 +9,7 @@ from detkit.config import load_config
 from detkit.data.build import build_dataset
 from detkit.detectors.build import build_detector
 from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
+from detkit.engine.proposals import proposals_for
 from detkit.engine.run import RunConfig
 
 
@@ -28,7 +29,8 @@ def overfit(
     dataset = build_dataset(config.data, "train")
     torch.manual_seed(0)
     detector = build_detector(config.model, dataset.class_names)
-    loader = evaluation_loader(dataset, detector, batch_size=pictures, workers=0)
+    proposals = proposals_for(detector, dataset, config.data.root, workers=0)
+    loader = evaluation_loader(dataset, detector, batch_size=pictures, workers=0, proposals=proposals)
     loader.collate_fn.keywords["with_targets"] = True  # type: ignore[attr-defined]
     (batch,) = loader
     optimizer = torch.optim.AdamW(detector.parameters(), lr=lr)

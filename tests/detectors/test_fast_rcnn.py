@@ -1,0 +1,112 @@
+"""Fast R-CNN: its published size, that it is Faster R-CNN with proposals from elsewhere, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from detkit.detectors.build import build_detector
+from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig, FastRoIConfig
+from detkit.detectors.faster_rcnn import FasterRCNN
+from detkit.nn.backbones.resnet import ResNetConfig
+from detkit.nn.backbones.vgg import VGGConfig
+from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
+from tests.detectors.overfit import overfit
+
+
+def test_parameters_as_published() -> None:
+    """fast-rcnn's VGG16 prototxt with the 20 classes of VOC."""
+    with torch.device("meta"):
+        detector = build_detector(FastRCNNConfig(), [str(i) for i in range(20)])
+    parts = {name: sum(p.numel() for p in module.parameters()) for name, module in detector.named_modules()}
+    assert [parts["backbone"], parts["roi.hidden.0"], parts["roi.hidden.1"]] == [14_714_688, 102_764_544, 16_781_312]
+    assert [parts["roi.classifier"], parts["roi.regressor"]] == [86_037, 344_148]
+    assert parts[""] == 134_690_729
+
+
+@torch.inference_mode()
+def test_with_the_proposals_of_a_faster_rcnn_it_is_that_faster_rcnn() -> None:
+    config = cheap_config(ROOT / "configs/faster_rcnn.yaml").model
+    torch.manual_seed(0)
+    faster = build_detector(config, ["cat", "dog"])
+    assert isinstance(faster, FasterRCNN)
+    enliven(faster)
+    faster.eval()
+    fast_config = FastRCNNConfig(
+        backbone=config.backbone,
+        neck=config.neck,
+        roi=FastRoIConfig(**config.roi.model_dump()),
+        input=config.input,
+    )
+    fast = build_detector(fast_config, ["cat", "dog"]).eval()
+    fast.load_state_dict({key: value for key, value in faster.state_dict().items() if not key.startswith("rpn.")})
+
+    batch = make_batch(faster, [3, 2], [(240, 320), (211, 173)], targets=False)
+    expected = faster(batch)
+    proposals = tuple(faster.rpn.propose(expected.rpn, batch.infos))
+    found = fast.postprocess(fast(replace(batch, proposals=proposals)), batch.infos)
+    for ours, theirs in zip(found, faster.postprocess(expected, batch.infos), strict=True):
+        assert len(ours) > 5
+        assert torch.equal(ours.boxes, theirs.boxes)
+        assert torch.equal(ours.scores, theirs.scores)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+def small() -> FastRCNN:
+    torch.manual_seed(0)
+    detector = build_detector(cheap_config(ROOT / "configs/fast_rcnn.yaml").model, ["cat", "dog"])
+    assert isinstance(detector, FastRCNN)
+    return detector
+
+
+def test_images_without_proposals() -> None:
+    detector = small()
+    batch = make_batch(detector, [2, 0])
+    none = replace(batch, proposals=(torch.zeros(0, 4), torch.zeros(0, 4)))
+    losses = detector.train().criterion(detector(none), none.targets or ())
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["roi_class"] > 0, "the objects themselves are proposals in training"
+    detector.eval()
+    assert [len(found) for found in detector.postprocess(detector(none), none.infos)] == [0, 0]
+
+
+def test_proposals_and_targets_are_asked_for() -> None:
+    detector = small()
+    batch = make_batch(detector, [1])
+    with pytest.raises(ValueError, match="a batch without proposals; Fast R-CNN makes none itself"):
+        detector(replace(batch, proposals=None))
+    with pytest.raises(ValueError, match=r"without targets in training mode; call detector.eval\(\)"):
+        detector.train()(replace(batch, targets=None))
+
+
+def test_background_overlaps_an_object_a_little() -> None:
+    """Section 2.3: background has an IoU of [.1, .5) with an object, which leaves the easy negatives out."""
+    detector = small()
+    batch = make_batch(detector, [1], [(120, 160)])
+    assert batch.targets
+    x1, y1, x2, y2 = batch.targets[0].boxes[0].tolist()
+    width = x2 - x1
+    shifted = [[x1 + part * width, y1, x2 + part * width, y2] for part in (0.0, 0.2, 0.5, 0.95, 2.0)]
+    _, samples = detector.roi.sample([torch.tensor(shifted)], batch.targets)
+    assert (samples.labels > 0).sum() == 3  # IoU 1, .67, and the object itself
+    assert (samples.labels == 0).sum() == 1  # IoU .33; those of .03 and 0 are left out
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backbone": ResNetConfig()}, "backbone.levels: 4 levels of different widths need a neck, found neck: null"),
+        ({"backbone": VGGConfig(levels=(4, 5)), "neck": {"name": "fpn"}}, "roi.pool: RoIPool reads one level, found 2"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FastRCNNConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_it_overfits_four_pictures(tmp_path: Path) -> None:
+    changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
+    changes += ["model.roi.hidden=[256]", "model.proposals.max_boxes=150"]
+    assert overfit(ROOT / "configs/fast_rcnn.yaml", tmp_path, changes, pictures=4, steps=70) > 0.9
