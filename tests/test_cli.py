@@ -330,7 +330,7 @@ def test_proposals_are_found_once_and_judged(config: Path, tmp_path: Path, capsy
     arguments = ["proposals", str(config), "--split", "train", "--output", str(kept)]
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert re.search(r"kept/selective_search-\w{8}: \d+\.\d\d s an image on one core", out)
+    assert re.search(r"kept/selective_search-\w{8}: \d+\.\d\d s of one core an image", out)
     boxes_an_image, recall, mabo = (float(line.split()[-1]) for line in out.splitlines()[-3:])
     assert boxes_an_image > 20
     assert recall > 0.5

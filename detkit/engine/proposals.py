@@ -28,7 +28,7 @@ def proposal_folder(config: SelectiveSearchConfig, data: Path, root: Path | None
 def find_proposals(
     dataset: ImageDataset, config: SelectiveSearchConfig, folder: ProposalFolder, *, workers: int, progress: bool = True
 ) -> list[float]:
-    """Fills the folder with what it lacks; the seconds of each image that was still to be done."""
+    """Fills the folder with what it lacks; the seconds of a core for each image that was still to be done."""
     missing = [index for index in range(len(dataset)) if not folder.path(dataset.path(index)).exists()]
     search: DataLoader[float] = DataLoader(
         _Search(dataset, config, folder, missing),  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def describe_proposals(
     seconds = find_proposals(dataset, config, folder, workers=workers, progress=progress)
     pairs = ((dataset.ground_truth(i), folder.load(dataset.path(i))) for i in range(len(dataset)))
     quality = proposal_quality(pairs, dataset.class_names)
-    taken = f"{sum(seconds) / len(seconds):.2f} s an image on one core" if seconds else "all found before"
+    taken = f"{sum(seconds) / len(seconds):.2f} s of one core an image" if seconds else "all found before"
     return "\n".join(
         [
             dataset.summary,
@@ -88,9 +88,9 @@ class _Search:
     def __getitem__(self, number: int) -> float:
         index = self.indices[number]
         image = self.dataset.load(index).image
-        start = time.perf_counter()
+        start = time.process_time()
         self.folder.save(self.dataset.path(index), selective_search(image, self.config))
-        return time.perf_counter() - start
+        return time.process_time() - start
 
 
 def _init_worker(worker: int) -> None:
