@@ -210,7 +210,7 @@ def _resize_crop(sample: Sample, rng: np.random.Generator) -> Sample:
     shape = sample.image.shape[:2]
     scale = rng.choice(DETR_SHORT_SIDES) / min(shape)
     least, most = DETR_WINDOW
-    size = [round(rng.integers(least, min(side * scale, most), endpoint=True) / scale) for side in shape]
+    size = [round(rng.integers(least, min(round(side * scale), most), endpoint=True) / scale) for side in shape]
     height, width = (max(1, min(wanted, side)) for wanted, side in zip(size, shape, strict=True))
     top, left = int(rng.integers(shape[0] - height + 1)), int(rng.integers(shape[1] - width + 1))
     return _window(sample, top, left, (height, width), kept=np.ones(len(sample.boxes), np.bool_))

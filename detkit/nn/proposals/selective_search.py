@@ -31,12 +31,9 @@ class SelectiveSearchConfig(Config):
     """Defaults: "fast" (section 5.2, table 5), with R-CNN's least side."""
 
     name: Literal["selective_search"] = "selective_search"
-    colour_spaces: tuple[ColourSpace, ...] = ("hsv", "lab")
-    scales: tuple[float, ...] = (
-        50.0,
-        100.0,
-    )  # k of the segmentation on a range of 0 to 255, and its least segment in px
-    similarities: tuple[tuple[Similarity, ...], ...] = (ALL, ("texture", "size", "fill"))
+    colour_spaces: tuple[ColourSpace, ...] = Field(("hsv", "lab"), min_length=1)
+    scales: tuple[float, ...] = Field((50.0, 100.0), min_length=1)  # k of the segmentation, and its least segment in px
+    similarities: tuple[tuple[Similarity, ...], ...] = Field((ALL, ("texture", "size", "fill")), min_length=1)
     min_side: int = Field(20, ge=1)  # px
     max_boxes: int | None = Field(None, ge=1)  # of an image, the first in the order; null: all
 
