@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import ops
 
 Activation = Literal["linear", "relu", "relu6", "leaky", "logistic", "mish", "swish"]
 
@@ -42,15 +41,6 @@ class BatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         y: Tensor = super().forward(x)
         return y
-
-
-class FrozenBatchNorm2d(ops.FrozenBatchNorm2d):  # type: ignore[misc]
-    """torchvision's, to the bit, in one pass over the values instead of two."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
 
 
 class ConvBlock(nn.Module):

@@ -6,9 +6,8 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor
-from torchvision import ops
 
-from detkit.nn.blocks import SPP, Activation, ConvBlock, FrozenBatchNorm2d, L2Norm, LocallyConnected, Reorg, activation
+from detkit.nn.blocks import SPP, Activation, ConvBlock, L2Norm, LocallyConnected, Reorg, activation
 
 FORMULAS = {
     "linear": lambda x: x,
@@ -158,19 +157,3 @@ def test_one_image_on_a_map_of_one_cell_trains_with_the_running_statistics() -> 
     torch.testing.assert_close(block(x), block.eval()(x))
     block.train()(torch.randn(2, 3, 1, 1))
     assert (block.norm.running_mean != 0).any()  # two values are a statistic
-
-
-def test_frozen_batch_norm_is_torchvisions() -> None:
-    torch.manual_seed(0)
-    ours, theirs = FrozenBatchNorm2d(5, eps=1e-3), ops.FrozenBatchNorm2d(5, eps=1e-3)
-    for buffer in theirs.buffers():
-        buffer.uniform_(0.5, 1.5)
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 5, 4, 6, requires_grad=True)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        found = ours(x.contiguous(memory_format=memory_format))
-        assert torch.equal(found, theirs(x))
-        assert found.is_contiguous(memory_format=memory_format)
-    weight = torch.randn(2, 5, 4, 6)
-    mine, yours = (torch.autograd.grad((norm(x) * weight).sum(), x)[0] for norm in (ours, theirs))
-    assert torch.equal(mine, yours)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from torch import nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
 from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
-from detkit.nn.blocks import ConvBlock, FrozenBatchNorm2d
+from detkit.nn.blocks import ConvBlock
 
 STRIDES = (2, 4, 8, 16, 32, 32)
 

@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
 from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
-from detkit.nn.blocks import FrozenBatchNorm2d
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # C2, C3, C4, C5
 
