@@ -99,7 +99,7 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours = next((re.sub(f"^{theirs}", name, key) for theirs, name in rules if re.match(theirs, key)), None)
         if ours is None:
             raise UserError(f"{key!r} is no key of a DETR detector; known models: {', '.join(FILES)}")
-        ours = re.sub(r"\.([qkvo])(?:ut)?_proj\.", lambda found: f".{found[1]}." if found[1] != "o" else ".out.", ours)
+        ours = re.sub(r"\.([qkv])_proj\.", r".\1.", re.sub(r"\.o(ut)?_proj\.", ".out.", ours))
         if ".in_proj_" in ours:  # queries, keys and values in one matrix
             for name, part in zip("qkv", tensor.chunk(3), strict=True):
                 converted[ours.replace("in_proj_", f"{name}.")] = part

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from detkit.detectors.detr import DETR, DETRConfig, build_detr
 from detkit.nn.heads.detr import DETRHeadConfig
 from detkit.nn.transformer import TransformerConfig
-from detkit.structures import Batch, ImageInfo, Target
+from detkit.structures import Batch
 from detkit.weights.detr import CONFIGS, convert_keys
+from tests.parity.batches import padded_batch
 from tests.parity.conftest import Ledger
 from tests.reference import detr as reference
 
@@ -23,20 +24,7 @@ HUGGING_FACE = "transformers DetrForObjectDetection"
 
 
 def make_batch() -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.zeros(len(SIZES), 3, 270, 310, dtype=torch.uint8)
-    targets = []
-    for image, (height, width), count in zip(images, SIZES, OBJECTS, strict=True):
-        coarse = torch.rand(1, 3, 12, 12, generator=generator)
-        smooth = nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
-        noise = torch.rand(3, height, width, generator=generator)
-        image[:, :height, :width] = ((0.7 * smooth + 0.3 * noise) * 255).clamp(0, 255)
-        corner = torch.rand(count, 2, generator=generator) * 100
-        side = torch.rand(count, 2, generator=generator) * 50 + 8
-        labels = torch.randint(0, len(CLASSES), (count,), generator=generator)
-        targets.append(Target(torch.cat([corner, corner + side], dim=1), labels, torch.zeros(count, dtype=torch.bool)))
-    infos = [ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(SIZES)]
-    return Batch(images, tuple(infos), tuple(targets))
+    return padded_batch(SIZES, OBJECTS, len(CLASSES), corner=100, side=50)
 
 
 def without_dropout(config: DETRConfig) -> DETRConfig:

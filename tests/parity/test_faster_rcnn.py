@@ -9,8 +9,9 @@ from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.detectors.faster_rcnn import FasterRCNN, build_faster_rcnn
-from detkit.structures import Batch, ImageInfo, Target
+from detkit.structures import Batch
 from detkit.weights.torchvision import CONFIGS, convert_keys
+from tests.parity.batches import padded_batch
 from tests.parity.conftest import Ledger
 
 SIZES = [(256, 320), (288, 256), (256, 256)]  # the short side is 256: neither resizes anything
@@ -56,20 +57,7 @@ def freeze_batch_norms(module: nn.Module, eps: float) -> None:
 
 
 def make_batch() -> Batch:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.zeros(len(SIZES), 3, 288, 320, dtype=torch.uint8)
-    targets = []
-    for image, (height, width), count in zip(images, SIZES, OBJECTS, strict=True):
-        coarse = torch.rand(1, 3, 12, 12, generator=generator)
-        smooth = nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
-        noise = torch.rand(3, height, width, generator=generator)
-        image[:, :height, :width] = ((0.7 * smooth + 0.3 * noise) * 255).clamp(0, 255)
-        corner = torch.rand(count, 2, generator=generator) * 150
-        side = torch.rand(count, 2, generator=generator) * 90 + 8
-        labels = torch.randint(0, len(CLASSES), (count,), generator=generator)
-        targets.append(Target(torch.cat([corner, corner + side], dim=1), labels, torch.zeros(count, dtype=torch.bool)))
-    infos = [ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(SIZES)]
-    return Batch(images, tuple(infos), tuple(targets))
+    return padded_batch(SIZES, OBJECTS, len(CLASSES), corner=150, side=90)
 
 
 def as_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
