@@ -3,10 +3,10 @@
 R50, R50-DC5 and R101 are configurations. `head: {name: dab_detr}` learns sooner; the paper's head is the default.
 
 On padding: attention never looks at it and positions do not count it, so the head gives each image what it gives it
-alone (but that the nearest-neighbour mask may count a row or column of cells more where the canvas is no multiple of the
-stride). The trunk is different: alone, an image ends in zeros at every convolution; in a padded batch its last cells see
-what biases and norms made of the padding. Published numbers therefore depend on the evaluation's batch size, and
-`eval.batch_size: 1` has no padding at all.
+alone (but that the nearest-neighbour mask may count a row or column of cells more where the canvas is no multiple of
+the stride). The trunk is different: alone, an image ends in zeros at every convolution; in a padded batch its last
+cells see what biases and norms made of the padding. Published numbers therefore depend on the evaluation's batch size,
+and `eval.batch_size: 1` has no padding at all.
 """
 
 from __future__ import annotations
