@@ -1,4 +1,4 @@
-"""`detkit train | eval | predict | anchors | proposals`, and the same five as scripts in `tools/`."""
+"""`detkit train | eval | predict | anchors | proposals | compress`, and the same six as scripts in `tools/`."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ def _anchors(options: argparse.Namespace) -> None:
 
 
 def proposals(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("proposals", description="Selective search on your data, kept beside it.")
-    parser.add_argument("config", type=Path, help="a YAML file of configs/; its data is read")
+    parser = argparse.ArgumentParser("proposals", description="Proposals for your data, kept beside it, and judged.")
+    parser.add_argument("config", type=Path, help="a YAML file of configs/; its data and model.proposals are read")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="(val)")
-    parser.add_argument("--mode", choices=("fast", "quality"), default="fast", help="of the paper (fast)")
+    parser.add_argument("--mode", choices=("fast", "quality"), help="selective search as in its paper")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to keep them in (default: ROOT/proposals)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting")
     return _run(parser, _proposals, arguments)
@@ -139,15 +139,37 @@ def proposals(arguments: Sequence[str] | None = None) -> int:
 def _proposals(options: argparse.Namespace) -> None:
     from detkit.config import load_config
     from detkit.data.build import build_dataset
-    from detkit.engine.proposals import describe_proposals, proposal_folder
+    from detkit.engine.distributed import process_group
+    from detkit.engine.proposals import describe_proposals, proposal_folder, proposal_source
     from detkit.engine.run import RunConfig
     from detkit.nn.proposals.selective_search import QUALITY, SelectiveSearchConfig
 
     config = load_config(options.config, RunConfig, options.set)
-    search = QUALITY if options.mode == "quality" else SelectiveSearchConfig()
+    modes = {"fast": SelectiveSearchConfig(), "quality": QUALITY}
+    wanted = modes.get(options.mode) or getattr(config.model, "proposals", None) or modes["fast"]
     dataset = build_dataset(config.data, options.split)
-    folder = proposal_folder(search, Path(config.data.root), options.output)
-    print(describe_proposals(dataset, search, folder, workers=config.loader.workers))
+    with process_group(config.device) as device:
+        source = proposal_source(wanted, device)
+        folder = proposal_folder(source, Path(config.data.root), options.output)
+        print(describe_proposals(dataset, source, folder, workers=config.loader.workers))
+
+
+def compress(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "compress", description="Cut fully connected layers of a trained R-CNN, Fast or Faster R-CNN by truncated SVD."
+    )
+    parser.add_argument("source", metavar="RUN", help="a run (its last.pt) or a checkpoint")
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", required=True, metavar="R", help="one a layer; the paper: 1024 256 for VGG16"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="checkpoint for eval and predict")
+    return _run(parser, _compress, arguments)
+
+
+def _compress(options: argparse.Namespace) -> None:
+    from detkit.engine.compress import compress
+
+    print(compress(options.source, options.ranks, options.output))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "predict": predict,
         "anchors": anchors,
         "proposals": proposals,
+        "compress": compress,
     }
     parser = argparse.ArgumentParser("detkit", description=TOP)
     parser.add_argument("command", choices=commands, help="each explains itself with --help")

@@ -1,4 +1,4 @@
-"""A run that takes seconds, for the tests of the tools."""
+"""Runs that take seconds, for the tests of the tools."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ TINY: dict[str, Any] = {
     "train": {"epochs": 1, "batch_size": 3, "optimizer": {"name": "sgd", "lr": 0.01}, "warmup": {"iterations": 2}},
     "loader": {"workers": 0},
     "device": "cpu",
+}
+FAST: dict[str, Any] = {  # a model that is given its proposals
+    "name": "fast_rcnn",
+    "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "levels": [4]},
+    "roi": {"hidden": [16], "dropout": 0.0, "batch_size_per_image": 16, "score_threshold": 0.01},
+    "proposals": {"name": "selective_search", "min_side": 8, "max_boxes": 60},
+    "input": {"resize": {"name": "short_side", "size": 64, "max_size": 96}},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -19,8 +20,11 @@ import yaml
 
 from detkit import cli
 from detkit.config import load_config
+from detkit.data.dataset import ImageDataset
+from detkit.engine.evaluate import build_evaluator
 from detkit.engine.run import RunConfig
-from tests.cli_support import TINY, train_tiny, write_config
+from detkit.evaluation.evaluator import Evaluator
+from tests.cli_support import FAST, TINY, train_tiny, write_config
 from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc, write_yolo
 
 Refused = Callable[..., str]
@@ -458,6 +462,94 @@ def test_resume_of_a_run_that_ended_in_its_first_epoch(refused: Refused, config:
     refused(cli.train, config, "--set", "train.optimizer.lr=1e30", "--set", "train.epochs=3", "--output", "broken")
     assert not Path("broken/last.pt").exists()
     says(refused(cli.train, "--resume", "broken"), "broken", "no checkpoint yet", "start")
+
+
+# ---- proposals, and what goes wrong in a worker
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of Fast R-CNN with two workers; nothing may change it."""
+    return train_tiny(tmp_path_factory.mktemp("fast"), model=FAST, loader={"workers": 2})
+
+
+@pytest.fixture
+def shapes(fast: Path, tmp_path: Path) -> Path:
+    """Its data and their proposals, to be damaged."""
+    return Path(shutil.copytree(fast.with_name("shapes"), tmp_path / "shapes"))
+
+
+def test_proposals_cut_short(refused: Refused, fast: Path, shapes: Path) -> None:
+    for path in shapes.rglob("*_00001.jpg-*.npy"):
+        path.write_bytes(path.read_bytes()[:-8])
+    root = ("--set", f"data.root={shapes}")
+    for split, message in {
+        "train": refused(cli.train, fast.with_name("tiny.yaml"), *root),
+        "val": refused(cli.evaluate, fast, *root),
+    }.items():
+        says(message, f"{split}_00001.jpg-", ".npy: cannot read these proposals: ", "; remove the file")
+        assert message.startswith(str(shapes))
+        assert len(message.splitlines()) == 1
+    says(refused(cli.proposals, fast.with_name("tiny.yaml"), *root), "val_00001.jpg-", "remove the file")
+
+
+def test_a_picture_lost_while_the_workers_read(
+    refused: Refused, fast: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was checked, and its proposals found."""
+    from detkit.engine import evaluate, train
+
+    def lose(dataset: ImageDataset) -> Evaluator:
+        for path in shapes.rglob("*_00001.jpg"):
+            path.unlink()
+        return build_evaluator(dataset)
+
+    monkeypatch.setattr(train, "build_evaluator", lose)
+    monkeypatch.setattr(evaluate, "build_evaluator", lose)
+    pictures = shutil.copytree(shapes / "VOC2007/JPEGImages", "pictures")
+    for split, tool, what in (("val", cli.evaluate, fast), ("train", cli.train, fast.with_name("tiny.yaml"))):
+        message = refused(tool, what, "--set", f"data.root={shapes}")
+        assert message == (
+            f"{shapes}/VOC2007/JPEGImages/{split}_00001.jpg: the picture cannot be read; it was there when "
+            f"voc {split} (2007_{split}) was checked\n"
+        )
+        shutil.copytree(pictures, shapes / "VOC2007/JPEGImages", dirs_exist_ok=True)
+
+
+def test_a_full_disk_while_proposals_are_kept(
+    refused: Refused, fast: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(file: Any, boxes: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for path in shapes.rglob("*.npy"):
+        path.unlink()
+    monkeypatch.setattr(np, "save", save)
+    arguments = (fast.with_name("tiny.yaml"), "--set", f"data.root={shapes}")
+    for tool in (cli.proposals, cli.train):
+        message = refused(tool, *arguments)
+        says(message, ".jpg-", ".npy: cannot keep these proposals: No space left on device")
+        assert len(message.splitlines()) == 1
+    assert not list(shapes.rglob("*.tmp"))
+
+
+def test_sources_of_proposals(refused: Refused, fast: Path) -> None:
+    config = fast.with_name("tiny.yaml")
+
+    def message_of(proposals: str) -> str:
+        return refused(cli.train, config, "--set", f"model.proposals={proposals}")
+
+    says(message_of("{max_boxes: 9}"), "model.proposals.name: missing", "selective_search, file, detector")
+    says(message_of("{name: edge_boxes}"), "model.proposals.name: 'edge_boxes' is not known")
+    says(message_of("{name: file, paths: []}"), "model.proposals.paths: ", "at least 1 item")
+    says(message_of("{name: file, paths: [a.mat]}"), "model.proposals.paths: a.mat: No such file")
+    says(message_of("{name: detector, source: nowhere}"), "model.proposals.source: nowhere: no such checkpoint")
+    says(message_of(f"{{name: detector, source: {fast}}}"), "model.proposals.source", "has no region proposal network")
+    Path("a.json").write_text("[]")
+    says(message_of("{name: file, paths: [a.json]}"), "a.json: no entry for 6 of 6", "'train_00000'", "known are none")
+    says(
+        refused(cli.proposals, config, "--set", "model.proposals={name: file, paths: [a.json]}"), "no entry for 3 of 3"
+    )
 
 
 # ---- prediction

@@ -21,6 +21,7 @@ from detkit.config import Config, UserError
 from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import Loader
 from detkit.data.proposals import ProposalFolder
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.data.transforms import Augment, resize_sample
@@ -93,12 +94,11 @@ def build_loader(
         world_size=world_size,
         draw_every=draw_every,
     )
-    return DataLoader(
-        _Prepared(dataset, augment, place, proposals),  # type: ignore[arg-type]
+    return Loader(
+        _Prepared(dataset, augment, place, proposals),
+        partial(collate, stride=stride, with_targets=with_targets),
         batch_sampler=sampler,
-        collate_fn=partial(collate, stride=stride, with_targets=with_targets),
         num_workers=workers,
-        worker_init_fn=_init_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),  # else every epoch takes a number from the global generator
@@ -197,8 +197,3 @@ class _Prepared:
             raise
         except Exception as error:
             raise RuntimeError(f"{self.dataset.path(index)}: {type(error).__name__}: {error}") from error
-
-
-def _init_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # a worker is one thread; more would fight with the others
-    torch.set_num_threads(1)

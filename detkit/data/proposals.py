@@ -20,8 +20,9 @@ SETTINGS = "settings.json"
 class ProposalFolder:
     """`ROOT/NAME-KEY`, where KEY is a hash of the settings; boxes float32 `[N, 4]` xyxy in original pixels.
 
-    A file is named by where its picture lies below the folder of the data, as ids may repeat between splits. It is
-    written aside and renamed: what is there is whole, and a search that was interrupted goes on.
+    A file is named by where its picture lies below the folder of the data, as ids may repeat between splits, and by a
+    hash of the picture. It is written aside and renamed: what is there is whole, and a search that was interrupted goes
+    on.
     """
 
     def __init__(self, root: Path, data: Path, settings: Mapping[str, Any]) -> None:
@@ -42,14 +43,27 @@ class ProposalFolder:
             raise DataError(f"{known}: proposals of other settings; expected {text}, found {found}; remove the folder")
 
     def path(self, picture: str) -> Path:
-        return self.folder / f"{quote(os.path.relpath(picture, self.data), safe='')}.npy"
+        """Raises DataError if the picture cannot be read."""
+        # So a picture replaced under its name has no proposals yet. A date would tell it from the old one too, but also
+        # a copy of the data from the original, and a search takes hours; a hash costs a twentieth of the decoding.
+        try:
+            content = hashlib.sha256(Path(picture).read_bytes()).hexdigest()[:8]
+        except OSError as error:
+            raise DataError(f"{picture}: cannot read this picture: {error.strerror}") from error
+        return self.folder / f"{quote(os.path.relpath(picture, self.data), safe='')}-{content}.npy"
 
     def save(self, picture: str, boxes: np.ndarray) -> None:
+        """Raises DataError if it cannot be written."""
         path = self.path(picture)
         aside = path.with_suffix(f".{os.getpid()}.tmp")
-        with aside.open("wb") as file:
-            np.save(file, boxes)
-        aside.replace(path)
+        try:
+            with aside.open("wb") as file:
+                np.save(file, boxes)
+            aside.replace(path)
+        except OSError as error:  # numpy's own, on a full disk, has no strerror
+            raise DataError(f"{path}: cannot keep these proposals: {error.strerror or error}") from error
+        finally:
+            aside.unlink(missing_ok=True)
 
     def load(self, picture: str) -> np.ndarray:
         """Raises DataError if the picture has none, or the file is not one of proposals."""
@@ -57,7 +71,9 @@ class ProposalFolder:
         try:
             boxes = np.load(path, allow_pickle=False)
         except FileNotFoundError:
-            raise DataError(f"{path}: no proposals for {picture}; those here are of another data set") from None
+            raise DataError(
+                f"{path}: no proposals for {picture}; those here are of another data set, or the picture has changed"
+            ) from None
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot read these proposals: {error}; remove the file") from error
         if boxes.ndim != 2 or boxes.shape[1:] != (4,) or boxes.dtype != np.float32:

@@ -12,13 +12,23 @@ from detkit.detectors.detector import Detector
 from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
+from detkit.detectors.rcnn import RCNNConfig, build_rcnn
+from detkit.detectors.sliding_window import SlidingWindowConfig, build_sliding_window
 from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 
 DetectorConfig = Annotated[
-    FastRCNNConfig | FasterRCNNConfig | SSDConfig | YOLOv1Config | YOLOv2Config | YOLOv3Config | DETRConfig,
+    SlidingWindowConfig
+    | RCNNConfig
+    | FastRCNNConfig
+    | FasterRCNNConfig
+    | SSDConfig
+    | YOLOv1Config
+    | YOLOv2Config
+    | YOLOv3Config
+    | DETRConfig,
     Field(discriminator="name"),
 ]
 
@@ -26,8 +36,12 @@ DetectorConfig = Annotated[
 def build_detector(config: DetectorConfig, class_names: Sequence[str]) -> Detector:
     """The detector in the memory format that convolutions run fastest in, on the CPU and on CUDA."""
     match config:
+        case SlidingWindowConfig():
+            detector: Detector = build_sliding_window(config, class_names)
+        case RCNNConfig():
+            detector = build_rcnn(config, class_names)
         case FastRCNNConfig():
-            detector: Detector = build_fast_rcnn(config, class_names)
+            detector = build_fast_rcnn(config, class_names)
         case FasterRCNNConfig():
             detector = build_faster_rcnn(config, class_names)
         case SSDConfig():

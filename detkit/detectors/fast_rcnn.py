@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from detkit.config import Config
-from detkit.detectors.detector import Detector
-from detkit.nn.backbones import BackboneConfig, build_backbone
+from detkit.detectors.region_based import RegionBasedDetector, check_pooled_levels
+from detkit.nn.backbones import BackboneConfig, build_backbone, load_classifier
 from detkit.nn.backbones.staged import StagedBackbone
-from detkit.nn.backbones.vgg import VGGConfig, load_vgg_classifier
-from detkit.nn.heads.roi import RoIConfig, RoIHead, RoIOutputs
+from detkit.nn.backbones.vgg import VGGConfig
+from detkit.nn.heads.regions import RoIOutputs
+from detkit.nn.heads.roi import RoIConfig, RoIHead
 from detkit.nn.input import ImageInput, InputConfig, ShortSideConfig
 from detkit.nn.necks.fpn import FPN, FPNConfig
+from detkit.nn.proposals import ProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig
-from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.structures import Batch
 
 
 class FastRoIConfig(RoIConfig):
@@ -39,20 +40,16 @@ class FastRCNNConfig(Config):
     backbone: BackboneConfig = VGGConfig()
     neck: FPNConfig | None = None  # null: the backbone's levels as they are
     roi: FastRoIConfig = FastRoIConfig()
-    proposals: SelectiveSearchConfig = SelectiveSearchConfig(max_boxes=2000)
+    proposals: ProposalsConfig = SelectiveSearchConfig(max_boxes=2000)
     input: InputConfig = InputConfig(resize=ShortSideConfig(size=600, max_size=1000))
 
     @model_validator(mode="after")
     def _levels_agree(self) -> FastRCNNConfig:
-        levels = len(self.backbone.levels)
-        if self.neck is None and levels > 1:
-            raise ValueError(f"backbone.levels: {levels} levels of different widths need a neck, found neck: null")
-        if self.roi.pool == "pool" and levels > 1:
-            raise ValueError(f"roi.pool: RoIPool reads one level, found {levels}; use align, or one of backbone.levels")
+        check_pooled_levels(self.backbone.levels, self.neck, self.roi.pool)
         return self
 
 
-class FastRCNN(Detector):
+class FastRCNN(RegionBasedDetector):
     """Faster R-CNN without the network that proposes: `batch.proposals` come with the images."""
 
     def __init__(
@@ -60,43 +57,23 @@ class FastRCNN(Detector):
         backbone: StagedBackbone,
         neck: FPN | None,
         roi: RoIHead,
-        proposals: SelectiveSearchConfig,
+        proposals: ProposalsConfig,
         image_input: ImageInput,
         class_names: Sequence[str],
     ) -> None:
-        super().__init__(image_input, class_names)
-        self.backbone = backbone
-        self.neck = neck
-        self.roi = roi
+        super().__init__(backbone, neck, roi, image_input, class_names)
         self.proposals = proposals
 
     def forward(self, batch: Batch) -> RoIOutputs:
-        if batch.proposals is None:
-            raise ValueError("a batch without proposals; Fast R-CNN makes none itself")
-        features = self.backbone(self.input(batch))
-        if self.neck is not None:
-            features = self.neck(features)
-        proposals: Sequence[Tensor] = batch.proposals
-        samples = None
-        if self.training:
-            if batch.targets is None:
-                raise ValueError("a batch without targets in training mode; call detector.eval() to detect")
-            proposals, samples = self.roi.sample(proposals, batch.targets)
-        outputs: RoIOutputs = self.roi(features, proposals, samples)
+        proposals, samples = self.chosen(batch.proposals, batch)
+        outputs: RoIOutputs = self.roi(self.features(self.input(batch)), proposals, samples)
         return outputs
-
-    def criterion(self, outputs: RoIOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        return self.roi.criterion(outputs)
-
-    def postprocess(self, outputs: RoIOutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
-        return self.roi.postprocess(outputs, infos)
 
 
 def build_fast_rcnn(config: FastRCNNConfig, class_names: Sequence[str]) -> FastRCNN:
     backbone = build_backbone(config.backbone)
     neck = FPN(config.neck, backbone.out_channels, backbone.out_strides) if config.neck else None
     roi = RoIHead(config.roi, (neck or backbone).out_channels[0], backbone.out_strides, class_names)
-    if isinstance(config.backbone, VGGConfig) and config.backbone.weights and config.roi.hidden == (4096, 4096):
-        load_vgg_classifier(config.backbone, roi.hidden)
+    load_classifier(config.backbone, roi.hidden)
     image_input = ImageInput(config.input, backbone.out_strides[-1])
     return FastRCNN(backbone, neck, roi, config.proposals, image_input, class_names)

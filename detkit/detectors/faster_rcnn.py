@@ -14,12 +14,12 @@ from pydantic import model_validator
 from torch import Tensor
 
 from detkit.config import Config
-from detkit.detectors.detector import Detector
-from detkit.nn.backbones import BackboneConfig, build_backbone
+from detkit.detectors.region_based import RegionBasedDetector, check_pooled_levels
+from detkit.nn.backbones import BackboneConfig, build_backbone, load_classifier
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import StagedBackbone
-from detkit.nn.backbones.vgg import VGGConfig, load_vgg_classifier
-from detkit.nn.heads.roi import RoIConfig, RoIHead, RoIOutputs
+from detkit.nn.heads.regions import RoIOutputs
+from detkit.nn.heads.roi import RoIConfig, RoIHead
 from detkit.nn.heads.rpn import RPN, RPNConfig, RPNOutputs
 from detkit.nn.input import ImageInput, InputConfig
 from detkit.nn.necks.fpn import FPN, FPNConfig
@@ -38,11 +38,8 @@ class FasterRCNNConfig(Config):
 
     @model_validator(mode="after")
     def _levels_agree(self) -> FasterRCNNConfig:
+        check_pooled_levels(self.backbone.levels, self.neck, self.roi.pool)
         levels = len(self.backbone.levels)
-        if self.neck is None and levels > 1:
-            raise ValueError(f"backbone.levels: {levels} levels of different widths need a neck, found neck: null")
-        if self.roi.pool == "pool" and levels > 1:
-            raise ValueError(f"roi.pool: RoIPool reads one level, found {levels}; use align, or one of backbone.levels")
         if list(self.backbone.levels) != list(range(self.backbone.levels[0], self.backbone.levels[0] + levels)):
             raise ValueError(f"backbone.levels: expected no gap between them, found {list(self.backbone.levels)}")
         levels += self.neck is not None and self.neck.extra_level != "none"
@@ -59,7 +56,7 @@ class FasterRCNNOutputs:
     roi: RoIOutputs
 
 
-class FasterRCNN(Detector):
+class FasterRCNN(RegionBasedDetector):
     """Shared features, an RPN that proposes, a region head that decides."""
 
     def __init__(
@@ -71,23 +68,14 @@ class FasterRCNN(Detector):
         image_input: ImageInput,
         class_names: Sequence[str],
     ) -> None:
-        super().__init__(image_input, class_names)
-        self.backbone = backbone
-        self.neck = neck
+        super().__init__(backbone, neck, roi, image_input, class_names)
         self.rpn = rpn
-        self.roi = roi
 
     def forward(self, batch: Batch) -> FasterRCNNOutputs:
         images = self.input(batch)
-        features = self.backbone(images)
-        if self.neck is not None:
-            features = self.neck(features)
+        features = self.features(images)
         rpn = self.rpn(features, batch.input_sizes, (images.shape[2], images.shape[3]))
-        proposals, samples = self.rpn.propose(rpn, batch.infos), None
-        if self.training:
-            if batch.targets is None:
-                raise ValueError("a batch without targets in training mode; call detector.eval() to detect")
-            proposals, samples = self.roi.sample(proposals, batch.targets)
+        proposals, samples = self.chosen(self.rpn.propose(rpn, batch.infos), batch)
         return FasterRCNNOutputs(rpn, self.roi(features, proposals, samples))
 
     def criterion(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -103,6 +91,5 @@ def build_faster_rcnn(config: FasterRCNNConfig, class_names: Sequence[str]) -> F
     channels, strides = (neck or backbone).out_channels, (neck or backbone).out_strides
     rpn = RPN(config.rpn, channels[0], strides)
     roi = RoIHead(config.roi, channels[0], backbone.out_strides, class_names)
-    if isinstance(config.backbone, VGGConfig) and config.backbone.weights and config.roi.hidden == (4096, 4096):
-        load_vgg_classifier(config.backbone, roi.hidden)
+    load_classifier(config.backbone, roi.hidden)
     return FasterRCNN(backbone, neck, rpn, roi, ImageInput(config.input, backbone.out_strides[-1]), class_names)

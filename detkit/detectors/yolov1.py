@@ -44,6 +44,7 @@ class YOLOv1Config(Config):
 def build_yolov1(config: YOLOv1Config, class_names: Sequence[str]) -> YOLOv1:
     backbone = build_backbone(config.backbone)
     (channels,), (stride,) = backbone.out_channels, backbone.out_strides
+    assert isinstance(config.input.resize, StretchConfig)
     side = -(-config.input.resize.size // stride)
     head = YOLOv1Head(config.head, channels, (side, side), class_names)
     return YOLOv1(backbone, None, head, ImageInput(config.input, stride), class_names)

@@ -13,7 +13,7 @@ from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
 from detkit.engine.run import RunConfig
 from detkit.nn.backbones import build_backbone
-from detkit.nn.input import ImageInput, InputConfig
+from detkit.nn.input import ImageInput, InputConfig, KeepConfig
 
 CELL = 32  # px, the stride of darknet's networks
 
@@ -26,11 +26,12 @@ def describe_anchors(config: RunConfig, k: int, seed: int = 0) -> str:
         raise UserError(f"{dataset.name}: no object to take anchors from")
     anchors, cell = kmeans_anchors(sides, k, seed), _cell(config)
     rule = config.model.input.resize
+    size = "" if isinstance(rule, KeepConfig) else f" {rule.size}"
     rows = [f"{w:9.1f} x {h:6.1f} {w / cell:12.2f} x {h / cell:5.2f}" for w, h in anchors.tolist()]
     return "\n".join(
         [
             dataset.summary,
-            f"{k} anchors of {len(sides):,} boxes (w x h), model.input.resize {rule.name} {rule.size}",
+            f"{k} anchors of {len(sides):,} boxes (w x h), model.input.resize {rule.name}{size}",
             f"{'input px':>18} {f'cells of {cell}':>20}",
             *rows,
             f"mean IoU of a box with its best anchor: {mean_iou(sides, anchors):.4f}",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from detkit.config import UserError
 
@@ -61,6 +62,13 @@ def rank() -> int:
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def broadcast(module: nn.Module) -> None:
+    """Gives every process the weights and buffers of the first."""
+    if dist.is_initialized():
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
 
 
 def gather(value: Any) -> list[Any]:

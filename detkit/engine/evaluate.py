@@ -83,8 +83,13 @@ def evaluation_loader(
     batch_size: int,
     workers: int,
     proposals: ProposalFolder | None = None,
+    with_targets: bool = False,
+    divided: bool = True,
 ) -> DataLoader[Batch]:
-    """Every image once, in the order of the data set, resized as the detector's input spec says."""
+    """Every image once, in the order of the data set, resized as the detector's input spec says.
+
+    divided  among the processes; else each sees all
+    """
     return build_loader(
         dataset,
         place=detector.input.place,
@@ -95,9 +100,9 @@ def evaluation_loader(
         workers=workers,
         shuffle=False,
         aspect_grouping=False,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        with_targets=False,
+        rank=distributed.rank() if divided else 0,
+        world_size=distributed.world_size() if divided else 1,
+        with_targets=with_targets,
         proposals=proposals,
     )
 

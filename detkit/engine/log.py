@@ -42,6 +42,10 @@ class RunLog:
         self.bar = tqdm(items, initial=done, total=total, desc=title, disable=not self.enabled, dynamic_ncols=True)
         yield from self.bar
 
+    def passes(self, items: Iterable[Item], title: str) -> Iterable[Item]:
+        """The same items, each time they are gone through, with a bar of that pass."""
+        return _Passes(items, title, self.enabled)
+
     def losses(self, values: dict[str, float]) -> None:
         """The losses of one batch, by name."""
         for name, value in {"loss": sum(values.values()), **values}.items():
@@ -78,6 +82,16 @@ class RunLog:
             for name, value in record.items():
                 if name not in ("kind", "step"):
                     self.board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+
+class _Passes(Iterable[Item]):
+    def __init__(self, items: Iterable[Item], title: str, enabled: bool) -> None:
+        self.items, self.title, self.enabled, self.number = items, title, enabled, 0
+
+    def __iter__(self) -> Iterator[Item]:
+        self.number += 1
+        title = f"{self.title}, pass {self.number}"
+        return iter(tqdm(self.items, desc=title, leave=False, disable=not self.enabled, dynamic_ncols=True))
 
 
 def draw_curves(records: list[dict[str, Any]], path: Path) -> None:

@@ -17,8 +17,8 @@ from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
 from detkit.engine.distributed import process_group
+from detkit.engine.proposals import ProposalSource, source_of
 from detkit.engine.run import create_folder, load_detector
-from detkit.nn.proposals.selective_search import selective_search
 from detkit.structures import Detections, ImageId, Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -36,15 +36,24 @@ PALETTE = (
 
 
 @torch.inference_mode()
-def predict(detector: Detector, images: Sequence[np.ndarray], image_ids: Sequence[ImageId] = ()) -> list[Detections]:
-    """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs where the detector is."""
+def predict(
+    detector: Detector,
+    images: Sequence[np.ndarray],
+    image_ids: Sequence[ImageId] = (),
+    proposals: ProposalSource | None = None,
+) -> list[Detections]:
+    """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs where the detector is.
+
+    `proposals` is for a detector that is given them; None: made from its configuration, at every call.
+    """
     detector.eval()
+    proposals = proposals or source_of(detector)
     items = []
     for image_id, image in zip(image_ids or range(len(images)), images, strict=True):
         empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
         info = detector.input.place(image_id, image.shape[:2])
-        proposals = selective_search(image, detector.proposals) if detector.proposals else None
-        items.append((resize_sample(Sample(image, *empty, image_id, proposals), info.input_size), info))
+        boxes = proposals.of_picture(image) if proposals else None
+        items.append((resize_sample(Sample(image, *empty, image_id, boxes), info.input_size), info))
     batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)
     return [found.to("cpu") for found in detector.postprocess(detector(batch), batch.infos)]
 
@@ -139,24 +148,27 @@ def predict_files(
     results = []
     with process_group(device) as where:
         detector = load_detector(source)[0].to(where)
+        proposals = source_of(detector)
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):
             target = output / name
             create_folder(target.parent)
             if path.suffix.lower() in VIDEO_SUFFIXES:
-                results += _predict_video(detector, path, target, score_threshold)
+                results += _predict_video(detector, proposals, path, target, score_threshold)
                 continue
             image = read_image(path)
-            detections = predict(detector, [image])[0]
+            detections = predict(detector, [image], proposals=proposals)[0]
             Image.fromarray(draw(image, detections, score_threshold)).save(target)
             results.append({"file": str(path), "drawing": str(target), "detections": as_dicts(detections)})
     return results
 
 
-def _predict_video(detector: Detector, path: Path, target: Path, score_threshold: float) -> list[dict[str, Any]]:
+def _predict_video(
+    detector: Detector, proposals: ProposalSource | None, path: Path, target: Path, score_threshold: float
+) -> list[dict[str, Any]]:
     video, writer, results = Video(path), None, []
     for index, frame in enumerate(tqdm(video, total=video.num_frames or None, desc=path.name, leave=False)):
-        detections = predict(detector, [frame])[0]
+        detections = predict(detector, [frame], proposals=proposals)[0]
         if writer is None:
             writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, frame.shape[1::-1])
             if not writer.isOpened():

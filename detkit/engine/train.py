@@ -63,6 +63,7 @@ def _train(
     optimizer = build_optimizer(settings.optimizer, detector)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
     ema = EMA(settings.ema, detector) if settings.ema else None
+    proposals = proposals_for(detector, train_set, config.data.root, workers=config.loader.workers)
     loader = build_loader(
         train_set,
         place=detector.input.place,
@@ -77,7 +78,7 @@ def _train(
         world_size=world_size,
         with_targets=True,
         draw_every=detector.input.resize.draw_every,
-        proposals=proposals_for(detector, train_set, config.data.root, workers=config.loader.workers),
+        proposals=proposals,
     )
     val_loader = evaluation_loader(
         val_set,
@@ -87,7 +88,9 @@ def _train(
         proposals=proposals_for(detector, val_set, config.data.root, workers=config.loader.workers),
     )
     evaluator = build_evaluator(val_set)
-    start, step, best = resume_state(folder, detector, optimizer, scaler, ema) if resume else (0, 0, -math.inf)
+    start, step, best, finished = 0, 0, -math.inf, False
+    if resume:
+        start, step, best, finished = resume_state(folder, detector, optimizer, scaler, ema)
     if rank == 0:
         save_config(folder, config)
     log = RunLog(folder, resume_step=step, enabled=rank == 0)
@@ -95,11 +98,51 @@ def _train(
         f"{train_set.summary}\n{val_set.summary}\n{describe(detector, device, world_size)}\nwriting to {folder}"
     )
 
-    if start >= settings.epochs:
-        log.message(f"all {start} epochs are done; raise train.epochs to go on")
     batches = len(loader)
     steps_per_epoch = math.ceil(batches / settings.accumulate)
     evaluation = None
+    kept = ema.detector if ema else detector
+
+    def save_last(epochs: int, finished: bool) -> None:
+        if rank == 0:
+            progress = {"trained": detector.state_dict(), "optimizer": optimizer.state_dict()}
+            counters = {"scaler": scaler.state_dict(), "epoch": epochs, "step": step, "finished": finished}
+            save_checkpoint(folder / LAST, {**detector_state(config, kept), **progress, **counters})
+
+    def finish() -> None:
+        """The stage after gradient descent, for a detector that has one; each process does it, with all images."""
+        if kept.finish_training is None:
+            return
+        everything = evaluation_loader(
+            train_set,
+            detector,
+            batch_size=config.eval.batch_size,
+            workers=config.loader.workers,
+            proposals=proposals,
+            with_targets=True,
+            divided=False,
+        )
+        log.message(kept.finish_training(log.passes(everything, "finishing")))
+        distributed.broadcast(kept)
+        save_last(settings.epochs, finished=True)
+
+    def validate(epoch: int) -> Evaluation:
+        nonlocal best
+        evaluation = evaluate(kept, val_loader, evaluator, [config.eval.protocol], device=device, progress=rank == 0)
+        result = evaluation.results[config.eval.protocol]
+        log.validation(step, epoch, result.metrics)
+        log.message(f"epoch {epoch}/{settings.epochs}: {config.eval.protocol} {result.headline} {result.score:.4f}")
+        if rank == 0 and result.score > best:
+            best = result.score
+            counters = {"epoch": epoch, "step": step, "score": best}
+            save_checkpoint(folder / BEST, {**detector_state(config, kept), **counters})
+        return evaluation
+
+    if start >= settings.epochs and finished:
+        log.message(f"all {start} epochs are done; raise train.epochs to go on")
+    elif start >= settings.epochs:
+        finish()
+        evaluation = validate(start)
     for epoch in range(start, min(settings.epochs, stop_after or settings.epochs)):
         torch.manual_seed(epoch_seed(settings.seed, epoch, rank))
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
@@ -132,22 +175,12 @@ def _train(
                 ema.update(detector, step)
             log.step(step, epoch + 1, optimizer.param_groups[0]["lr"], last=index + 1 == batches)
 
-        kept = ema.detector if ema else detector
-        keep = detector_state(config, kept)
-        if rank == 0:
-            progress_state = {"trained": detector.state_dict(), "optimizer": optimizer.state_dict()}
-            counters = {"scaler": scaler.state_dict(), "epoch": epoch + 1, "step": step}
-            save_checkpoint(folder / LAST, {**keep, **progress_state, **counters})
-        if (epoch + 1) % settings.eval_every == 0 or epoch + 1 == settings.epochs:
-            evaluation = evaluate(
-                kept, val_loader, evaluator, [config.eval.protocol], device=device, progress=rank == 0
-            )
-            result = evaluation.results[config.eval.protocol]
-            log.validation(step, epoch + 1, result.metrics)
-            log.message(f"{title}: {config.eval.protocol} {result.headline} {result.score:.4f}")
-            if rank == 0 and result.score > best:
-                best = result.score
-                save_checkpoint(folder / BEST, {**keep, "epoch": epoch + 1, "step": step, "score": best})
+        done = epoch + 1 == settings.epochs
+        save_last(epoch + 1, finished=done and kept.finish_training is None)
+        if done:
+            finish()
+        if done or (epoch + 1) % settings.eval_every == 0:
+            evaluation = validate(epoch + 1)
     if evaluation:
         log.message(format_table(evaluation, config.eval.protocol))
     log.close()
@@ -156,8 +189,8 @@ def _train(
 
 def resume_state(
     folder: Path, detector: Detector, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, ema: EMA | None
-) -> tuple[int, int, float]:
-    """Loads `last.pt` into the parts of a run; the epochs and steps done, and the best score so far."""
+) -> tuple[int, int, float, bool]:
+    """Loads `last.pt` into the parts of a run; the epochs and steps done, the best score so far, whether it is over."""
     if not (folder / LAST).exists():
         raise CheckpointError(f"{folder}: no checkpoint yet, the run ended in its first epoch; start it anew")
     state = load_checkpoint(folder / LAST)
@@ -174,7 +207,7 @@ def resume_state(
     if ema:
         load_weights(ema.detector, state["model"], folder / LAST)
     best = load_checkpoint(folder / BEST)["score"] if (folder / BEST).exists() else -math.inf
-    return state["epoch"], state["step"], best
+    return state["epoch"], state["step"], best, state["finished"]
 
 
 def check_finite(losses: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:

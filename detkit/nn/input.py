@@ -43,7 +43,14 @@ class LetterboxConfig(Config):
     draw_every: int = Field(10, ge=1)  # batches that share a drawn size; YOLOv2, section 2: every ten
 
 
-ResizeConfig = Annotated[ShortSideConfig | StretchConfig | LetterboxConfig, Field(discriminator="name")]
+class KeepConfig(Config):
+    """An image stays as large as it is: R-CNN resizes its crops, a sliding window makes a pyramid itself."""
+
+    name: Literal["keep"] = "keep"
+    draw_every: Literal[1] = 1  # nothing is drawn
+
+
+ResizeConfig = Annotated[ShortSideConfig | StretchConfig | LetterboxConfig | KeepConfig, Field(discriminator="name")]
 
 
 class InputConfig(Config):
@@ -80,6 +87,8 @@ class ImageInput(nn.Module):
     def place(self, image_id: ImageId, orig_size: Size, draw: int | None = None) -> ImageInfo:
         """How an image of `orig_size` becomes an input; `draw` picks the training size, None means evaluation."""
         (height, width), rule = orig_size, self.resize
+        if isinstance(rule, KeepConfig):
+            return ImageInfo(image_id, orig_size, orig_size, (1.0, 1.0))
         sizes = rule.train_sizes if draw is not None and rule.train_sizes else (rule.size,)
         size = sizes[(draw or 0) % len(sizes)]
         offset = (0, 0)

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: greedy, greedy per class, and soft.
+"""Non-maximum suppression: greedy, greedy per class, and soft; and merging, which suppresses nothing.
 
 Legend: N boxes in, M boxes kept. Boxes are `[N, 4]` xyxy, labels int64 `[N]`.
 Equal scores keep the order in which they came. Zero boxes give zero indices. Nothing here has a gradient.
@@ -74,6 +74,29 @@ def soft_nms(
     return kept[order], lowered
 
 
+def class_aware_merge(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Joins boxes of the same label, the most similar pair first; OverFeat, arXiv 1312.6229, section 4.3.
+
+    A pair is joined while its IoU is above `iou_threshold`. A joined box has the mean coordinates of all boxes in it,
+    and the score 1 - product(1 - score): many that agree are surer than one. (The paper's similarity, distances of
+    centres plus intersection, has no published scale, and its scores are sums; these stay in [0, 1].)
+    Returns boxes `[M, 4]`, scores `[M]`, descending, and labels `[M]`, at least float32.
+    """
+    _check(boxes, scores, labels)
+    dtype = _common_dtype(boxes, scores)
+    boxes, doubts = boxes.detach().to(dtype), 1 - scores.detach().to(dtype)
+    parts = [(boxes[:0], doubts[:0], labels[:0])]
+    for members in _members(labels):
+        merged, doubt = _merged(boxes[members], doubts[members], iou_threshold)
+        parts.append((merged, doubt, labels[members[: len(merged)]]))
+    boxes, doubts, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    scores = 1 - doubts
+    order = scores.argsort(descending=True, stable=True)
+    return boxes[order], scores[order], labels[order]
+
+
 def _moved_apart(boxes: Tensor, labels: Tensor) -> Tensor:
     """The boxes in float64, each label in a frame of its own, so that boxes of two labels cannot meet."""
     boxes = boxes.double()
@@ -93,6 +116,27 @@ def _decayed(scores: Tensor, decay: Tensor, score_threshold: float) -> Tensor:
         left *= decay[best]
         left[best] = -torch.inf
     return final.to(scores.device)
+
+
+def _merged(boxes: Tensor, doubts: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Boxes of one label, joined, and the product of the doubts in each."""
+    device, boxes, doubts = boxes.device, boxes.cpu(), doubts.cpu()  # a chain of tiny steps, each needing the last
+    counts, alive = torch.ones_like(doubts), torch.ones_like(doubts, dtype=torch.bool)
+    iou = box_iou(boxes, boxes).fill_diagonal_(-1)
+    while len(boxes) > 1:
+        one, other = divmod(int(iou.argmax()), len(boxes))
+        if iou[one, other] <= iou_threshold:
+            break
+        weights = counts[[one, other]] / counts[[one, other]].sum()
+        boxes[one] = weights @ boxes[[one, other]]
+        doubts[one] *= doubts[other]
+        counts[one] += counts[other]
+        alive[other] = False
+        iou[other], iou[:, other] = -1, -1
+        row = torch.where(alive, box_iou(boxes[one : one + 1], boxes)[0], -1.0)
+        row[one] = -1
+        iou[one], iou[:, one] = row, row
+    return boxes[alive].to(device), doubts[alive].to(device)
 
 
 def _members(labels: Tensor) -> list[Tensor]:

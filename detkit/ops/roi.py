@@ -1,4 +1,4 @@
-"""Region features: max and bilinear pooling from one map, and from the fitting level of a pyramid.
+"""Region features: max and bilinear pooling from one map, from the fitting level of a pyramid, and crops of the image.
 
 Legend: B images, P_i boxes of image i, P = sum P_i, C channels, L levels, oh x ow cells of a pooled region.
 Features are `[B, C, H, W]`; boxes are B tensors `[P_i, 4]` xyxy in input pixels. All pooling returns `[P, C, oh, ow]`
@@ -111,6 +111,37 @@ def feature_levels(
     if len(strides) == len(powers):
         return levels
     return torch.tensor([strides.index(power) for power in powers], device=levels.device)[levels]
+
+
+def roi_warp(images: Tensor, boxes: Sequence[Tensor], output_size: int, *, context: int = 0) -> Tensor:
+    """What is in each box, stretched to a square of `output_size` px; R-CNN, arXiv 1311.2524, appendix A.
+
+    context  px of the result on each side that show what surrounds the box, which is enlarged for it by output_size /
+             (output_size - 2 context) about its centre
+    The window is rounded to whole pixels, at least one, and cut off at the image; what it shows beyond is 0 (the mean,
+    if that was subtracted before). The rest is read bilinearly between the window's pixels, without antialiasing.
+    """
+    if not 0 <= 2 * context < output_size:
+        raise ValueError(f"context: expected at least 0 and less than half of {output_size}, got {context}")
+    rois = _to_rois(boxes, len(images)).to(at_least_float32(images).dtype)
+    center, half = (rois[:, 1:3] + rois[:, 3:]) / 2, (rois[:, 3:] - rois[:, 1:3]) / 2
+    half = half * output_size / (output_size - 2 * context)
+    start = torch.floor(center - half + 0.5)
+    end = torch.maximum(torch.floor(center + half + 0.5), start + 1)
+    limit = rois.new_tensor([images.shape[3], images.shape[2]])
+    steps = (torch.arange(output_size, device=rois.device, dtype=rois.dtype) + 0.5) / output_size
+    places = start[:, :, None] + (end - start)[:, :, None] * steps  # [P, 2, output_size], continuous x and y
+    inside = (places >= 0) & (places <= limit[:, None])
+    first, last = start.clamp(min=0) + 0.5, torch.minimum(end, limit) - 0.5  # centres of the outermost pixels
+    places = torch.maximum(torch.minimum(places, last[:, :, None]), first[:, :, None])
+    x, y = (places / limit[:, None] * 2 - 1).unbind(dim=1)
+    grid = torch.stack((x[:, None].expand(-1, output_size, -1), y[:, :, None].expand(-1, -1, output_size)), dim=-1)
+    crops = [
+        F.grid_sample(image.expand(len(part), -1, -1, -1), part, mode="bilinear", align_corners=False)
+        for image, part in zip(at_least_float32(images), torch.split(grid, [len(b) for b in boxes]), strict=True)
+    ]
+    seen = inside[:, 1, None, :, None] & inside[:, 0, None, None, :]
+    return (torch.cat(crops) * seen).to(images.dtype)
 
 
 def _align(

@@ -28,12 +28,17 @@ def cheap_config(path: Path, short_side: int = 96) -> RunConfig:
     tree = load_config(path, RunConfig).model_dump(mode="json")
     _forget_weights(tree["model"])
     resize = tree["model"]["input"]["resize"]
-    if resize["name"] == "short_side":
+    if resize["name"] == "keep":
+        pass
+    elif resize["name"] == "short_side":
         resize |= {"size": short_side, "max_size": 2 * short_side, "train_sizes": ()}
     elif resize["name"] == "letterbox":
         resize |= {"size": short_side, "train_sizes": ()}
     elif resize["size"] == 512:  # SSD512's seven levels need no more
         resize |= {"size": 320}
+    if tree["model"]["name"] == "rcnn":  # every region passes the network
+        roi = tree["model"]["roi"]
+        roi |= {"crop_size": 48, "context": 3, "batch_size_per_image": 8}
     return parse_config(tree, RunConfig)
 
 

@@ -30,8 +30,9 @@ def overfit(
     torch.manual_seed(0)
     detector = build_detector(config.model, dataset.class_names)
     proposals = proposals_for(detector, dataset, config.data.root, workers=0)
-    loader = evaluation_loader(dataset, detector, batch_size=pictures, workers=0, proposals=proposals)
-    loader.collate_fn.keywords["with_targets"] = True  # type: ignore[attr-defined]
+    loader = evaluation_loader(
+        dataset, detector, batch_size=pictures, workers=0, proposals=proposals, with_targets=True
+    )
     (batch,) = loader
     optimizer = torch.optim.AdamW(detector.parameters(), lr=lr)
     detector.train()

@@ -75,7 +75,7 @@ def test_images_without_proposals() -> None:
 def test_proposals_and_targets_are_asked_for() -> None:
     detector = small()
     batch = make_batch(detector, [1])
-    with pytest.raises(ValueError, match="a batch without proposals; Fast R-CNN makes none itself"):
+    with pytest.raises(ValueError, match="a batch without proposals; FastRCNN makes none itself"):
         detector(replace(batch, proposals=None))
     with pytest.raises(ValueError, match=r"without targets in training mode; call detector.eval\(\)"):
         detector.train()(replace(batch, targets=None))

@@ -4,7 +4,7 @@ import torchvision
 from torch import Tensor
 from torch.testing import assert_close
 
-from detkit.ops.nms import _moved_apart, class_aware_nms, nms, soft_nms
+from detkit.ops.nms import _moved_apart, class_aware_merge, class_aware_nms, nms, soft_nms
 from tests.ops.cases import degenerate_boxes, grid_boxes, random_boxes
 from tests.reference import nms as reference
 
@@ -122,6 +122,34 @@ def test_soft_nms_by_hand() -> None:
     kept, _ = soft_nms(boxes, scores, torch.tensor([1, 2, 1]), method="linear", **SOFT)
     assert kept.tolist() == [1, 2, 0], "other labels are left alone"
     assert scores.tolist() == pytest.approx([0.5, 0.8, 0.6]), "the input is left alone"
+
+
+@pytest.mark.parametrize("case", ["random", "one", "empty"])
+@pytest.mark.parametrize("threshold", [0.1, 0.5])
+def test_merging_equals_the_definition(case: str, threshold: float) -> None:
+    boxes, scores = CASES[case]
+    boxes, scores = boxes[:40], scores[:40]
+    labels = labels_of(boxes, 2)
+    expected = []
+    for label in (0, 1):
+        members = labels == label
+        merged = reference.merge(boxes[members].tolist(), scores[members].tolist(), threshold)
+        expected += [(*box, score, label) for box, score in merged]
+    found = class_aware_merge(boxes, scores, labels, threshold)
+    rows = torch.cat([found[0], found[1][:, None], found[2][:, None].double()], dim=1)
+    assert_close(rows, torch.tensor(sorted(expected, key=lambda row: -row[4]), dtype=torch.float64).view(-1, 6))
+
+
+def test_merging_by_hand() -> None:
+    """The first three overlap by at least .6 of a box of 4 x 4; the last is far away; another label is left alone."""
+    boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [0, 1, 4, 5], [20, 20, 24, 24], [0, 0, 4, 4]])
+    scores, labels = torch.tensor([0.5, 0.5, 0.8, 0.7, 0.6]), torch.tensor([1, 1, 1, 1, 0])
+    merged, surer, of_label = class_aware_merge(boxes, scores, labels, 0.5)
+    assert_close(merged, torch.tensor([[0, 1 / 3, 4, 13 / 3], [20, 20, 24, 24], [0, 0, 4, 4]]))
+    assert surer.tolist() == pytest.approx([1 - 0.5 * 0.5 * 0.2, 0.7, 0.6])
+    assert of_label.tolist() == [1, 1, 0]
+    assert scores.tolist() == pytest.approx([0.5, 0.5, 0.8, 0.7, 0.6]), "the input is left alone"
+    assert boxes[0].tolist() == [0, 0, 4, 4]
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.ops.poolers import LevelMapper
 
-from detkit.ops.roi import feature_levels, multilevel_roi_align, roi_align, roi_pool
+from detkit.ops.roi import feature_levels, multilevel_roi_align, roi_align, roi_pool, roi_warp
 from tests.ops.cases import random_boxes
 from tests.reference import roi as reference
 
@@ -49,6 +49,48 @@ def test_roi_align_equals_the_definition(output_size: tuple[int, int], sampling_
     expected = by_hand(reference.roi_align, FEATURES, BOXES, output_size, 1 / 8, sampling_ratio, aligned)
     actual = roi_align(FEATURES, BOXES, output_size, 1 / 8, sampling_ratio=sampling_ratio, aligned=aligned)
     assert_close(actual, expected)
+
+
+IMAGES = random_features(2, 2, 30, 41)
+CROPS = [
+    torch.tensor(
+        [[3, 5, 30, 20], [0, 0, 41, 30], [10, 10, 10, 10], [20.4, 3.6, 24.5, 28], [-6, -9, 12, 11], [33, 22, 55, 44]],
+        dtype=torch.float64,
+    ),
+    torch.tensor([[7, 7, 8, 8], [60, 60, 80, 80], [0, 28, 41, 30]], dtype=torch.float64),
+]
+
+
+@pytest.mark.parametrize(("output_size", "context"), [(1, 0), (8, 0), (8, 2), (21, 5), (64, 4)])
+def test_roi_warp_equals_the_definition(output_size: int, context: int) -> None:
+    expected = by_hand(reference.roi_warp, IMAGES, CROPS, output_size, context)
+    assert_close(roi_warp(IMAGES, CROPS, output_size, context=context), expected)
+
+
+def test_a_warped_box_of_the_output_size_is_the_crop() -> None:
+    box = torch.tensor([[4.0, 6.0, 20.0, 22.0]])
+    crop = roi_warp(IMAGES[:1], [box], 16)[0]
+    assert_close(crop, IMAGES[0, :, 6:22, 4:20])
+    with_context = roi_warp(IMAGES[:1], [box], 20, context=2)[0]
+    assert_close(with_context, IMAGES[0, :, 4:24, 2:22])
+
+
+def test_a_warped_box_shows_zeros_beyond_the_image() -> None:
+    crop = roi_warp(torch.ones(1, 3, 10, 10), [torch.tensor([[-5.0, 0.0, 5.0, 10.0]])], 10)[0]
+    assert_close(crop, torch.ones(3, 10, 10) * (torch.arange(10) >= 5))
+
+
+def test_a_stretch_is_opencvs() -> None:
+    """Bilinear between pixel centres, the border repeated."""
+    cv2 = pytest.importorskip("cv2")
+    image = IMAGES[0, 0].float()
+    crop = roi_warp(image[None, None], [torch.tensor([[2.0, 3.0, 12.0, 28.0]])], 17)[0, 0]
+    assert_close(crop, torch.from_numpy(cv2.resize(image[3:28, 2:12].numpy(), (17, 17))), atol=1e-4, rtol=0)
+
+
+def test_roi_warp_refuses_a_context_without_a_box() -> None:
+    with pytest.raises(ValueError, match="context: expected at least 0 and less than half of 8, got 4"):
+        roi_warp(IMAGES, CROPS, 8, context=4)
 
 
 def test_aligned_reads_pixel_centres() -> None:

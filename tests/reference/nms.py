@@ -47,3 +47,19 @@ def soft_nms(
                     scores[i] *= 1 - iou
     kept = [i for i in kept if scores[i] >= score_threshold]
     return kept, [scores[i] for i in kept]
+
+
+def merge(boxes: list[Box], scores: list[float], iou_threshold: float) -> list[tuple[Box, float]]:
+    """OverFeat's merging of the boxes of one class, with sets of boxes: join the two sets whose means overlap most."""
+    sets = [[i] for i in range(len(boxes))]
+
+    def mean(members: list[int]) -> Box:
+        return tuple(sum(boxes[i][side] for i in members) / len(members) for side in range(4))  # type: ignore[return-value]
+
+    while len(sets) > 1:
+        pairs = [(a, b) for a in range(len(sets)) for b in range(a + 1, len(sets))]
+        a, b = max(pairs, key=lambda pair: box_iou(mean(sets[pair[0]]), mean(sets[pair[1]])))
+        if box_iou(mean(sets[a]), mean(sets[b])) <= iou_threshold:
+            break
+        sets[a] += sets.pop(b)
+    return [(mean(members), 1 - math.prod(1 - scores[i] for i in members)) for members in sets]

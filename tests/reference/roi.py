@@ -65,6 +65,31 @@ def roi_align(
     return [[mean(i, j) for j in range(columns)] for i in range(rows)]
 
 
+def roi_warp(image: Map, box: Box, output_size: int, context: int) -> Map:
+    """R-CNN's crop: the window in whole pixels, then every output pixel by itself."""
+    grown = output_size / (output_size - 2 * context)
+
+    def window(low: float, high: float) -> tuple[int, int]:
+        middle, half = (low + high) / 2, (high - low) / 2 * grown
+        start = math.floor(middle - half + 0.5)
+        return start, max(math.floor(middle + half + 0.5), start + 1)
+
+    left, right = window(box[0], box[2])
+    top, bottom = window(box[1], box[3])
+    height, width = len(image), len(image[0])
+    rows = [row[max(left, 0) : min(right, width)] for row in image[max(top, 0) : min(bottom, height)]]  # the crop
+
+    def value(i: int, j: int) -> float:
+        y, x = (top + (i + 0.5) * (bottom - top) / output_size, left + (j + 0.5) * (right - left) / output_size)
+        if not (0 <= y <= height and 0 <= x <= width) or not rows or not rows[0]:
+            return 0.0
+        y = min(max(y - max(top, 0) - 0.5, 0.0), len(rows) - 1.0)  # pixel centres of the crop
+        x = min(max(x - max(left, 0) - 0.5, 0.0), len(rows[0]) - 1.0)
+        return bilinear(rows, y, x)
+
+    return [[value(i, j) for j in range(output_size)] for i in range(output_size)]
+
+
 def feature_level(box: Box, num_levels: int, finest: int) -> int:
     """FPN, equation 1, as an index into the levels finest, finest + 1, ..."""
     side = math.sqrt((box[2] - box[0]) * (box[3] - box[1]))

@@ -5,7 +5,6 @@ SSD's form of VGG16 goes on where the classifier was: level 6 is fc7 as a convol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -91,13 +90,6 @@ def _subsample(classifier: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d) -> Non
     fc6.bias.copy_(linear6.bias[::4])  # type: ignore[union-attr]
     fc7.weight.copy_(linear7.weight[::4, ::4, None, None])
     fc7.bias.copy_(linear7.bias[::4])  # type: ignore[union-attr]
-
-
-def load_vgg_classifier(config: VGGConfig, layers: Iterable[nn.Module]) -> None:
-    """Starts a detector's fc6 and fc7 from VGG's own first two fully connected layers, as the R-CNN family does."""
-    classifier = [layer for layer in _vgg(config).classifier if isinstance(layer, nn.Linear)]
-    for layer, source in zip(layers, classifier, strict=False):
-        layer.load_state_dict(source.state_dict())
 
 
 def _vgg(config: VGGConfig) -> models.VGG:

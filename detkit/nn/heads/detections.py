@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detkit.ops.boxes import clip_boxes, valid_boxes
-from detkit.ops.nms import class_aware_nms
+from detkit.ops.nms import class_aware_merge, class_aware_nms
 from detkit.structures import Detections, ImageInfo
 
 MIN_SIZE = 1e-2  # original px; smaller detections are degenerate
@@ -27,6 +27,7 @@ def select_detections(
     nms_threshold: float | None,
     max_detections: int,
     top_k_per_class: int | None = None,
+    merge: bool = False,
 ) -> Detections:
     """Scores above the threshold, the best of each class, to original pixels, clip, suppress per class, cut.
 
@@ -34,6 +35,7 @@ def select_detections(
     scores           `[N, K]`: every candidate may be of several classes
     nms_threshold    IoU above which the lower of two of a class is suppressed; None: nothing is
     top_k_per_class  candidates of a class that enter the suppression; None: all
+    merge            those above `nms_threshold` are joined instead (OverFeat)
     """
     if top_k_per_class is not None and top_k_per_class < len(scores):
         least = scores.topk(top_k_per_class, dim=0).values[-1]
@@ -44,7 +46,10 @@ def select_detections(
     boxes = clip_boxes(to_original(boxes, info), info.orig_size)
     keep = valid_boxes(boxes, MIN_SIZE)
     boxes, scores, label = boxes[keep], scores[keep], label[keep]
-    if nms_threshold is None:
+    if merge and nms_threshold is not None:
+        boxes, scores, label = class_aware_merge(boxes, scores, label, nms_threshold)
+        keep = torch.arange(len(boxes), device=boxes.device)[:max_detections]
+    elif nms_threshold is None:
         keep = scores.argsort(descending=True, stable=True)[:max_detections]
     else:
         keep = class_aware_nms(boxes, scores, label, nms_threshold)[:max_detections]

@@ -15,7 +15,7 @@ from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import StagedBackbone
-from detkit.nn.backbones.vgg import VGGConfig, load_vgg_classifier
+from detkit.nn.backbones.vgg import VGGConfig
 
 # torchvision's node of every level, finest first: C2-C5; before each of five pools; strided blocks and the last layer
 NODES = {
@@ -170,21 +170,6 @@ def test_public_weights_come_through_torchvisions_loader(name: str, norm: str, t
     backbone = build_backbone(make_config(name, weights="IMAGENET1K_V1", norm=norm))
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, state[key if name == "resnet18" else f"features.{key}"]), key
-
-
-def test_vgg_brings_its_classifier_for_the_region_head(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = models.VGG(nn.Sequential(nn.Conv2d(3, 1, 1), nn.MaxPool2d(2)), init_weights=True)
-    tiny.classifier = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 6), nn.Linear(6, 5))
-    torch.save(tiny.state_dict(), torch_home / "vgg16-397923af.pth")
-    with torch.no_grad():
-        other = models.VGG(nn.Sequential(nn.Conv2d(3, 1, 1), nn.MaxPool2d(2)), init_weights=False)
-        other.classifier = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Dropout(), nn.Linear(6, 6), nn.Linear(6, 5))
-    monkeypatch.setattr(models, "get_model", lambda name, **_: other)
-    layers = [nn.Linear(8, 6), nn.Linear(6, 6)]
-    load_vgg_classifier(VGGConfig(weights="IMAGENET1K_V1"), layers)
-    assert torch.equal(layers[0].weight, tiny.classifier[0].weight)
-    assert torch.equal(layers[1].weight, tiny.classifier[3].weight)
-    assert torch.equal(layers[1].bias, tiny.classifier[3].bias)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vgg16", "mobilenet_v3_large"])

@@ -1,0 +1,70 @@
+"""The head of a sliding window: fully connected layers on what a trunk makes of a window, or of a whole image at once.
+
+Legend: P windows of the batch together, N windows of one map, K classes, C channels, c x c cells of a window's map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RoIOutputs, RoISamples
+
+
+class WindowHeadConfig(RefiningConfig):
+    hidden: tuple[int, ...] = Field((256,), min_length=1)
+    ranks: tuple[int, ...] = Field((), max_length=0)
+    batch_size_per_image: int = Field(64, ge=1)
+    positive_fraction: float = Field(0.5, ge=0, le=1)
+    mined: int = Field(512, ge=0)  # background windows of an image, drawn at random, to look for hard ones in
+    hard_fraction: float = Field(0.5, ge=0, le=1)  # of the background in a training batch: the hardest of those
+    smooth_l1_beta: float = Field(1.0, ge=0)
+    top_k_per_class: int | None = Field(200, ge=1)
+    suppression: Literal["nms", "merge"] = "nms"  # merge: OverFeat's, above an IoU of `nms_threshold`
+    nms_threshold: float = Field(0.3, ge=0, le=1)
+
+
+class DenseLinear(nn.Linear):
+    """A fully connected layer that also takes a map: OverFeat, arXiv 1312.6229, section 3.5.
+
+    Rows `[N, C * c * c]` -> `[N, F]`; a map `[B, C, h, w]` -> `[B, F, h - c + 1, w - c + 1]`, the same at every place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return super().forward(x)
+        cells = math.isqrt(self.in_features // x.shape[1])
+        return F.conv2d(x, self.weight.view(self.out_features, -1, cells, cells), self.bias)
+
+
+class WindowHead(RefiningHead):
+    """`forward` takes the maps of windows, `dense` the map of an image; both give the same for the same window."""
+
+    config: WindowHeadConfig
+
+    def __init__(self, config: WindowHeadConfig, in_channels: int, cells: int, class_names: Sequence[str]) -> None:
+        super().__init__(config, in_channels * cells**2, class_names)
+        first = DenseLinear(in_channels * cells**2, config.hidden[0])
+        first.load_state_dict(self.hidden[0].state_dict())
+        self.hidden[0] = first
+        self.merge = config.suppression == "merge"
+
+    def forward(self, maps: Tensor, proposals: Sequence[Tensor], samples: RoISamples | None = None) -> RoIOutputs:
+        """maps `[P, C, c, c]`."""
+        return self.decide(maps, proposals, samples)
+
+    def dense(self, features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Logits `[N, K + 1]` and deltas `[N, K + 1, 4]` of every window of a map `[1, C, h, w]`, row by row.
+
+        grid  rows and columns of windows; a padded trunk has room for one more on its map
+        """
+        first, *others = self.hidden
+        hidden = F.relu(first(features))[:, :, : grid[0], : grid[1]].flatten(2)[0].T
+        for layer in others:
+            hidden = F.relu(layer(hidden))
+        return self.classifier(hidden), self.regressor(hidden).unflatten(1, (-1, 4))

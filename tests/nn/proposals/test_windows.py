@@ -1,0 +1,61 @@
+"""Where the windows of a pyramid lie and what they show, counted by hand."""
+
+import math
+
+import pytest
+import torch
+
+from detkit.nn.proposals.windows import Level, PyramidConfig, cut_windows, pyramid
+
+
+def test_windows_of_a_level() -> None:
+    level = Level(torch.zeros(3, 40, 33), (1.0, 1.0), window=32, stride=4)
+    assert level.grid == (3, 1)
+    assert level.boxes().tolist() == [[0, 0, 32, 32], [0, 4, 32, 36], [0, 8, 32, 40]]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (35, 36), (100, 61), (64, 99)])
+def test_their_number_is_the_published_formula(height: int, width: int) -> None:
+    level = Level(torch.zeros(3, height, width), (1.0, 1.0), window=32, stride=8)
+    expected = (math.floor((height - 32) / 8) + 1) * (math.floor((width - 32) / 8) + 1)
+    assert len(level.boxes()) == expected
+    assert level.boxes()[:, 2].max() <= width
+    assert level.boxes()[:, 3].max() <= height
+
+
+def test_boxes_are_in_pixels_of_the_image() -> None:
+    level = Level(torch.zeros(3, 40, 40), (2.0, 0.5), window=32, stride=8)
+    assert level.boxes().tolist() == [[0, 0, 16, 64], [4, 0, 20, 64], [0, 16, 16, 80], [4, 16, 20, 80]]
+
+
+def test_crops_are_what_lies_in_the_boxes() -> None:
+    image = torch.rand(3, 50, 61)
+    level = Level(image, (1.0, 1.0), window=20, stride=7)
+    indices = torch.tensor([0, 3, 8, 11, 29])
+    for crop, box in zip(level.crops(indices), level.boxes()[indices].int().tolist(), strict=True):
+        assert torch.equal(crop, image[:, box[1] : box[3], box[0] : box[2]])
+
+
+def test_a_pyramid_ends_with_the_last_level_that_holds_a_window() -> None:
+    levels = pyramid(torch.rand(3, 64, 96), PyramidConfig(window=32, largest_scale=2.0, levels_per_octave=2), stride=4)
+    assert [tuple(level.image.shape[1:]) for level in levels] == [(128, 192), (91, 136), (64, 96), (45, 68), (32, 48)]
+    assert levels[1].scale == (136 / 96, 91 / 64)
+    assert levels[-1].grid == (1, 5)
+
+
+def test_an_image_smaller_than_the_window_is_enlarged() -> None:
+    (level,) = pyramid(torch.rand(3, 8, 12), PyramidConfig(window=32, largest_scale=1.0), stride=4)
+    assert level.image.shape == (3, 32, 48)
+    assert level.boxes()[0].tolist() == [0, 0, 8, 8]
+
+
+def test_windows_are_counted_through_the_levels() -> None:
+    levels = pyramid(torch.rand(3, 40, 50), PyramidConfig(window=16, largest_scale=1.0, levels_per_octave=1), stride=5)
+    boxes = torch.cat([level.boxes() for level in levels])
+    counts = [len(level.boxes()) for level in levels]
+    indices = torch.tensor([counts[0], 2, len(boxes) - 1, 0, counts[0] - 1])
+    crops = cut_windows(levels, indices)
+    assert torch.equal(crops[0], levels[1].image[:, :16, :16])
+    assert torch.equal(crops[3], levels[0].image[:, :16, :16])
+    assert torch.equal(crops[1], levels[0].image[:, :16, 10:26])
+    assert torch.equal(crops[2], levels[-1].crops(torch.tensor([counts[-1] - 1]))[0])
