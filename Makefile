@@ -32,3 +32,4 @@ bench: install
 	$(BIN)/python benchmarks/faster_rcnn.py
 	$(BIN)/python benchmarks/detr.py
 	$(BIN)/python benchmarks/postprocess.py
+	$(BIN)/python benchmarks/sliding_window.py

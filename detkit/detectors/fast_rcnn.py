@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from detkit.config import Config
 from detkit.detectors.region_based import RegionBasedDetector, check_pooled_levels
@@ -18,7 +21,10 @@ from detkit.nn.input import ImageInput, InputConfig, ShortSideConfig
 from detkit.nn.necks.fpn import FPN, FPNConfig
 from detkit.nn.proposals import ProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig
+from detkit.ops.boxes import box_area
 from detkit.structures import Batch
+
+CANONICAL_AREA = 224.0**2  # px^2, of a region in the scale that is chosen for it
 
 
 class FastRoIConfig(RoIConfig):
@@ -42,15 +48,25 @@ class FastRCNNConfig(Config):
     roi: FastRoIConfig = FastRoIConfig()
     proposals: ProposalsConfig = SelectiveSearchConfig(max_boxes=2000)
     input: InputConfig = InputConfig(resize=ShortSideConfig(size=600, max_size=1000))
+    # px of the shorter side, up to that of `input`: evaluation pools each region where it is nearest to 224 x 224
+    # (section 2.4); empty: one scale
+    test_sizes: tuple[int, ...] = ()
 
     @model_validator(mode="after")
-    def _levels_agree(self) -> FastRCNNConfig:
+    def _parts_fit(self) -> FastRCNNConfig:
         check_pooled_levels(self.backbone.levels, self.neck, self.roi.pool)
+        resize = self.input.resize
+        if self.test_sizes and not (isinstance(resize, ShortSideConfig) and min(self.test_sizes) >= 1):
+            raise ValueError("test_sizes: expected sizes of the shorter side under input.resize {name: short_side}")
+        if self.test_sizes and max(self.test_sizes) > resize.size:  # type: ignore[union-attr]
+            raise ValueError(f"test_sizes: expected at most input.resize.size, found {max(self.test_sizes)}")
         return self
 
 
 class FastRCNN(RegionBasedDetector):
     """Faster R-CNN without the network that proposes: `batch.proposals` come with the images."""
+
+    roi: RoIHead
 
     def __init__(
         self,
@@ -60,14 +76,39 @@ class FastRCNN(RegionBasedDetector):
         proposals: ProposalsConfig,
         image_input: ImageInput,
         class_names: Sequence[str],
+        test_scales: Sequence[float] = (),
     ) -> None:
         super().__init__(backbone, neck, roi, image_input, class_names)
         self.proposals = proposals
+        self.test_scales = tuple(test_scales)  # of the input
 
     def forward(self, batch: Batch) -> RoIOutputs:
         proposals, samples = self.chosen(batch.proposals, batch)
-        outputs: RoIOutputs = self.roi(self.features(self.input(batch)), proposals, samples)
+        images = self.input(batch)
+        if self.test_scales and not self.training:
+            return self.roi.decide(self.pool_at_best_scale(images, proposals), proposals, None)
+        outputs: RoIOutputs = self.roi(self.features(images), proposals, samples)
         return outputs
+
+    def pool_at_best_scale(self, images: Tensor, proposals: Sequence[Tensor]) -> Tensor:
+        """Features of each region from the one of the resized images in which its area is nearest to 224 x 224."""
+        scales = images.new_tensor(self.test_scales)
+        best = [(box_area(boxes)[:, None] * scales**2 - CANONICAL_AREA).abs().argmin(dim=1) for boxes in proposals]
+        rows, pooled = [], []
+        for number, scale in enumerate(self.test_scales):
+            here = [of_image == number for of_image in best]
+            rows.append(torch.cat(here).nonzero().squeeze(1))
+            if not len(rows[-1]):
+                continue
+            size = [max(1, round(side * scale)) for side in images.shape[2:]]
+            resized = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+            ratio = images.new_tensor([size[1] / images.shape[3], size[0] / images.shape[2]] * 2)
+            boxes = [of_image[chosen] * ratio for of_image, chosen in zip(proposals, here, strict=True)]
+            pooled.append(self.roi.pool(self.features(resized), boxes))
+        if not pooled:
+            return self.roi.pool(self.features(images), proposals)
+        found = torch.cat(pooled)
+        return torch.empty_like(found).index_copy_(0, torch.cat(rows), found)
 
 
 def build_fast_rcnn(config: FastRCNNConfig, class_names: Sequence[str]) -> FastRCNN:
@@ -76,4 +117,5 @@ def build_fast_rcnn(config: FastRCNNConfig, class_names: Sequence[str]) -> FastR
     roi = RoIHead(config.roi, (neck or backbone).out_channels[0], backbone.out_strides, class_names)
     load_classifier(config.backbone, roi.hidden)
     image_input = ImageInput(config.input, backbone.out_strides[-1])
-    return FastRCNN(backbone, neck, roi, config.proposals, image_input, class_names)
+    scales = [size / config.input.resize.size for size in config.test_sizes]  # type: ignore[union-attr]
+    return FastRCNN(backbone, neck, roi, config.proposals, image_input, class_names, scales)

@@ -54,11 +54,42 @@ def test_with_the_proposals_of_a_faster_rcnn_it_is_that_faster_rcnn() -> None:
         assert torch.equal(ours.labels, theirs.labels)
 
 
-def small() -> FastRCNN:
+def small(**fields: object) -> FastRCNN:
     torch.manual_seed(0)
-    detector = build_detector(cheap_config(ROOT / "configs/fast_rcnn.yaml").model, ["cat", "dog"])
+    config = cheap_config(ROOT / "configs/fast_rcnn.yaml").model.model_copy(update=fields)
+    detector = build_detector(config, ["cat", "dog"])
     assert isinstance(detector, FastRCNN)
     return detector
+
+
+@torch.inference_mode()
+def test_each_region_is_pooled_in_the_scale_nearest_to_224_pixels() -> None:
+    """Below 224 x 224 in the largest scale all go there; enlarged 8 times, only 8 x 8 does, and others fit 2 better."""
+    detector = small(test_sizes=(48, 96)).eval()
+    assert detector.test_scales == (0.5, 1.0)
+    batch = make_batch(detector, [1, 1], [(96, 400), (96, 400)], targets=False)
+    boxes = torch.tensor([[0.0, 0, 96, 96], [0, 0, 8, 8], [0, 0, 400, 96], [10, 10, 390, 90]])
+    proposals = (boxes[:3], boxes[3:] + 1)
+    pixels = detector.input(batch)
+    found = detector.pool_at_best_scale(pixels, proposals)
+    whole = detector.roi.pool(detector.features(pixels), proposals)
+    assert torch.equal(found, whole)
+
+    detector.test_scales = (2.0, 8.0)
+    pixels = pixels[:, :, :96]
+    found = detector.pool_at_best_scale(pixels, (boxes[:3], boxes[3:]))
+    for scale, rows in ((2.0, [0, 2, 3]), (8.0, [1])):
+        height, width = (round(side * scale) for side in pixels.shape[2:])
+        resized = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+        expected = detector.roi.pool(detector.features(resized), (boxes[:3] * scale, boxes[3:] * scale))
+        torch.testing.assert_close(found[rows], expected[rows], atol=1e-5, rtol=1e-5)
+
+
+def test_test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"test_sizes: expected at most input.resize.size, found 700"):
+        FastRCNNConfig(test_sizes=(480, 700))
+    with pytest.raises(ValidationError, match=r"under input.resize {name: short_side}"):
+        FastRCNNConfig(test_sizes=(480,), input={"resize": {"name": "keep"}})  # type: ignore[arg-type]
 
 
 def test_images_without_proposals() -> None:

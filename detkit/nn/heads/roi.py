@@ -38,10 +38,10 @@ class RoIHead(RefiningHead):
     def forward(
         self, features: list[Tensor], proposals: Sequence[Tensor], samples: RoISamples | None = None
     ) -> RoIOutputs:
-        return self.decide(self._pool(features[: len(self.strides)], proposals), proposals, samples)
+        return self.decide(self.pool(features, proposals), proposals, samples)
 
-    def _pool(self, features: list[Tensor], proposals: Sequence[Tensor]) -> Tensor:
-        config, boxes = self.config, list(proposals)
+    def pool(self, features: list[Tensor], proposals: Sequence[Tensor]) -> Tensor:
+        config, boxes, features = self.config, list(proposals), features[: len(self.strides)]
         size = (config.output_size, config.output_size)
         if config.pool == "pool":
             # the kernel, as Caffe's, takes corners that are the first and last pixel inside

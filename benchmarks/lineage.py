@@ -1,0 +1,79 @@
+"""Seconds a picture of the detectors in the given runs, one picture at a time and in turn: proposals, then the rest.
+
+python benchmarks/lineage.py RUN [RUN ...] [--pictures N]      CUDA if there is one, else the CPU
+
+The pictures are the first of the validation data of the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from detkit.data.build import build_dataset
+from detkit.detectors.detector import Detector
+from detkit.engine.predict import predict
+from detkit.engine.proposals import ProposalSource, source_of
+from detkit.engine.run import load_detector
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--pictures", type=int, default=20, help="timed, after one that is not counted")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = [load_detector(run) for run in options.runs]
+    detectors = [detector.to(device) for detector, _ in loaded]
+    config = loaded[0][1]
+    assert config is not None
+    dataset = build_dataset(config.data, "val")
+    sources = [Timed(source) if (source := source_of(detector)) else None for detector in detectors]
+    seconds: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for index in range(min(options.pictures + 1, len(dataset))):
+        image = dataset.load(index).image
+        for number, (detector, source) in enumerate(zip(detectors, sources, strict=True)):
+            times = one_picture(detector, source, image)
+            if index:
+                seconds[number].append(times)
+    print(f"{device}; torch {torch.__version__}; median seconds a picture of {options.pictures}\n")
+    print("| detector | proposals | detection | both |\n|---|---|---|---|")
+    for number, detector in enumerate(detectors):
+        proposing, detecting = (statistics.median(column) for column in zip(*seconds[number], strict=True))
+        both = proposing + detecting
+        print(f"| {type(detector).__name__} | {proposing:.3f} | {detecting:.3f} | {both:.3f} |")
+
+
+class Timed(ProposalSource):
+    """A source, and the seconds it took the last time."""
+
+    def __init__(self, source: ProposalSource) -> None:
+        self.source = source
+
+    def settings(self) -> dict[str, Any]:
+        return self.source.settings()
+
+    def of_picture(self, picture: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        boxes = self.source.of_picture(picture)
+        self.seconds = time.perf_counter() - start
+        return boxes
+
+
+def one_picture(detector: Detector, source: Timed | None, image: np.ndarray) -> tuple[float, float]:
+    """Seconds for the proposals that the detector is given, and for all that it does itself."""
+    start = time.perf_counter()
+    predict(detector, [image], proposals=source)
+    both = time.perf_counter() - start
+    proposing = source.seconds if source else 0.0
+    return proposing, both - proposing
+
+
+if __name__ == "__main__":
+    main()
