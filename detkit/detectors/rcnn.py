@@ -88,11 +88,9 @@ class RCNN(RegionBasedDetector):
             for part in torch.split(of_image, CROPS)
             if len(part)
         ]
-        return (
-            torch.cat(parts)
-            if parts
-            else images.new_zeros(0, self.backbone.out_channels[-1], *[config.output_size] * 2)
-        )
+        if not parts:
+            return images.new_zeros(0, self.backbone.out_channels[-1], config.output_size, config.output_size)
+        return torch.cat(parts)
 
     @torch.no_grad()
     def finish_training(self, loader: Iterable[Batch]) -> str:
@@ -103,7 +101,7 @@ class RCNN(RegionBasedDetector):
         """
         config = self.roi.config
         if config.svm is None and config.box_regression is None:
-            return ""
+            return "nothing to fit"
         self.eval()
         examples = self._collect(loader)
         text = []

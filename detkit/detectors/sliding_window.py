@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detkit.config import Config
 from detkit.detectors.region_based import RegionBasedDetector
-from detkit.nn.assign.iou_matcher import match_by_iou, sample_matches
+from detkit.nn.assign.iou_matcher import sample_matches
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.lenet import LeNetConfig
 from detkit.nn.backbones.staged import StagedBackbone
@@ -92,13 +92,7 @@ class SlidingWindow(RegionBasedDetector):
         """A training batch of one image: crops, their boxes, labels (0 is background), and the boxes wanted."""
         config, (objects, object_labels) = self.roi.config, target.objects()
         windows = torch.cat([level.boxes() for level in levels])
-        matches = match_by_iou(
-            windows,
-            objects,
-            fg_threshold=config.fg_threshold,
-            bg_threshold=config.bg_threshold,
-            best_for_each_object=False,
-        )
+        matches = self.roi.match(windows, objects)
         positive, background = sample_matches(matches, config.batch_size_per_image, config.positive_fraction)
         _, pool = sample_matches(matches, config.mined, 0.0)
         hard = self.hardest(levels, pool, round(config.hard_fraction * len(background)))

@@ -122,7 +122,8 @@ def _train(
             with_targets=True,
             divided=False,
         )
-        log.message(kept.finish_training(log.passes(everything, "finishing")))
+        made = kept.finish_training(log.passes(everything, "finishing"))
+        log.message(f"finished: {made}")
         distributed.broadcast(kept)
         save_last(settings.epochs, finished=True)
 

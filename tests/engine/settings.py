@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import torch
 from detkit.config import override, parse_config
 from detkit.engine.run import RunConfig
 from tests.data.writers import voc_object
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MODEL: dict[str, Any] = {
     "name": "faster_rcnn",
@@ -79,6 +84,21 @@ def write_pictures(root: Path, count: int) -> dict[str, Any]:
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
     lists = {"train": ["2007_train"], "val": ["2007_val"], "classes": ["cat", "dog"]}
     return {"name": "voc", "root": str(root), **lists}
+
+
+def torchrun(*script: object) -> str:
+    """What two processes say, run from the root of the repository; both must succeed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, *map(str, script)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def read_metrics(folder: Path, kind: str) -> list[dict[str, Any]]:

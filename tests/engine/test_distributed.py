@@ -4,9 +4,6 @@
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from detkit.engine.evaluate import evaluate_source
 from detkit.engine.run import RunConfig
 from detkit.evaluation.report import to_json
 from tests.engine.run_distributed import main
-from tests.engine.settings import SEPARABLE, make_config, read_metrics, write_pictures
+from tests.engine.settings import SEPARABLE, make_config, read_metrics, torchrun, write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,22 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
         write_config(root / f"{name}.yaml", make_config(training, f"train.batch_size={batch_size}", *changes))
     main(root / "one.yaml", root / "one", root / "one.json")
-    torchrun(root, "two")
+    torchrun("-m", "tests.engine.run_distributed", root / "two.yaml", root / "two", root / "two.json")
     return root
-
-
-def torchrun(root: Path, name: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = ["-m", "tests.engine.run_distributed", root / f"{name}.yaml", root / name, root / f"{name}.json"]
-    done = subprocess.run(
-        [*launcher, *script],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any]:

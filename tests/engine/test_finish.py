@@ -1,9 +1,6 @@
 """The stage after gradient descent: run once, part of the checkpoint, known to eval and predict, and resumed."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,8 @@ from detkit.engine.evaluate import evaluate_source
 from detkit.engine.predict import predict
 from detkit.engine.run import RunConfig, load_detector
 from detkit.engine.train import train
-from tests.engine.settings import differences, make_config, read_metrics, write_pictures
+from tests.engine.settings import differences, make_config, read_metrics, torchrun, write_pictures
 
-ROOT = Path(__file__).resolve().parents[2]
 MODEL: dict[str, Any] = {
     "name": "rcnn",
     "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "levels": [3]},
@@ -130,17 +126,8 @@ def test_what_was_made_is_said(
 def test_two_processes_share_one_result(config: RunConfig, tmp_path: Path) -> None:
     """Both go through the stage with all images; the first one's SVMs are kept, and evaluated by both."""
     (tmp_path / "config.yaml").write_text(dump_config(config))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, ROOT / "tools/train.py", tmp_path / "config.yaml", "--output", tmp_path / "run"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("SVMs on 12 objects and") == 1
+    text = torchrun("tools/train.py", tmp_path / "config.yaml", "--output", tmp_path / "run")
+    assert text.count("SVMs on 12 objects and") == 1
     assert finished(tmp_path / "run")
     evaluation, _ = evaluate_source(tmp_path / "run", ["voc07"])
     assert evaluation.results["voc07"].metrics["mAP"] == read_metrics(tmp_path / "run", "val")[-1]["mAP"]

@@ -55,3 +55,10 @@ def test_only_the_first_process_writes(tmp_path: Path, capsys: pytest.CaptureFix
     log.message("hello")
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr().out == ""
+
+
+def test_items_are_passed_through_as_often_as_asked(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    items = log.passes(range(3), "finishing")
+    assert [list(items), list(items)] == [[0, 1, 2], [0, 1, 2]]
+    log.close()

@@ -34,6 +34,8 @@ OPS: dict[str, Callable[[Callable[[Tensor], Tensor]], object]] = {
     "soft_nms": lambda to: nms.soft_nms(to(BOXES), to(SCORES), to(LABELS), method="gaussian", **SOFT),
     "grid_anchors": lambda to: anchors.grid_anchors(to(BOXES[:3]), (4, 5), 8),
     "roi_pool": lambda to: roi.roi_pool(to(PYRAMID[0]), [to(BOXES)], 7, 1 / 4),
+    "class_aware_merge": lambda to: nms.class_aware_merge(to(BOXES), to(SCORES), to(LABELS), 0.3),
+    "roi_warp": lambda to: roi.roi_warp(to(PYRAMID[0]), [to(BOXES)], 17, context=3),
     "roi_align": lambda to: roi.multilevel_roi_align([to(f) for f in PYRAMID], [to(BOXES)], (4, 8, 16), 7),
     "roi_align, half": lambda to: roi.multilevel_roi_align([to(f).half() for f in PYRAMID], [to(BOXES)], (4, 8, 16), 7),
     "encode": lambda to: coders.BoxCoder().encode(to(BOXES[:300]), to(BOXES[:300].flip(0))),

@@ -115,6 +115,17 @@ class RegionHead(nn.Module):
             hidden = self.dropout(F.relu(layer(hidden)))
         return hidden
 
+    def match(self, candidates: Tensor, objects: Tensor) -> Tensor:
+        """int64 `[N]`: the object that each candidate should become, or what `match_by_iou` says of the others."""
+        config = self.config
+        return match_by_iou(
+            candidates,
+            objects,
+            fg_threshold=config.fg_threshold,
+            bg_threshold=config.bg_threshold,
+            best_for_each_object=False,
+        )
+
     @torch.no_grad()
     def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> tuple[list[Tensor], RoISamples]:
         """Joins the objects to the proposals and draws a training batch of each image."""
@@ -122,13 +133,7 @@ class RegionHead(nn.Module):
         for candidates, target in zip(proposals, targets, strict=True):
             objects, object_labels = target.objects()
             candidates = torch.cat([candidates, objects])
-            matches = match_by_iou(
-                candidates,
-                objects,
-                fg_threshold=config.fg_threshold,
-                bg_threshold=config.bg_threshold,
-                best_for_each_object=False,
-            )
+            matches = self.match(candidates, objects)
             positive, background = sample_matches(matches, config.batch_size_per_image, config.positive_fraction)
             match = matches[positive]
             chosen.append(candidates[torch.cat([positive, background])])

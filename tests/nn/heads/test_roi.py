@@ -195,7 +195,7 @@ def test_region_features_do_not_depend_on_the_other_proposals() -> None:
 def test_roi_pool_takes_the_maximum_from_one_level() -> None:
     head = make_head(channels=1, strides=(4,), pool="pool", output_size=2)
     features = torch.arange(16.0).view(1, 1, 4, 4)
-    pooled = head._pool([features], [torch.tensor([(0.0, 0.0, 12.0, 12.0)])])  # cells 0 to 3
+    pooled = head.pool([features], [torch.tensor([(0.0, 0.0, 12.0, 12.0)])])  # cells 0 to 3
     assert pooled.flatten().tolist() == [5, 7, 13, 15]
     with pytest.raises(ValueError, match="RoIPool reads one level, got 2"):
         make_head(strides=(4, 8), pool="pool")
