@@ -97,7 +97,8 @@ class RCNN(RegionBasedDetector):
         """Stages two and three, on every training image as it is: box regressors and SVMs; what they were made of.
 
         A first pass over the images describes the objects, which are the positives, and what overlaps them; a second
-        one mines hard negatives. A class without an object is never detected, and the text says so.
+        one mines hard negatives. A class without an object, or without a negative, is never detected, and the text says
+        so.
         """
         config = self.roi.config
         if config.svm is None and config.box_regression is None:
@@ -141,7 +142,7 @@ class RCNN(RegionBasedDetector):
         return examples
 
     def _fit_box_regressors(self, config: BoxRegressionConfig, examples: Examples) -> str:
-        scale = config.feature_norm / float(np.mean(examples.pool5_norms))
+        scale = scale_to(config.feature_norm, examples.pool5_norms)
         self.roi.pool5_scale.fill_(scale)
         for label in tqdm(range(len(self.class_names)), desc="box regressors", leave=False):
             features = stack(examples.pool5[label], self.roi.box_weight.shape[2]) * np.float32(scale)
@@ -151,12 +152,12 @@ class RCNN(RegionBasedDetector):
         return f"box regressors on {sum(map(len, examples.pool5.values())):,} regions"
 
     def _fit_svms(self, config: SVMConfig, examples: Examples, loader: Iterable[Batch]) -> str:
-        scale = np.float32(config.feature_norm / np.mean(examples.fc7_norms))
+        scale = scale_to(config.feature_norm, examples.fc7_norms)
         width, labels = self.roi.svm_weight.shape[1], range(len(self.class_names))
-        svms = [HardNegativeSVM(config, stack(examples.fc7[label], width) * scale) for label in labels]
+        svms = [HardNegativeSVM(config, stack(examples.fc7[label], width) * np.float32(scale)) for label in labels]
         everything = self._described(loader, lambda target, proposals: torch.cat([target.objects()[0], proposals]))
         for _, fc7, regions, target in everything:
-            features = fc7.cpu().numpy() * scale
+            features = fc7.cpu().numpy() * np.float32(scale)
             for label, svm in enumerate(svms):
                 of_class = target.boxes[target.labels == label]  # those to ignore too: they are no negatives
                 far = best_object(regions, of_class)[0] < config.negative_threshold
@@ -165,11 +166,11 @@ class RCNN(RegionBasedDetector):
             svm.fit()
             self.roi.svm_weight[label] = torch.from_numpy(svm.weight)
             self.roi.svm_bias[label] = svm.bias
-        self.roi.fc7_scale.fill_(float(scale))
+        self.roi.fc7_scale.fill_(scale)
         kept = sum(svm.num_negatives for svm in svms)
         text = f"SVMs on {sum(map(len, examples.fc7.values())):,} objects and {kept:,} hard negatives"
-        missing = [self.class_names[label] for label in labels if not examples.fc7[label]]
-        return text + (f"; no object of {', '.join(missing)}, which will never be detected" if missing else "")
+        missing = [name for name, svm in zip(self.class_names, svms, strict=True) if not svm.fitted]
+        return text + (f"; too few of {', '.join(missing)}, which will never be detected" if missing else "")
 
     def _described(
         self, loader: Iterable[Batch], regions_of: Callable[[Target, Tensor], Tensor]
@@ -210,6 +211,12 @@ def best_object(regions: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
         return regions.new_zeros(len(regions)), regions.new_zeros(len(regions), dtype=torch.int64)
     iou, match = box_iou(regions, objects).max(dim=1)
     return iou, match
+
+
+def scale_to(norm: float, norms: Sequence[float]) -> float:
+    """The factor that makes `norm` of the mean of `norms`; 1 where there is nothing to measure."""
+    mean = float(np.mean(norms)) if norms else 0.0
+    return norm / mean if mean else 1.0
 
 
 def stack(rows: Sequence[np.ndarray], width: int) -> np.ndarray:

@@ -94,8 +94,19 @@ def test_the_labels_of_each_stage() -> None:
     # the cat and all four proposals; of cows none are kept, as there is nothing to tell them from
     assert detector.finish_training([batch]) == (
         "box regressors on 3 regions; SVMs on 2 objects and 7 hard negatives; "
-        "no object of cow, which will never be detected"
+        "too few of cow, which will never be detected"
     )
+
+
+def test_stages_without_any_proposal() -> None:
+    """The objects are each other's negatives."""
+    detector = small(svm=SVMConfig(easy_margin=-100.0))
+    batch = make_batch(detector, [0], [(120, 160)])
+    objects = boxes_of([(10, 10, 50, 50), (80, 20, 120, 60)])
+    target = Target(objects, torch.tensor([0, 1]), torch.tensor([False, False]))
+    batch = replace(batch, targets=(target,), proposals=(torch.zeros(0, 4),))
+    assert "SVMs on 2 objects and 2 hard negatives; too few of cow" in detector.finish_training([batch])
+    assert all(buffer.isfinite().all() for buffer in detector.buffers())
 
 
 def test_images_without_proposals() -> None:

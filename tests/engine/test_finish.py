@@ -119,7 +119,7 @@ def test_what_was_made_is_said(
     assert train(config.model_copy(update={"data": classes}), tmp_path)
     text = capsys.readouterr().out
     assert "SVMs on 12 objects and" in text
-    assert "no object of cow, which will never be detected" in text
+    assert "too few of cow, which will never be detected" in text
     assert cli.evaluate([str(tmp_path), "--protocol", "voc07"]) == 0
 
 
