@@ -208,7 +208,7 @@ def resume_state(
     if ema:
         load_weights(ema.detector, state["model"], folder / LAST)
     best = load_checkpoint(folder / BEST)["score"] if (folder / BEST).exists() else -math.inf
-    return state["epoch"], state["step"], best, state["finished"]
+    return state["epoch"], state["step"], best, state.get("finished", True)  # older runs have no such stage
 
 
 def check_finite(losses: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:

@@ -27,9 +27,7 @@ INCEPTION_V3 = {"Conv2d_2b_3x3": 64, "Conv2d_4a_3x3": 192, "Mixed_5d": 288, "Mix
 class GoogLeNetConfig(Config):
     name: Literal["googlenet"] = "googlenet"
     weights: str | None = None  # torchvision weights entry, e.g. IMAGENET1K_V1; null: random
-    norm: Literal["frozen_bn", "bn"] = (
-        "frozen_bn"  # frozen_bn for pre-trained weights, bn when training from random ones
-    )
+    norm: Literal["frozen_bn", "bn"] = "frozen_bn"  # frozen_bn for pre-trained weights, bn from random ones
     frozen_stages: int = Field(2, ge=0, le=5)  # 2: what comes before stride 8
     levels: tuple[Literal[1, 2, 3, 4, 5], ...] = (2, 3, 4, 5)
 
@@ -47,9 +45,7 @@ def build_googlenet(config: GoogLeNetConfig) -> StagedBackbone:
 class InceptionV3Config(Config):
     name: Literal["inception_v3"] = "inception_v3"
     weights: str | None = None  # torchvision weights entry, e.g. IMAGENET1K_V1; null: random
-    norm: Literal["frozen_bn", "bn"] = (
-        "frozen_bn"  # frozen_bn for pre-trained weights, bn when training from random ones
-    )
+    norm: Literal["frozen_bn", "bn"] = "frozen_bn"  # frozen_bn for pre-trained weights, bn from random ones
     frozen_stages: int = Field(2, ge=0, le=5)  # 2: what comes before stride 8
     levels: tuple[Literal[1, 2, 3, 4, 5], ...] = (2, 3, 4, 5)
 
