@@ -20,11 +20,16 @@ import torch
 from torch import Tensor
 
 from detkit.ops.boxes import at_least_float32, box_area, box_sides, check_boxes
+from detkit.ops.compiled import usable
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: bool = False) -> Tensor:
     """Intersection over union (Jaccard index), in [0, 1]."""
     boxes1, boxes2 = _face(boxes1, boxes2, paired)
+    if not paired and _is_plain_pair(boxes1, boxes2):
+        from detkit.ops.iou_cpu import box_iou as kernel
+
+        return kernel(boxes1[:, 0], boxes2[0], inclusive)
     return _quotient(*_intersection_and_union(boxes1, boxes2, inclusive))
 
 
@@ -78,6 +83,13 @@ def _face(boxes1: Tensor, boxes2: Tensor, paired: bool) -> tuple[Tensor, Tensor]
             f"paired boxes: expected equal shapes, got boxes1 {list(boxes1.shape)}, boxes2 {list(boxes2.shape)}"
         )
     return boxes1, boxes2
+
+
+def _is_plain_pair(boxes1: Tensor, boxes2: Tensor) -> bool:
+    """Whether the kernel takes what `_face` gave: two sets of one precision, without gradients."""
+    needs_gradient = torch.is_grad_enabled() and (boxes1.requires_grad or boxes2.requires_grad)
+    plain = boxes1.ndim == boxes2.ndim == 3 and boxes1.dtype == boxes2.dtype and not needs_gradient
+    return plain and usable(boxes1, boxes2)
 
 
 def _intersection(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:

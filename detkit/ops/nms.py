@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.ops.compiled import usable
 from detkit.ops.iou import box_iou
 
 
@@ -19,26 +21,41 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Returns int64 `[M]` indices into `boxes`, best score first.
     """
-    from torchvision.ops import nms as kernel  # seconds to import, so not at the head
-
     _check(boxes, scores)
     dtype = _common_dtype(boxes, scores)
-    kept: Tensor = kernel(boxes.detach().to(dtype), scores.detach().to(dtype), iou_threshold)
+    boxes, scores = boxes.detach().to(dtype), scores.detach().to(dtype)
+    if usable(boxes, scores):
+        from detkit.ops.nms_cpu import suppress
+
+        order = scores.argsort(descending=True, stable=True)
+        return order[suppress(boxes, order, torch.tensor([0, len(boxes)]), iou_threshold)]
+    from torchvision.ops import nms as kernel  # seconds to import, so not at the head
+
+    kept: Tensor = kernel(boxes, scores, iou_threshold)
     return kept
 
 
 def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """`nms` among the boxes of each label alone. Returns int64 `[M]` indices into `boxes`, best score first over all.
 
-    `labels` may be any integer group: a class, a pyramid level, an image. The CPU runs the kernel once a label, on few
-    boxes each; CUDA runs it once, with the labels moved apart. The move is in float64, where it costs a pixel
-    coordinate no digit: in float32 class 80 of a 1333 px image would be rounded to 1/128 px.
+    `labels` may be any integer group: a class, a pyramid level, an image. CUDA runs one kernel, with the labels moved
+    apart. The move is in float64, where it costs a pixel coordinate no digit: in float32 class 80 of a 1333 px image
+    would be rounded to 1/128 px. The CPU looks at the boxes of each label alone.
     """
     _check(boxes, scores, labels)
     if boxes.is_cuda and len(boxes) > 0:
         return nms(_moved_apart(boxes, labels), scores, iou_threshold)
 
     keep = torch.zeros_like(labels, dtype=torch.bool)
+    if usable(boxes, scores, labels):
+        from detkit.ops.nms_cpu import suppress
+
+        boxes, order = boxes.detach().to(_common_dtype(boxes, scores)), scores.argsort(descending=True, stable=True)
+        by_label, places = labels[order].sort(stable=True)
+        _, counts = torch.unique_consecutive(by_label, return_counts=True)
+        stays = suppress(boxes, order[places], F.pad(counts.cumsum(0), (1, 0)), iou_threshold)
+        keep[places[stays]] = True
+        return order[keep]
     for members in _members(labels):
         keep[members[nms(boxes[members], scores[members], iou_threshold)]] = True
     kept = keep.nonzero().squeeze(1)

@@ -9,13 +9,14 @@ result is empty and still connected to the features. There is no gradient for th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detkit.ops.boxes import at_least_float32, box_area
+from detkit.ops.compiled import usable
 
 
 def roi_pool(
@@ -152,10 +153,18 @@ def _align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    from torchvision.ops import roi_align as kernel  # seconds to import, so not at the head
-
     source = at_least_float32(features)
-    pooled: Tensor = kernel(source, rois.to(source.dtype), output_size, spatial_scale, sampling_ratio, aligned)
+    rois = rois.to(source.dtype)
+    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
+    if usable(source, rois):
+        from detkit.ops import roi_cpu
+
+        kernel: Callable[..., Tensor] = roi_cpu.RoIAlign.apply
+    else:
+        from torchvision import ops  # seconds to import, so not at the head
+
+        kernel = ops.roi_align
+    pooled = kernel(source, rois, (height, width), spatial_scale, sampling_ratio, aligned)
     return pooled.to(features.dtype)
 
 

@@ -1,0 +1,75 @@
+"""Kernels for the CPU, written in Python and compiled by numba the first time they run; kept on disk after that.
+
+An op with such a kernel has it in a file of its own, named `*_cpu.py`, imported when it is first needed, and asks
+`usable` whether it may be called. Otherwise, and where numba is missing, the op does the same in torch and torchvision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+KernelT = TypeVar("KernelT", bound=Callable[..., Any])
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether a kernel can read the memory of these: on the CPU, of ordinary tensors, in a process with numba.
+
+    A program that is being traced or compiled is made of torch's own operations, so there it is False.
+    """
+    return (
+        all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.compiler.is_compiling()
+        and _numba_works()
+    )
+
+
+def kernel(function: KernelT) -> KernelT:
+    """Compiles `function` of numpy arrays and numbers, which then leaves the interpreter lock to others.
+
+    Floating point is as written: nothing is reordered or contracted, division by zero gives inf or nan.
+    """
+    import numba
+
+    compile_: Callable[..., Any] = partial(numba.njit, nogil=True, error_model="numpy")
+    try:
+        compiled: KernelT = compile_(function, cache=True)
+    except RuntimeError:  # there is no folder that it may write to
+        compiled = compile_(function)
+    return compiled
+
+
+def in_threads(work: Callable[[int, int], Any], total: int, *, least: int = 1) -> None:
+    """Calls `work(start, end)` on parts of `range(total)`, `least` or more each, at once on torch's number of threads.
+
+    `work` must be a kernel's, which leaves the interpreter lock, and its parts must not write to the same memory.
+    """
+    parts = max(1, min(torch.get_num_threads(), total // least))
+    if parts == 1:
+        work(0, total)
+        return
+    bounds = [part * total // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(
+        parts - 1
+    ) as pool:  # made anew each time: a forked process would inherit one without threads
+        others = [pool.submit(work, start, end) for start, end in pairwise(bounds[1:])]
+        work(0, bounds[1])
+        for other in others:
+            other.result()
+
+
+@cache
+def _numba_works() -> bool:
+    if find_spec("numba") is None:
+        return False
+    import numba
+
+    return not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
