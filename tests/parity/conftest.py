@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from detkit.nn.frozen import FrozenBatchNorm2d
+from detkit.ops import compiled
 
 ROWS: list[tuple[str, str, str, float, float]] = []
 Ledger = Callable[[str, str, str, list[tuple[Tensor, Tensor]]], None]
@@ -27,6 +30,20 @@ def compare() -> Ledger:
         assert difference <= limit, f"{what}: differs by {difference:.2e}"
 
     return compare
+
+
+@pytest.fixture(autouse=True)
+def exact_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ops of torch and torchvision. Random networks have nearly tied detections, and enlarge the rounding of a
+    sum in another order; that the compiled kernels change nothing else is shown in `tests/ops`."""
+    monkeypatch.setattr(compiled, "_numba_works", lambda: False)
+
+
+def unfold_norms(network: nn.Module) -> None:
+    """Frozen norms on their own, for the same reason; folding is compared in float64, in `tests/nn/test_frozen.py`."""
+    for module in network.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.folded = False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
