@@ -29,7 +29,10 @@ parity: install
 	$(BIN)/python -m pytest -q tests/parity
 
 bench: install
-	$(BIN)/python benchmarks/faster_rcnn.py
-	$(BIN)/python benchmarks/detr.py
+	$(BIN)/python benchmarks/ops.py
 	$(BIN)/python benchmarks/postprocess.py
+	$(BIN)/python benchmarks/coco_evaluation.py
+	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/sliding_window.py
+	$(BIN)/python benchmarks/torchvision_detectors.py
+	$(BIN)/python benchmarks/detr.py

@@ -9,9 +9,10 @@ import torch
 from detkit.structures import Batch, ImageInfo, Target
 
 
-def random_batch(sizes: Sequence[tuple[int, int]], objects: int, classes: int) -> Batch:
-    """Noise of `sizes` (h, w) px on a common canvas, each image with as many objects of 20 to 120 px."""
-    images = torch.zeros(len(sizes), 3, max(h for h, _ in sizes), max(w for _, w in sizes), dtype=torch.uint8)
+def random_batch(sizes: Sequence[tuple[int, int]], objects: int, classes: int, stride: int = 1) -> Batch:
+    """Noise of `sizes` (h, w) px on one canvas, a multiple of `stride`, and objects of 20 to 120 px in each image."""
+    canvas = (-(-max(sides) // stride) * stride for sides in zip(*sizes, strict=True))
+    images = torch.zeros(len(sizes), 3, *canvas, dtype=torch.uint8)
     targets = []
     for image, (height, width) in zip(images, sizes, strict=True):
         image[:, :height, :width] = torch.randint(0, 256, (3, height, width))

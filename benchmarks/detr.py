@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from batches import random_batch
-from timing import interleaved
+from timing import head, row
 
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
@@ -31,9 +31,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
     repeats = parser.parse_args().repeats
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}; torch {torch.__version__}, transformers {transformers.__version__}; median seconds of {repeats}\n")
-    print("| model | work | detkit | transformers | transformers / detkit |\n|---|---|---|---|---|")
+    head(["detkit", "transformers", "transformers / detkit"], ["transformers"], device, repeats)
     torch.manual_seed(0)
     theirs = transformers.DetrForObjectDetection(
         transformers.DetrConfig(
@@ -52,14 +50,15 @@ def main() -> None:
     processor = transformers.DetrImageProcessor()
     for work, sizes in CASES:
         batch = random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device)
-        mine, yours = (
-            (partial(infer, ours, batch), partial(infer_theirs, theirs, processor, ours, batch))
+        ways = (
+            {
+                "detkit": partial(infer, ours, batch),
+                "transformers": partial(infer_theirs, theirs, processor, ours, batch),
+            }
             if work == "inference"
-            else (partial(train, ours, batch), partial(train_theirs, theirs, ours, batch))
+            else {"detkit": partial(train, ours, batch), "transformers": partial(train_theirs, theirs, ours, batch)}
         )
-        ours_s, theirs_s = interleaved([mine, yours], repeats, device)
-        shape = f"{work}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}"
-        print(f"| DETR R50 | {shape} | {ours_s:.3f} | {theirs_s:.3f} | {theirs_s / ours_s:.2f} |", flush=True)
+        row(f"DETR R50, {work}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}", ways, repeats, device)
 
 
 @torch.inference_mode()

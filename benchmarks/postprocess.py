@@ -12,8 +12,7 @@ import argparse
 from functools import partial
 
 import torch
-import torchvision
-from timing import interleaved
+from timing import head, row
 from torch import Tensor
 from torchvision.ops.boxes import _batched_nms_vanilla
 
@@ -32,12 +31,9 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     boxes, scores = (tensor.to(device) for tensor in candidates())
-    mine, yours = interleaved([partial(detkit, boxes, scores), partial(per_class, boxes, scores)], repeats, device)
-    print(f"{device}; torch {torch.__version__}, torchvision {torchvision.__version__}; median seconds of {repeats}\n")
-    print("| work | detkit | torchvision | torchvision / detkit |\n|---|---|---|---|")
-    print(
-        f"| postprocess, {CANDIDATES} candidates, {CLASSES} classes | {mine:.3f} | {yours:.3f} | {yours / mine:.2f} |"
-    )
+    head(["detkit", "torchvision", "torchvision / detkit"], ["torchvision"], device, repeats)
+    ways = {"detkit": partial(detkit, boxes, scores), "torchvision": partial(per_class, boxes, scores)}
+    row(f"postprocess, {CANDIDATES} candidates, {CLASSES} classes", ways, repeats, device)
 
 
 def candidates() -> tuple[Tensor, Tensor]:

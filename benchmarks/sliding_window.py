@@ -9,7 +9,7 @@ import argparse
 from functools import partial
 
 import torch
-from timing import interleaved
+from timing import head, row
 
 from detkit.detectors.sliding_window import SlidingWindow, SlidingWindowConfig, build_sliding_window
 from detkit.nn.proposals.windows import Level
@@ -28,13 +28,9 @@ def main() -> None:
     with torch.inference_mode():
         levels = detector.pyramid(torch.randn(3, *IMAGE, device=device))
         windows = sum(len(level.boxes()) for level in levels)
-        mine, crops = interleaved(
-            [partial(detector.dense, levels), partial(one_by_one, detector, levels)], repeats, device
-        )
-    print(f"{device}; torch {torch.__version__}; median seconds of {repeats}\n")
-    print("| work | dense | crop by crop | crop by crop / dense |\n|---|---|---|---|")
-    work = f"{windows:,} windows of a picture of {IMAGE[1]} x {IMAGE[0]}"
-    print(f"| {work} | {mine:.3f} | {crops:.3f} | {crops / mine:.1f} |")
+        head(["dense", "crop by crop", "crop by crop / dense"], [], device, repeats)
+        ways = {"dense": partial(detector.dense, levels), "crops": partial(one_by_one, detector, levels)}
+        row(f"{windows:,} windows of a picture of {IMAGE[1]} x {IMAGE[0]}", ways, repeats, device)
 
 
 def one_by_one(detector: SlidingWindow, levels: list[Level]) -> None:

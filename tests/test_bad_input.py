@@ -23,6 +23,7 @@ from detkit.config import load_config
 from detkit.data.dataset import ImageDataset
 from detkit.engine.evaluate import build_evaluator
 from detkit.engine.run import RunConfig
+from detkit.evaluation.coco import CocoBackend
 from detkit.evaluation.evaluator import Evaluator
 from tests.cli_support import FAST, TINY, train_tiny, write_config
 from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc, write_yolo
@@ -499,10 +500,10 @@ def test_a_picture_lost_while_the_workers_read(
     """After it was checked, and its proposals found."""
     from detkit.engine import evaluate, train
 
-    def lose(dataset: ImageDataset) -> Evaluator:
+    def lose(dataset: ImageDataset, coco_backend: CocoBackend) -> Evaluator:
         for path in shapes.rglob("*_00001.jpg"):
             path.unlink()
-        return build_evaluator(dataset)
+        return build_evaluator(dataset, coco_backend)
 
     monkeypatch.setattr(train, "build_evaluator", lose)
     monkeypatch.setattr(evaluate, "build_evaluator", lose)
@@ -514,6 +515,14 @@ def test_a_picture_lost_while_the_workers_read(
             f"voc {split} (2007_{split}) was checked\n"
         )
         shutil.copytree(pictures, shapes / "VOC2007/JPEGImages", dirs_exist_ok=True)
+
+
+def test_the_fast_coco_backend_without_numba(refused: Refused, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detkit.ops.compiled._numba_works", lambda: False)
+    assert refused(cli.evaluate, run, "--set", "eval.coco_backend=fast") == (
+        "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
+        "pip install numba, or choose pycocotools\n"
+    )
 
 
 def test_a_full_disk_while_proposals_are_kept(

@@ -17,6 +17,7 @@ from detkit.detectors.detector import Detector
 from detkit.engine import distributed
 from detkit.engine.proposals import proposals_for
 from detkit.engine.run import RunConfig, load_detector
+from detkit.evaluation.coco import CocoBackend
 from detkit.evaluation.evaluator import Arrays, Evaluation, Evaluator, Protocol
 from detkit.structures import Batch, Detections, ImageId
 
@@ -71,9 +72,9 @@ def _relabel(detections: Detections, to_dataset: torch.Tensor, class_names: tupl
     return Detections(detections.boxes[keep], detections.scores[keep], labels[keep], class_names)
 
 
-def build_evaluator(dataset: ImageDataset) -> Evaluator:
+def build_evaluator(dataset: ImageDataset, coco_backend: CocoBackend = "pycocotools") -> Evaluator:
     ground_truth = [dataset.ground_truth(index) for index in range(len(dataset))]
-    return Evaluator(dataset.class_names, dataset.category_ids, ground_truth)
+    return Evaluator(dataset.class_names, dataset.category_ids, ground_truth, coco_backend=coco_backend)
 
 
 def evaluation_loader(
@@ -137,5 +138,5 @@ def evaluate_source(
             workers=settings.loader.workers,
             proposals=proposals_for(detector, dataset, settings.data.root, workers=settings.loader.workers),
         )
-        evaluator = build_evaluator(dataset)
+        evaluator = build_evaluator(dataset, settings.eval.coco_backend)
         return evaluate(detector, loader, evaluator, protocols, device=device), evaluator

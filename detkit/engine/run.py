@@ -60,8 +60,8 @@ class RunConfig(Config):
         return value
 
 
-# what may differ when a run is resumed: how long, on what machine
-RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root")
+# what may differ when a run is resumed: how long, on what machine and by what means
+RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root", "eval.coco_backend")
 
 
 def create_run_folder(wanted: Path | None, name: str) -> Path:

@@ -87,7 +87,7 @@ def _train(
         workers=config.loader.workers,
         proposals=proposals_for(detector, val_set, config.data.root, workers=config.loader.workers),
     )
-    evaluator = build_evaluator(val_set)
+    evaluator = build_evaluator(val_set, config.eval.coco_backend)
     start, step, best, finished = 0, 0, -math.inf, False
     if resume:
         start, step, best, finished = resume_state(folder, detector, optimizer, scaler, ema)

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from detkit.config import Config
-from detkit.evaluation.coco import coco_metrics
+from detkit.evaluation.coco import CocoBackend, check_backend, coco_metrics
 from detkit.evaluation.voc import voc_ap
 from detkit.structures import Detections, GroundTruth, ImageId
 
@@ -36,10 +36,15 @@ Arrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class EvalConfig(Config):
-    """`protocol`: whose headline number selects the best checkpoint. `batch_size`: images at a time."""
+    """
+    protocol      whose headline number selects the best checkpoint
+    batch_size    images at a time
+    coco_backend  what computes the COCO numbers: the same bits either way, `fast` in a hundredth of the time
+    """
 
     protocol: Protocol = "voc07"
     batch_size: int = Field(8, ge=1)
+    coco_backend: CocoBackend = "pycocotools"
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,19 @@ class Evaluator:
     """Collects the detections of a data set and measures them.
 
     `class_names` and `category_ids` (the data set's own ids) have K entries; `ground_truth` has every image once, the
-    empty ones too.
+    empty ones too. Raises UserError at once if `coco_backend` cannot run here.
     """
 
     def __init__(
-        self, class_names: Sequence[str], category_ids: Sequence[int], ground_truth: Sequence[GroundTruth]
+        self,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        ground_truth: Sequence[GroundTruth],
+        *,
+        coco_backend: CocoBackend = "pycocotools",
     ) -> None:
+        check_backend(coco_backend)
+        self.coco_backend = coco_backend
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self.ground_truth = tuple(ground_truth)
@@ -171,7 +183,7 @@ class Evaluator:
         num_classes = len(self.class_names)
         detections = [self.detections[image.image_id] for image in self.ground_truth]
         if protocol == "coco":
-            metrics, per_class = coco_metrics(self.ground_truth, detections, num_classes)
+            metrics, per_class = coco_metrics(self.ground_truth, detections, num_classes, backend=self.coco_backend)
             return ProtocolResult(RULES[protocol], "AP", metrics, self._by_class(per_class))
         per_class = voc_ap(self.ground_truth, detections, num_classes, eleven_point=protocol == "voc07")
         present = per_class[~np.isnan(per_class)]

@@ -51,7 +51,7 @@ def detections_to_coco(detections: Mapping[ImageId, Detections], category_ids: S
         {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
         for image_id, found in detections.items()
         for box, score, label in zip(
-            to_xywh(found.boxes.cpu().numpy()), found.scores.tolist(), found.labels.tolist(), strict=True
+            to_xywh(found.boxes.cpu().numpy()).tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
         )
     ]
 

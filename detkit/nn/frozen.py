@@ -13,15 +13,16 @@ import torchvision
 from torch import Tensor, nn
 
 
-class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
+class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):  # type: ignore[misc]
     """torchvision's; while it is `folded`, the convolution before it does its work."""
 
     folded = False
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """`[C]` each, of the result x * scale + shift."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        return scale, self.bias - self.running_mean * scale
+        scale: Tensor = self.weight * (self.running_var + self.eps).rsqrt()
+        shift: Tensor = self.bias - self.running_mean * scale
+        return scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
         normed: Tensor = x if self.folded else super().forward(x)
@@ -41,7 +42,7 @@ class FoldedConv2d(nn.Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=conv.bias is not None,
-            padding_mode=conv.padding_mode,  # type: ignore[arg-type]
+            padding_mode=conv.padding_mode,
             device="meta",
         )
         self.weight, self.bias = conv.weight, conv.bias
@@ -50,13 +51,12 @@ class FoldedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self._norm[0]
-        if not norm.folded:
-            y: Tensor = super().forward(x)
-            return y
-        scale, shift = norm.scale_and_shift()
-        if self.bias is not None:
-            shift = shift + scale * self.bias
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        weight, bias = self.weight, self.bias
+        if norm.folded:
+            scale, shift = norm.scale_and_shift()
+            weight, bias = weight * scale[:, None, None, None], shift if bias is None else shift + scale * bias
+        y: Tensor = self._conv_forward(x, weight, bias)
+        return y
 
 
 def fold_frozen_norms(network: nn.Module) -> None:

@@ -6,11 +6,26 @@ Legend: A anchors a cell, H x W cells. Anchors are float `[..., 4]` xyxy in inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
+
+
+def cached(function: FunctionT) -> FunctionT:
+    """Keeps the last 16 results of `function`, whose arguments are hashable; nobody may write to them."""
+    kept = lru_cache(maxsize=16)(torch.inference_mode(False)(function))  # training too may need it, after inference
+
+    @wraps(function)
+    def remembered(*args: Any) -> Tensor:
+        # what a program is traced with are no real tensors
+        return function(*args) if torch.compiler.is_compiling() else kept(*args)
+
+    return cast(FunctionT, remembered)
 
 
 def cell_anchors(

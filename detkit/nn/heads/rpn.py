@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detkit.config import Config
 from detkit.nn.assign.iou_matcher import BETWEEN, match_by_iou, sample_matches
-from detkit.ops.anchors import cell_anchors, grid_anchors
+from detkit.ops.anchors import cached, cell_anchors, grid_anchors
 from detkit.ops.boxes import clip_boxes, valid_boxes
 from detkit.ops.coders import BoxCoder
 from detkit.ops.nms import class_aware_nms
@@ -62,6 +62,24 @@ class RPNConfig(Config):
         return self
 
 
+@cached
+def pyramid_anchors(
+    config: AnchorConfig,
+    strides: tuple[int, ...],
+    feature_sizes: tuple[Size, ...],
+    padded_size: Size,
+    device: torch.device,
+) -> Tensor:
+    """Float32 `[A, 4]` xyxy in input px of all levels, one of `feature_sizes` each; images are padded to
+    `padded_size`."""
+    levels = []
+    for sizes, stride, (height, width) in zip(config.sizes, strides, feature_sizes, strict=True):
+        cells = cell_anchors(sizes, config.ratios, rounding=config.rounding)
+        spacing = (padded_size[0] // height, padded_size[1] // width) if config.spacing == "image" else stride
+        levels.append(grid_anchors(cells, (height, width), spacing, offset=config.offset))
+    return torch.cat(levels).to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class RPNOutputs:
     """
@@ -101,22 +119,18 @@ class RPN(nn.Module):
         for conv in (self.conv, self.objectness, self.deltas):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.cells = [cell_anchors(sizes, anchors.ratios, rounding=anchors.rounding) for sizes in anchors.sizes]
 
     def forward(self, features: list[Tensor], input_sizes: Sequence[Size], padded_size: Size) -> RPNOutputs:
-        logits, deltas, anchors = [], [], []
-        for level, stride, cells in zip(features, self.strides, self.cells, strict=True):
+        logits, deltas = [], []
+        for level in features:
             hidden = F.relu(self.conv(level))
             logits.append(self._logits(self.objectness(hidden)))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            height, width = level.shape[-2:]
-            from_image = self.config.anchors.spacing == "image"
-            spacing = (padded_size[0] // height, padded_size[1] // width) if from_image else stride
-            anchors.append(grid_anchors(cells, (height, width), spacing, offset=self.config.anchors.offset))
+        sizes = tuple((level.shape[2], level.shape[3]) for level in features)
         return RPNOutputs(
             torch.cat(logits, dim=1),
             torch.cat(deltas, dim=1),
-            torch.cat(anchors).to(deltas[0].device, torch.float32),
+            pyramid_anchors(self.config.anchors, self.strides, sizes, padded_size, deltas[0].device),
             tuple(level.shape[1] for level in logits),
             tuple(input_sizes),
         )

@@ -19,7 +19,7 @@ from detkit.config import Config, UserError
 from detkit.nn.assign.iou_matcher import match_bipartite
 from detkit.nn.blocks import ConvBlock
 from detkit.nn.heads.detections import select_detections
-from detkit.ops.anchors import grid_anchors, prior_anchors
+from detkit.ops.anchors import cached, grid_anchors, prior_anchors
 from detkit.ops.coders import BoxCoder
 from detkit.structures import Detections, ImageInfo, Size, Target
 
@@ -110,22 +110,11 @@ class SSDHead(nn.Module):
             for convs, width in ((self.classifier, len(self.class_names) + 1), (self.regressor, 4))
         )
         sizes = [(level.shape[2], level.shape[3]) for level in features]
-        return SSDOutputs(logits, deltas, self.priors(sizes, size).to(deltas.device))
+        return SSDOutputs(logits, deltas, self.priors(sizes, size, deltas.device))
 
-    def priors(self, feature_sizes: Sequence[Size], size: Size) -> Tensor:
+    def priors(self, feature_sizes: Sequence[Size], size: Size, device: torch.device | None = None) -> Tensor:
         """`[A, 4]` xyxy in px of an input of `size` (h, w). Raises UserError for the steps of another size."""
-        config, levels = self.config, []
-        for i, (height, width) in enumerate(feature_sizes):
-            largest = max(size) if config.clip_sides else None
-            cells = prior_anchors(config.min_sizes[i], config.max_sizes[i], config.ratios[i], largest=largest)
-            step = (config.steps[i],) * 2 if config.steps else (size[0] / height, size[1] / width)
-            if abs(height - size[0] / step[0]) >= 1 or abs(width - size[1] / step[1]) >= 1:
-                raise UserError(
-                    f"head.steps: {step[0]:g} px do not fit level {i}, of {height} x {width} cells, and an input of "
-                    f"{size[0]} x {size[1]} px; give the steps of this size, or null for input / map size"
-                )
-            levels.append(grid_anchors(cells, (height, width), step, offset=0.5))
-        return torch.cat(levels)
+        return _priors(self.config, tuple(feature_sizes), (size[0], size[1]), device or torch.device("cpu"))
 
     def criterion(self, outputs: SSDOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Section 2.2, eq. 1: both losses are divided by the matched priors of the batch, and are 0 without any."""
@@ -172,6 +161,22 @@ class SSDHead(nn.Module):
             )
             for candidates in zip(boxes, scores, infos, strict=True)
         ]
+
+
+@cached
+def _priors(config: SSDHeadConfig, feature_sizes: tuple[Size, ...], size: Size, device: torch.device) -> Tensor:
+    levels = []
+    for i, (height, width) in enumerate(feature_sizes):
+        largest = max(size) if config.clip_sides else None
+        cells = prior_anchors(config.min_sizes[i], config.max_sizes[i], config.ratios[i], largest=largest)
+        step = (config.steps[i],) * 2 if config.steps else (size[0] / height, size[1] / width)
+        if abs(height - size[0] / step[0]) >= 1 or abs(width - size[1] / step[1]) >= 1:
+            raise UserError(
+                f"head.steps: {step[0]:g} px do not fit level {i}, of {height} x {width} cells, and an input of "
+                f"{size[0]} x {size[1]} px; give the steps of this size, or null for input / map size"
+            )
+        levels.append(grid_anchors(cells, (height, width), step, offset=0.5))
+    return torch.cat(levels).to(device)
 
 
 def _by_prior(predicted: Tensor, width: int) -> Tensor:

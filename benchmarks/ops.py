@@ -1,0 +1,129 @@
+"""Box ops beside torchvision's, in turn, and the import of `detkit.ops.iou` beside torch's.
+
+python benchmarks/ops.py [--repeats N]      CUDA if there is one, else the CPU
+
+The results are compared too: equal, but for RoIAlign, whose sums are in another order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torchvision
+from timing import head, row
+from torch import Tensor
+from torch.testing import assert_close
+
+from detkit.nn.heads.rpn import AnchorConfig, pyramid_anchors
+from detkit.ops.iou import box_iou
+from detkit.ops.nms import class_aware_nms, nms
+from detkit.ops.roi import roi_align
+
+SIDE = 1000  # px of the image
+ROIS, MAP, POOLED, STRIDE = 512, (1, 256, 50, 68), 7, 16
+IMPORTS = 5
+FEATURE_SIZES = ((200, 304), (100, 152), (50, 76), (25, 38), (13, 19))  # of 800 x 1216 px
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of each, after one that is not counted")
+    repeats = parser.parse_args().repeats
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    head(["detkit", "torchvision", "torchvision / detkit"], ["torchvision"], device, repeats)
+    for count in (1000, 5000):
+        boxes1, boxes2 = clustered(count).to(device), clustered(count).to(device)
+        ways = {"detkit": partial(box_iou, boxes1, boxes2)}
+        ways["torchvision"] = partial(torchvision.ops.box_iou, boxes1, boxes2)
+        compare(f"IoU, {count} x {count}", ways, repeats, device)
+    for count in (1000, 5000, 20000):
+        boxes, scores = clustered(count).to(device), torch.randperm(count).float().to(device)
+        ways = {"detkit": partial(nms, boxes, scores, 0.5)}
+        ways["torchvision"] = partial(torchvision.ops.nms, boxes, scores, 0.5)
+        compare(f"NMS, {count} boxes, {len(ways['detkit']())} kept", ways, repeats, device)
+    for count in (5000, 20000):
+        boxes, scores = clustered(count).to(device), torch.randperm(count).float().to(device)
+        labels = torch.randint(0, 80, (count,), device=device)
+        ways = {"detkit": partial(class_aware_nms, boxes, scores, labels, 0.5)}
+        ways["torchvision"] = partial(torchvision.ops.batched_nms, boxes, scores, labels, 0.5)
+        compare(f"class-aware NMS, {count} boxes, 80 classes", ways, repeats, device)
+    roi_align_rows(repeats, device)
+    generator = torchvision.models.detection.anchor_utils.AnchorGenerator(
+        tuple((size,) for (size,) in AnchorConfig().sizes), ((0.5, 1.0, 2.0),) * len(FEATURE_SIZES)
+    )
+    images = torchvision.models.detection.image_list.ImageList(
+        torch.empty(1, 3, 800, 1216, device=device), [(800, 1216)]
+    )
+    maps = [torch.empty(1, 1, *size, device=device) for size in FEATURE_SIZES]
+    ours = partial(pyramid_anchors, AnchorConfig(), (4, 8, 16, 32, 64), FEATURE_SIZES, (800, 1216), device)
+    ways = {"detkit": ours, "torchvision": lambda: generator(images, maps)[0]}
+    compare("anchors of 800 x 1216, five levels", ways, repeats, device)
+    alone, ours_s = import_seconds()
+    print(f"\nimport torch {alone:.3f} s, import detkit.ops.iou {ours_s:.3f} s; whole processes, medians of {IMPORTS}")
+
+
+def clustered(count: int) -> Tensor:
+    """Boxes `[count, 4]`, 30 around each object, as a detector finds them before suppression."""
+    objects = torch.rand(count // 30 + 1, 2) * SIDE
+    centers = objects.repeat_interleave(30, dim=0)[:count] + 8 * torch.randn(count, 2)
+    half = (10 + 60 * torch.rand(count, 2)) / 2
+    return torch.cat([centers - half, centers + half], dim=1)
+
+
+def compare(work: str, ways: dict[str, Callable[[], Tensor]], repeats: int, device: torch.device) -> None:
+    assert_close(*(way() for way in ways.values()), rtol=0, atol=0)
+    row(work, ways, repeats, device)
+
+
+def roi_align_rows(repeats: int, device: torch.device) -> None:
+    features = torch.randn(MAP, device=device).contiguous(memory_format=torch.channels_last)  # as a detector has them
+    corners = torch.rand(ROIS, 2) * torch.tensor([MAP[3], MAP[2]]) * STRIDE
+    sides = 16 + torch.rand(ROIS, 2) * 300
+    boxes = [torch.cat([corners, corners + sides], dim=1).to(device)]
+    gradient = torch.randn(ROIS, MAP[1], POOLED, POOLED, device=device)
+
+    def ours(features: Tensor) -> Tensor:
+        return roi_align(features, boxes, POOLED, 1 / STRIDE, sampling_ratio=2)
+
+    def theirs(features: Tensor) -> Tensor:
+        return torchvision.ops.roi_align(features, boxes, POOLED, 1 / STRIDE, 2, aligned=True)
+
+    def both_ways(pool: Callable[[Tensor], Tensor], features: Tensor) -> list[Tensor]:
+        features = features.detach().requires_grad_()
+        pooled = pool(features)
+        pooled.backward(gradient)
+        assert features.grad is not None
+        return [pooled.detach(), features.grad]
+
+    plain = features.contiguous()  # the format that torchvision's kernel reads
+    mine, yours = both_ways(ours, features), both_ways(theirs, plain)
+    scale = yours[1].abs().max()
+    assert_close([mine[0], mine[1] / scale], [yours[0], yours[1] / scale], rtol=0, atol=1e-4)
+    work = f"RoIAlign, {ROIS} regions of {MAP[1]} x {MAP[2]} x {MAP[3]}, {POOLED} x {POOLED}"
+    row(work, {"detkit": partial(ours, features), "torchvision": partial(theirs, plain)}, repeats, device)
+    ways = {"detkit": partial(both_ways, ours, features), "torchvision": partial(both_ways, theirs, plain)}
+    row(f"{work}, and its gradient", ways, repeats, device)
+
+
+def import_seconds() -> tuple[float, float]:
+    """Median seconds of the interpreter with torch, and with `detkit.ops.iou`."""
+    times: dict[str, list[float]] = {"torch": [], "detkit.ops.iou": []}
+    for _ in range(IMPORTS):
+        for module, seconds in times.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+            seconds.append(time.perf_counter() - start)
+    torch_alone, ours = (statistics.median(seconds) for seconds in times.values())
+    return torch_alone, ours
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Faster R-CNN, SSD and SSDLite beside torchvision's own: the same weights, the same input, in turn.
+
+python benchmarks/torchvision_detectors.py [--repeats N] [--models NAME ...] [--amp bf16]      CUDA if there is one
+
+Both train with the same frozen or learned batch norms. The last table is of fresh processes, one for each: what the
+peak of their memory grows by in two training steps (on CUDA: the peak that is allocated there).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torchvision
+from batches import random_batch
+from timing import head, peak_memory, row
+from torch import Tensor, nn
+from torchvision.models import detection
+
+from detkit.detectors.build import build_detector
+from detkit.detectors.detector import Detector
+from detkit.engine.amp import AMP, autocast
+from detkit.structures import Batch
+from detkit.weights.torchvision import CONFIGS, convert_keys
+
+CLASSES, OBJECTS = 90, 8
+
+
+@dataclass(frozen=True)
+class Case:
+    size: tuple[int, int]  # h, w of its images
+    batch: int  # images of a training step
+
+
+CASES = {
+    "fasterrcnn_resnet50_fpn": Case((800, 1066), 2),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": Case((320, 426), 4),
+    "ssd300_vgg16": Case((300, 300), 4),
+    "ssdlite320_mobilenet_v3_large": Case((320, 320), 4),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
+    parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--amp", choices=["off", "bf16"], default="off", help="of detkit's side")
+    parser.add_argument("--memory-of", choices=["detkit", "torchvision"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if args.memory_of:
+        print(memory(args.models[0], args.memory_of, args.amp, device))
+        return
+    head(["detkit", "torchvision", "torchvision / detkit"], ["torchvision"], device, args.repeats)
+    for model in args.models:
+        ours, theirs = build_pair(model, device)
+        for work in ("inference", "training step"):
+            batch = make_batch(model, ours, work, device)
+            detkit, peer = (infer, infer_theirs) if work == "inference" else (train, train_theirs)
+            ways = {"detkit": partial(detkit, ours, batch, args.amp), "torchvision": partial(peer, theirs, batch)}
+            height, width = CASES[model].size
+            row(f"{model}, {work}, {len(batch)} x {height} x {width}", ways, args.repeats, device)
+        del ours, theirs, ways
+    print("\n| peak memory of a training step, MiB | detkit | torchvision |\n|---|---|---|")
+    for model in args.models:
+        command = [sys.executable, __file__, "--models", model, "--amp", args.amp, "--memory-of"]
+        cells = [
+            subprocess.run([*command, side], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+            for side in ("detkit", "torchvision")
+        ]
+        print(f"| {model} | {' | '.join(cells)} |", flush=True)
+
+
+def build_pair(model: str, device: torch.device) -> tuple[Detector, nn.Module]:
+    """detkit's and torchvision's with the same random weights, all of them trained."""
+    torch.manual_seed(0)
+    config = CONFIGS[model]
+    frozen = "resnet" in model
+    options = {"norm_layer": torchvision.ops.FrozenBatchNorm2d} if frozen else {}
+    theirs: nn.Module = getattr(detection, model)(weights=None, weights_backbone=None, **options).to(device)
+    change: dict[str, object] = {"frozen_stages": 0}
+    if model.startswith("fasterrcnn"):
+        change |= {"norm": "frozen_bn" if frozen else "bn", "norm_eps": 1e-5}
+    backbone = config.backbone.model_copy(update=change)
+    ours = build_detector(config.model_copy(update={"backbone": backbone}), [str(i) for i in range(CLASSES)])
+    ours.load_state_dict(convert_keys(theirs.state_dict()))
+    return ours.to(device), theirs
+
+
+def make_batch(model: str, ours: Detector, work: str, device: torch.device) -> Batch:
+    case = CASES[model]
+    count = 1 if work == "inference" else case.batch
+    return random_batch([case.size] * count, OBJECTS, CLASSES, stride=ours.input.stride).to(device)
+
+
+@torch.inference_mode()
+def infer(detector: Detector, batch: Batch, amp: AMP) -> None:
+    detector.eval()
+    with autocast(batch.images.device, amp):
+        outputs = detector(batch)
+    detector.postprocess(outputs, batch.infos)
+
+
+@torch.inference_mode()
+def infer_theirs(model: nn.Module, batch: Batch) -> None:
+    model.eval()(pictures(batch))
+
+
+def train(detector: Detector, batch: Batch, amp: AMP) -> None:
+    assert batch.targets
+    detector.train()
+    with autocast(batch.images.device, amp):
+        outputs = detector(batch)
+    backward(detector, detector.criterion(outputs, batch.targets))
+
+
+def train_theirs(model: nn.Module, batch: Batch) -> None:
+    targets = [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets or ()]
+    backward(model, model.train()(pictures(batch), targets))
+
+
+def pictures(batch: Batch) -> list[Tensor]:
+    return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.input_sizes, strict=True)]
+
+
+def backward(model: nn.Module, losses: dict[str, Tensor]) -> None:
+    torch.stack(list(losses.values())).sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def memory(model: str, side: str, amp: AMP, device: torch.device) -> int:
+    """MiB by which the peak of this process grows in two training steps."""
+    ours, theirs = build_pair(model, device)
+    batch = make_batch(model, ours, "training step", device)
+    work: Callable[[], None] = (
+        partial(train, ours, batch, amp) if side == "detkit" else partial(train_theirs, theirs, batch)
+    )
+    before = peak_memory(device)
+    work()
+    work()
+    return peak_memory(device) - before
+
+
+if __name__ == "__main__":
+    main()
