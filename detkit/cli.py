@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import UserError
+from detkit.engine.memory import keep_memory
 
 PROTOCOLS: tuple[Any, ...] = ("voc07", "voc10", "coco")
 SOURCE = (
@@ -192,6 +193,7 @@ def _run(
 ) -> int:
     """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted."""
     options = parser.parse_args(arguments)
+    keep_memory()
     try:
         action(options)
     except UserError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Literal
 
 import cv2
@@ -19,12 +18,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from detkit.config import Config, UserError
 from detkit.data.coco import COCOConfig, read_coco
-from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import Loader
 from detkit.data.proposals import ProposalFolder
 from detkit.data.shapes import ShapesConfig, read_shapes
-from detkit.data.transforms import Augment, resize_sample
+from detkit.data.transfer import CollateInWorker
+from detkit.data.transforms import Augment
 from detkit.data.voc import VOCConfig, read_voc
 from detkit.data.yolo import YOLODataConfig, read_yolo
 from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
@@ -96,7 +95,7 @@ def build_loader(
     )
     return Loader(
         _Prepared(dataset, augment, place, proposals),
-        partial(collate, stride=stride, with_targets=with_targets),
+        CollateInWorker(stride, with_targets, workers),
         batch_sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -171,7 +170,10 @@ class BatchSampler(Sampler[list[Key]]):
 
 
 class _Prepared:
-    """What a worker does for a key: decode, augment, resize. `orig_size` is that of the augmented picture."""
+    """What a worker does for a key: decode and augment; the interpolation of the resize, which is left to `collate`.
+
+    `orig_size` is that of the augmented picture.
+    """
 
     def __init__(
         self, dataset: ImageDataset, augment: Augment | None, place: Place, proposals: ProposalFolder | None
@@ -181,7 +183,7 @@ class _Prepared:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: Key) -> tuple[Sample, ImageInfo]:
+    def __getitem__(self, key: Key) -> tuple[Sample, ImageInfo, int]:
         index, seed, draw = key
         try:
             sample = self.dataset.load(index)
@@ -192,7 +194,7 @@ class _Prepared:
                 sample, interpolation = self.augment(sample, seed), self.augment.interpolation(seed)
             height, width = sample.image.shape[:2]
             info = self.place(sample.image_id, (height, width), draw)
-            return resize_sample(sample, info.input_size, interpolation), info
+            return sample, info, interpolation
         except UserError:
             raise
         except Exception as error:

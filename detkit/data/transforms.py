@@ -1,6 +1,6 @@
 """Augmentation of one image with its boxes. The only file that imports albumentations.
 
-What moves boxes is written out here, in whole pixels: flips and windows, so nothing but the colours passes through
+What moves boxes is written out here, in whole pixels: flips and windows, so nothing but colours passes through
 albumentations. Everything random is a function of the seed that is passed in.
 """
 
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,8 +20,8 @@ from pydantic import Field, field_validator
 from detkit.config import Config
 from detkit.structures import Sample, Size
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for newer versions when imported
-import albumentations as A
+if TYPE_CHECKING:
+    import albumentations as A
 
 MIN_VISIBLE = 0.25  # an object is dropped if less of its box than this is left in a window
 MIN_CROP = 0.3  # of either side of the picture (SSD)
@@ -89,18 +92,16 @@ class Augment:
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
-        changes = _photometric(config.photometric) if config.photometric else []
-        changes += [_hsv(*config.hsv)] if config.hsv else []
-        # one composition would give all its changes the same random numbers
-        self._colour_changes = [A.Compose([change]) for change in changes]
+        self._photometric = _photometric(config.photometric) if config.photometric else []
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         config, rng = self.config, np.random.default_rng(seed)
         if rng.random() < config.horizontal_flip:
             sample = _flip(sample)
-        for change in self._colour_changes:
-            change.set_random_seed(int(rng.integers(2**31)))
-            sample = replace(sample, image=change(image=sample.image)["image"])
+        for change in self._photometric:
+            sample = _Unpainted.of(sample, partial(_with_albumentations, change, int(rng.integers(2**31))))
+        if config.hsv:
+            sample = _Unpainted.of(sample, _hsv(rng, *config.hsv))
         if config.expand > 1 and rng.random() < 0.5:
             sample = _expand(sample, rng, config.expand)
         if config.iou_crop:
@@ -115,7 +116,7 @@ class Augment:
             sample = _translate(sample, rng, config.translate)
         if config.jitter:
             sample = _jitter(sample, rng, config.jitter, config.jitter_scale)
-        return sample
+        return _painted(sample)
 
     def interpolation(self, seed: int) -> int:
         """How the sample of this seed is resized to the input's size."""
@@ -124,12 +125,20 @@ class Augment:
         return int(np.random.default_rng((seed, 1)).choice(INTERPOLATIONS))
 
 
-def resize_sample(sample: Sample, size: Size, interpolation: int = cv2.INTER_LINEAR) -> Sample:
-    """The sample stretched to `size` (h, w); bilinear unless another of OpenCV's interpolations is given."""
+def resize_sample(
+    sample: Sample, size: Size, interpolation: int = cv2.INTER_LINEAR, out: np.ndarray | None = None
+) -> Sample:
+    """The sample stretched to `size` (h, w); bilinear unless another of OpenCV's interpolations is given.
+
+    out  uint8 `[h, w, 3]` that becomes the image
+    """
     height, width = sample.image.shape[:2]
     if (height, width) == size:
-        return sample
-    image = cv2.resize(sample.image, size[::-1], interpolation=interpolation)
+        if out is None:
+            return sample
+        out[:] = sample.image
+        return replace(sample, image=out)
+    image = cv2.resize(sample.image, size[::-1], dst=out, interpolation=interpolation)
     scale = np.array([size[1] / width, size[0] / height] * 2)
 
     def stretch(boxes: np.ndarray) -> np.ndarray:
@@ -229,7 +238,7 @@ def _jitter(sample: Sample, rng: np.random.Generator, most: float, limits: tuple
     ratio = width * (1 + rng.uniform(-most, most)) / (height * (1 + rng.uniform(-most, most)))
     longer = side * rng.uniform(*limits)
     w, h = (longer * ratio, longer) if ratio < 1 else (longer, longer / ratio)
-    sample = resize_sample(sample, (max(1, round(h)), max(1, round(w))))
+    sample = resize_sample(_painted(sample), (max(1, round(h)), max(1, round(w))))
     top, left = (
         -round(rng.uniform(min(0, free), max(0, free)))
         for free in (side - sample.image.shape[0], side - sample.image.shape[1])
@@ -269,12 +278,14 @@ def _window(
     Objects of which less than `MIN_VISIBLE` is left are dropped; regions to ignore stay while anything is left. `kept`,
     a mask of the boxes, replaces this rule. Proposals are cut off, and stay while anything is left.
     """
-    image = np.empty((*size, 3), np.uint8)
-    image[:] = fill
     bottom, right = min(top + size[0], sample.image.shape[0]), min(left + size[1], sample.image.shape[1])
-    part = sample.image[max(top, 0) : bottom, max(left, 0) : right]
-    y, x = max(-top, 0), max(-left, 0)
-    image[y : y + part.shape[0], x : x + part.shape[1]] = part
+    image = sample.image[max(top, 0) : bottom, max(left, 0) : right]
+    if image.shape[:2] != size:
+        sample = _painted(replace(sample, image=image))
+        image = sample.image
+        y, x = max(-top, 0), max(-left, 0)
+        below, beside = size[0] - y - image.shape[0], size[1] - x - image.shape[1]
+        image = cv2.copyMakeBorder(image, y, below, x, beside, cv2.BORDER_CONSTANT, value=fill)
     boxes, visible = _seen(sample.boxes, top, left, size)
     proposals = sample.proposals
     if proposals is not None:
@@ -304,18 +315,72 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
 
 
-def _photometric(probability: float) -> list[A.ImageOnlyTransform]:
+@dataclass(frozen=True, eq=False)
+class _Unpainted(Sample):
+    """A sample whose colours are still to change: of what a window leaves, and before it adds a canvas."""
+
+    changes: tuple[Callable[[np.ndarray], np.ndarray], ...] = ()
+
+    @classmethod
+    def of(cls, sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> _Unpainted:
+        if isinstance(sample, cls):
+            return replace(sample, changes=(*sample.changes, change))
+        fields = (sample.image, sample.boxes, sample.labels, sample.ignore, sample.image_id, sample.proposals)
+        return cls(*fields, (change,))
+
+
+def _painted(sample: Sample) -> Sample:
+    if not isinstance(sample, _Unpainted):
+        return sample
+    image = sample.image
+    for change in sample.changes:
+        image = change(image)
+    return Sample(image, sample.boxes, sample.labels, sample.ignore, sample.image_id, sample.proposals)
+
+
+def _photometric(probability: float) -> list[A.Compose]:
     """In the ranges of SSD: brightness 32 / 255 added, contrast and saturation half, hue 18 / 360 of the circle."""
-    return [
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for newer versions when imported
+    import albumentations as A  # takes seconds, and most recipes go without
+
+    changes = [
         A.RandomBrightnessContrast(32 / 255, (0, 0), brightness_by_max=True, p=probability),
         A.RandomBrightnessContrast((0, 0), 0.5, p=probability),
         A.ColorJitter((1, 1), (1, 1), saturation=(0.5, 1.5), hue=(0, 0), p=probability),
         A.ColorJitter((1, 1), (1, 1), saturation=(1, 1), hue=(-0.05, 0.05), p=probability),
     ]
+    return [A.Compose([change]) for change in changes]  # one for all would give them the same random numbers
 
 
-def _hsv(hue: float, saturation: float, exposure: float) -> A.ImageOnlyTransform:
-    """Exposure multiplies the value of HSV, and so every channel."""
-    return A.ColorJitter(
-        (1 / exposure, exposure), contrast=(1, 1), saturation=(1 / saturation, saturation), hue=(-hue, hue), p=1.0
-    )
+def _with_albumentations(change: A.Compose, seed: int, image: np.ndarray) -> np.ndarray:
+    change.set_random_seed(seed)
+    changed: np.ndarray = change(image=image)["image"]
+    return changed
+
+
+def _hsv(
+    rng: np.random.Generator, hue: float, saturation: float, exposure: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    shift = rng.uniform(-hue, hue)
+    colour, light = rng.uniform(1 / saturation, saturation), rng.uniform(1 / exposure, exposure)
+
+    def change(image: np.ndarray) -> np.ndarray:
+        if saturation > 1 or exposure > 1:
+            image = _blend_with_grey(image, colour, light)
+        return _shift_hue(image, shift) if hue else image
+
+    return change
+
+
+def _blend_with_grey(image: np.ndarray, saturation: float, exposure: float) -> np.ndarray:
+    """0: grey, 1: as it is, more: more colourful. Exposure multiplies the value of HSV, and so every channel."""
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, exposure * saturation, grey, exposure * (1 - saturation), 0, dst=grey)
+
+
+def _shift_hue(image: np.ndarray, part: float) -> np.ndarray:
+    """The hue moved by a part of the circle, which has 256 steps, so that bytes wrap as it does."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    rows = hsv.reshape(len(hsv), -1)
+    rows += np.tile(np.array([round(256 * part) % 256, 0, 0], np.uint8), image.shape[1])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)

@@ -106,7 +106,8 @@ class ImageInput(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         images = batch.images.flip(1) if self.flip_channels else batch.images
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        # [B, 3, H, W] in memory too, whatever the batch has: the same numbers from every loader
+        pixels = (images.to(self.mean.dtype, memory_format=torch.contiguous_format) - self.mean) / self.std
         padding = (127.5 - self.mean[0]) / self.std[0] if isinstance(self.resize, LetterboxConfig) else 0.0
         for image, info in zip(pixels, batch.infos, strict=True):
             (x, y), (height, width) = info.offset, info.input_size

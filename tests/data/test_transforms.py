@@ -1,6 +1,8 @@
 """Augmentation moves the boxes with the picture, and is the same for the same seed."""
 
+import colorsys
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -362,3 +364,55 @@ def test_half_of_the_pictures_have_a_window(sample: Sample) -> None:
     augment = Augment(AugmentConfig(horizontal_flip=0.0, resize_crop=0.5))
     cropped = sum(augment(sample, seed).image.shape != sample.image.shape for seed in range(200))
     assert 75 < cropped < 125
+
+
+def hues(image: np.ndarray) -> np.ndarray:
+    return np.array([[colorsys.rgb_to_hsv(*(pixel / 255)) for pixel in row] for row in image])
+
+
+def test_hsv_moves_all_hues_alike_and_keeps_the_rest() -> None:
+    """By the definition of HSV in Python's colorsys, to within the rounding of 8 bits."""
+    image = np.array([[(200, 40, 30), (30, 180, 60), (50, 70, 220), (220, 210, 40)]], np.uint8)
+    objects = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, hsv=(0.1, 1.0, 1.0)))
+    before, moves = hues(image), []
+    for seed in range(100):
+        after = hues(augment(Sample(image, *objects, 0), seed).image)
+        moved = (after[..., 0] - before[..., 0] + 0.5) % 1 - 0.5
+        np.testing.assert_allclose(moved, moved.mean(), atol=0.012)
+        np.testing.assert_allclose(after[..., 1:], before[..., 1:], atol=0.012)
+        moves.append(moved.mean())
+    assert -0.105 < min(moves) < -0.08
+    assert 0.08 < max(moves) < 0.105
+
+
+def test_hsv_blends_with_grey_by_one_factor() -> None:
+    image = np.array([[(140, 100, 90), (90, 130, 100), (100, 110, 150)]], np.uint8)
+    objects = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    augment = Augment(AugmentConfig(horizontal_flip=0.0, hsv=(0.0, 1.5, 1.0)))
+    grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None]
+    factors = []
+    for seed in range(100):
+        result = augment(Sample(image, *objects, 0), seed).image
+        factor = ((result - grey) * (image - grey)).sum() / ((image - grey) ** 2).sum()
+        np.testing.assert_allclose(result, grey + factor * (image - grey), atol=1.1)
+        factors.append(factor)
+    assert 0.65 < min(factors) < 0.72
+    assert 1.43 < max(factors) < 1.52
+
+
+@pytest.mark.parametrize("change", [{"hsv": (0.1, 1.5, 1.5)}, {"photometric": 1.0}])
+def test_the_canvas_keeps_its_colour_and_the_picture_changes(change: dict[str, Any]) -> None:
+    """Colours that change after a window are those of the whole picture changed before it."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    objects = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    for seed in range(10):
+        painted, larger, smaller = (
+            Augment(AugmentConfig(horizontal_flip=0.0, **change, **jitter))(Sample(image, *objects, 0), seed).image
+            for jitter in ({}, {"scale_jitter": (0.5, 0.5)}, {"scale_jitter": (2.0, 2.0)})
+        )
+        assert (painted != image).any()
+        where = [(y, x) for y in range(21) for x in range(31) if (larger[y : y + 20, x : x + 30] == painted).all()]
+        assert len(where) == 1
+        assert (larger == FILL).all(axis=2).sum() == 40 * 60 - 20 * 30
+        assert any((painted[y : y + 10, x : x + 15] == smaller).all() for y in range(11) for x in range(16))

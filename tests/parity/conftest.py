@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detkit.nn.frozen import FrozenBatchNorm2d
 from detkit.ops import compiled
 
 ROWS: list[tuple[str, str, str, float, float]] = []
@@ -37,13 +36,6 @@ def exact_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ops of torch and torchvision. Random networks have nearly tied detections, and enlarge the rounding of a
     sum in another order; that the compiled kernels change nothing else is shown in `tests/ops`."""
     monkeypatch.setattr(compiled, "_numba_works", lambda: False)
-
-
-def unfold_norms(network: nn.Module) -> None:
-    """Frozen norms on their own, for the same reason; folding is compared in float64, in `tests/nn/test_frozen.py`."""
-    for module in network.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.folded = False
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,7 +14,7 @@ from detkit.nn.transformer import TransformerConfig
 from detkit.structures import Batch
 from detkit.weights.detr import CONFIGS, convert_keys
 from tests.parity.batches import padded_batch
-from tests.parity.conftest import Ledger, unfold_norms
+from tests.parity.conftest import Ledger
 from tests.reference import detr as reference
 
 SIZES = [(224, 310), (270, 200), (160, 160)]
@@ -73,7 +73,6 @@ def pair() -> tuple[DETR, Any]:
     theirs.requires_grad_(True)  # it freezes the whole of its own ResNet, where the paper freezes the first stages
     ours = build_detr(without_dropout(CONFIGS["detr_resnet50"]), CLASSES)
     ours.load_state_dict(convert_keys(theirs.state_dict()))
-    unfold_norms(ours)
     return ours, theirs
 
 
@@ -185,7 +184,6 @@ def test_outputs_equal_the_papers_layers(name: str, compare: Ledger) -> None:
     enliven(theirs)
     ours = build_detr(CONFIGS[name], CLASSES).eval()
     ours.load_state_dict(convert_keys(theirs.state_dict()))
-    unfold_norms(ours)
     batch = make_batch()
     padding = torch.ones(3, 270, 310, dtype=torch.bool)
     for of_image, (height, width) in zip(padding, SIZES, strict=True):

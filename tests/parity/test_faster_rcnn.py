@@ -12,7 +12,7 @@ from detkit.detectors.faster_rcnn import FasterRCNN, build_faster_rcnn
 from detkit.structures import Batch
 from detkit.weights.torchvision import CONFIGS, convert_keys
 from tests.parity.batches import padded_batch
-from tests.parity.conftest import Ledger, unfold_norms
+from tests.parity.conftest import Ledger
 
 SIZES = [(256, 320), (288, 256), (256, 256)]  # the short side is 256: neither resizes anything
 OBJECTS = [0, 1, 12]
@@ -39,7 +39,6 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, FasterRCNN, nn.Module]:
     backbone = config.backbone.model_copy(update={"frozen_stages": 0})
     ours = build_faster_rcnn(config.model_copy(update={"backbone": backbone}), CLASSES)
     ours.load_state_dict(convert_keys(theirs.state_dict()))
-    unfold_norms(ours)
     return request.param, ours, theirs
 
 

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
 from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
-from detkit.nn.frozen import FrozenBatchNorm2d, fold_frozen_norms
 
 # the last block of each stride, and its channels
 GOOGLENET = {"conv1": 64, "conv3": 192, "inception3b": 480, "inception4e": 832, "inception5b": 1024}
@@ -86,7 +86,6 @@ def _build(config: GoogLeNetConfig | InceptionV3Config, stages: Mapping[str, int
         load_weights(network, config.name, config.weights)
     if config.norm == "frozen_bn":
         _freeze_batch_norms(network)
-        fold_frozen_norms(network)
     blocks: dict[str, nn.Module] = {"transform_input": TransformInput()}
     blocks |= {name: block for name, block in network.named_children() if "aux" not in name.lower()}
     names, lasts, channels = list(blocks), list(stages), list(stages.values())

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from torch import nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
 from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
 from detkit.nn.blocks import ConvBlock
-from detkit.nn.frozen import FrozenBatchNorm2d, fold_frozen_norms
 
 STRIDES = (2, 4, 8, 16, 32, 32)
 
@@ -44,7 +44,6 @@ def build_mobilenet_v3(config: MobileNetV3Config) -> StagedBackbone:
     network = models.get_model(config.name, weights=None, norm_layer=partial(norm, eps=config.norm_eps))
     if config.weights:
         load_weights(network, config.name, config.weights)
-    fold_frozen_norms(network)
     blocks = dict(network.features.named_children())
     names = list(blocks)
     strided = [i for i, block in enumerate(blocks.values()) if getattr(block, "_is_cn", False)]

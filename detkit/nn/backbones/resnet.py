@@ -8,10 +8,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import Config
 from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
-from detkit.nn.frozen import FrozenBatchNorm2d, fold_frozen_norms
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # C2, C3, C4, C5
 
@@ -50,7 +50,6 @@ def build_resnet(config: ResNetConfig) -> StagedBackbone:
     )
     if config.weights:
         load_weights(network, config.name, config.weights)
-    fold_frozen_norms(network)
     blocks = {name: block for name, block in network.named_children() if name not in ("avgpool", "fc")}
     expansion = network.inplanes // 512
     return StagedBackbone(

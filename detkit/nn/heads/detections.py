@@ -37,10 +37,11 @@ def select_detections(
     top_k_per_class  candidates of a class that enter the suppression; None: all
     merge            those above `nms_threshold` are joined instead (OverFeat)
     """
+    wanted = scores > score_threshold
     if top_k_per_class is not None and top_k_per_class < len(scores):
-        least = scores.topk(top_k_per_class, dim=0).values[-1]
-        scores = scores.where(scores >= least, -torch.inf)
-    candidate, label = torch.nonzero(scores > score_threshold, as_tuple=True)
+        best = scores.topk(top_k_per_class, dim=0).indices
+        wanted &= torch.zeros_like(wanted).scatter_(0, best, True)
+    candidate, label = torch.nonzero(wanted, as_tuple=True)
     scores = scores[candidate, label]
     boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
     boxes = clip_boxes(to_original(boxes, info), info.orig_size)

@@ -1,0 +1,115 @@
+"""Batches through shared memory that is used again: they stay what they were while anything looks at them."""
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from detkit.data.build import build_loader
+from detkit.data.dataset import ImageDataset
+from detkit.data.transfer import NUM_BUFFERS, CollateInWorker
+from detkit.data.transforms import Augment, AugmentConfig
+from detkit.structures import Batch, ImageId, ImageInfo, Size
+from tests.data.writers import make_dataset
+
+SIZES = [(40 + 7 * (i % 5), 60 - 11 * (i % 3)) for i in range(24)]
+
+
+def doubled_or_not(image_id: ImageId, size: Size, draw: int | None) -> ImageInfo:
+    factor = 1 + (draw or 0) % 2
+    return ImageInfo(image_id, size, (size[0] * factor, size[1] * factor), (factor, factor), (3, 5))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
+    return make_dataset(tmp_path_factory.mktemp("made"), SIZES)
+
+
+def loader(dataset: ImageDataset, workers: int, **changes: Any) -> DataLoader[Batch]:
+    settings: dict[str, Any] = {"batch_size": 2, "shuffle": True, "with_targets": True, "stride": 32, "seed": 5}
+    augment = Augment(AugmentConfig(scale_jitter=(0.7, 1.4)))
+    return build_loader(
+        dataset,
+        **{**settings, **changes},
+        place=doubled_or_not,
+        augment=augment,
+        workers=workers,
+        aspect_grouping=False,
+    )
+
+
+def pool(of: DataLoader[Batch]) -> CollateInWorker:
+    collate = of.collate_fn.args[0]  # type: ignore[attr-defined]
+    assert isinstance(collate, CollateInWorker)
+    return collate
+
+
+def epochs(of: DataLoader[Batch], count: int) -> Iterator[Batch]:
+    for epoch in range(count):
+        of.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        yield from of
+
+
+def assert_equal(one: Batch, two: Batch) -> None:
+    assert one.infos == two.infos
+    assert torch.equal(one.images, two.images)
+    assert (one.targets is None) == (two.targets is None)
+    for target, other in zip(one.targets or (), two.targets or (), strict=True):
+        for name in ("boxes", "labels", "ignore"):
+            assert torch.equal(getattr(target, name), getattr(other, name))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_in_a_buffer_before_is_not_seen(dataset: ImageDataset, workers: int) -> None:
+    """Batches of several sizes, with canvases around the pictures, through the same buffers."""
+    for one, two in zip(epochs(loader(dataset, 0), 3), epochs(loader(dataset, workers), 3), strict=True):
+        assert_equal(one, two)
+
+
+def test_few_buffers_serve_all_batches(dataset: ImageDataset) -> None:
+    one = loader(dataset, 1, stride=512)  # batches of one size
+    places = {batch.images.data_ptr() for batch in epochs(one, 4)}
+    assert 1 < len(places) <= NUM_BUFFERS
+
+
+def test_batches_that_are_kept_stay_as_they_were(dataset: ImageDataset) -> None:
+    """More of them than there are buffers, and then again when all are free."""
+    with_worker, alone = loader(dataset, 1), loader(dataset, 0)
+    for _ in range(2):
+        kept = list(epochs(with_worker, 1))
+        assert len(kept) > 2 * NUM_BUFFERS
+        for one, two in zip(kept, epochs(alone, 1), strict=True):
+            assert_equal(one, two)
+        del kept, one
+
+
+def test_a_view_keeps_its_buffer(dataset: ImageDataset) -> None:
+    """Of a batch that is gone, a row as a numpy array."""
+    batches = epochs(loader(dataset, 1, stride=512), 3)
+    row = next(batches).images[1, 2, 20].numpy()
+    before = row.copy()
+    for _ in batches:
+        np.testing.assert_array_equal(row, before)
+
+
+def test_all_buffers_are_free_when_the_batches_are_gone(dataset: ImageDataset) -> None:
+    """Also those of batches under way when an epoch was left, which nobody ever saw."""
+    one = loader(dataset, 2)
+    for _ in range(2 * NUM_BUFFERS):
+        next(iter(one))
+    seen = sum(len(batch) for batch in epochs(one, 1))
+    assert seen == len(SIZES)
+    gc.collect()
+    assert len(pool(one).buffers) > 1
+    assert pool(one).taken.sum() == 0
+
+
+def test_with_a_worker_or_not_the_channels_lie_together(dataset: ImageDataset) -> None:
+    for workers in (0, 1):
+        for batch in loader(dataset, workers, with_targets=False):
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+            assert batch.targets is None

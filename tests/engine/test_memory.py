@@ -1,0 +1,65 @@
+"""A long training with workers holds no more memory at its end than after its beginning."""
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detkit.engine.log import RunLog
+from detkit.engine.train import train
+from tests.engine.settings import make_config, write_pictures
+
+PICTURES, BATCH = 50, 2
+SOURCE = Path("/proc/self/smaps_rollup")
+
+pytestmark = pytest.mark.skipif(
+    not SOURCE.exists() or "Pss_Anon" not in SOURCE.read_text(), reason="needs the Pss_Anon of /proc/PID/smaps_rollup"
+)
+
+
+def held(process: int) -> float:
+    """MiB of a process, pages that its workers share with it divided among them (PSS): anonymous and shared memory.
+
+    Pages of files, most of them libraries, are not counted: their share changes with what else the machine runs.
+    """
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) / 1024
+
+
+def grown(monkeypatch: pytest.MonkeyPatch, folder: Path, steps: int) -> dict[str, float]:
+    """MiB by which the training, and that of its workers that grew most, grew from the second quarter to the last.
+
+    Of either the least of 13 measurements: what a checkpoint needs while it is written is no growth.
+    """
+    seen: list[list[float]] = []
+    step_of = RunLog.step
+
+    def step(self: RunLog, number: int, *args: Any, **options: Any) -> None:
+        step_of(self, number, *args, **options)
+        if number % (steps // 50) == 0:
+            workers = sorted(worker.pid or 0 for worker in multiprocessing.active_children())
+            seen.append([held(os.getpid()), *map(held, workers)])
+
+    monkeypatch.setattr(RunLog, "step", step)
+    epochs = steps * BATCH // PICTURES
+    small = ("model.input.resize.size=32", "model.input.resize.max_size=48")
+    changes = (f"train.epochs={epochs}", f"train.batch_size={BATCH}", f"train.eval_every={epochs}", "loader.workers=2")
+    augment = ("augment.hsv=[0.1, 1.5, 1.5]", "augment.scale_jitter=[0.7, 1.4]")
+    (folder / "run").mkdir()
+    train(make_config(write_pictures(folder / "data", PICTURES), *small, *changes, *augment), folder / "run")
+    assert len(seen) == 50
+    assert {len(row) for row in seen} == {3}, "the training and its two workers, the same ones all along"
+    early, late = zip(*seen[12:25], strict=True), zip(*seen[-13:], strict=True)
+    training, *workers = (min(after) - min(before) for before, after in zip(early, late, strict=True))
+    return {"training": training, "worker": max(workers)}
+
+
+@pytest.mark.parametrize(("steps", "allowed"), [(100, 2.0), pytest.param(2000, 4.0, marks=pytest.mark.slow)])
+def test_neither_the_training_nor_its_workers_grow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, steps: int, allowed: float
+) -> None:
+    """`allowed` MiB are for what allocators keep and for pages that the fork shared and a process writes to."""
+    growth = grown(monkeypatch, tmp_path, steps)
+    assert max(growth.values()) < allowed, growth
