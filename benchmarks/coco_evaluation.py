@@ -47,7 +47,6 @@ def main() -> None:
     installed = [name for name, (module, _) in EVALUATORS.items() if find_spec(module)]
     reference, *others = installed
     num_images = dict.fromkeys(others, args.images) | {reference: args.reference_images}
-    # while this process is small: a child counts the peak of its parent as its own
     if "detkit fast" in installed:
         in_a_child("detkit fast", 10)  # leaves its machine code on disk
     extra = {name: in_a_child(name, num_images[name]) for name in installed}
@@ -81,9 +80,9 @@ def in_a_child(name: str, num_images: int) -> int:
 def memory(name: str, num_images: int) -> int:
     """MiB by which the peak of this process grows."""
     data = scene(num_images)
-    before = peak_memory(torch.device("cpu"))
+    before = peak_memory(reset=True)
     EVALUATORS[name][1](*data)
-    return peak_memory(torch.device("cpu")) - before
+    return peak_memory() - before
 
 
 def scene(num_images: int) -> Scene:

@@ -3,26 +3,27 @@
 python benchmarks/detr.py [--repeats N]      CUDA if there is one, else the CPU
 
 Both train with the paper's dropout, also of attention and within the feed-forward layers, and with the losses of all
-six decoder layers.
+six decoder layers. Each runs in a process of its own, detkit as its tools run it.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import transformers
 from batches import random_batch
-from timing import head, row
+from timing import Remote, head, row
 
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.structures import Batch
 from detkit.weights.detr import COCO_NAMES, CONFIGS, convert_keys
 
-CASES = [("inference", [(800, 1056)]), ("training step", [(608, 800), (576, 768)])]  # work, (h, w) of its images
+CASES = [(False, [(800, 1056)]), (True, [(608, 800), (576, 768)])]  # whether it trains, (h, w) of its images
 OBJECTS = 8
 
 
@@ -32,6 +33,32 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     head(["detkit", "transformers", "transformers / detkit"], ["transformers"], device, repeats)
+    for training, sizes in CASES:
+        ways = {
+            "detkit": Remote(detkit_work, training, sizes, device, keeps_memory=True),
+            "transformers": Remote(transformers_work, training, sizes, device),
+        }
+        work = "training step" if training else "inference"
+        row(f"DETR R50, {work}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}", ways, repeats, device)
+        for way in ways.values():
+            way.end()
+
+
+def detkit_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
+    ours, _ = build_pair(device)
+    return partial(train if training else infer, ours, random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device))
+
+
+def transformers_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
+    ours, theirs = build_pair(device)
+    batch = random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device)
+    if training:
+        return partial(train_theirs, theirs, ours, batch)
+    return partial(infer_theirs, theirs, transformers.DetrImageProcessor(), ours, batch)
+
+
+def build_pair(device: torch.device) -> tuple[Detector, Any]:
+    """detkit's and Hugging Face's with the same random weights."""
     torch.manual_seed(0)
     theirs = transformers.DetrForObjectDetection(
         transformers.DetrConfig(
@@ -47,18 +74,7 @@ def main() -> None:
     ours.load_state_dict(convert_keys(theirs.state_dict()))
     for key, parameter in theirs.model.backbone.named_parameters():  # it would freeze all stages of its own ResNet
         parameter.requires_grad_(not key.startswith(("model.embedder", "model.encoder.stages.0")))
-    processor = transformers.DetrImageProcessor()
-    for work, sizes in CASES:
-        batch = random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device)
-        ways = (
-            {
-                "detkit": partial(infer, ours, batch),
-                "transformers": partial(infer_theirs, theirs, processor, ours, batch),
-            }
-            if work == "inference"
-            else {"detkit": partial(train, ours, batch), "transformers": partial(train_theirs, theirs, ours, batch)}
-        )
-        row(f"DETR R50, {work}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}", ways, repeats, device)
+    return ours, theirs
 
 
 @torch.inference_mode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import gc
+import multiprocessing
 import os
 import platform
 import resource
@@ -12,8 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from detkit.engine.memory import keep_memory
 
 BUSY = 0.1  # part of all CPUs that others may use before a row is called disturbed
 
@@ -52,12 +57,56 @@ def interleaved(works: Sequence[Callable[[], object]], repeats: int, device: tor
     return [statistics.median(seconds) for seconds in times]
 
 
-def peak_memory(device: torch.device) -> int:
-    """MiB that this process had at most so far: resident, or allocated on CUDA."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() // 2**20
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+class Remote:
+    """A work in a process of its own, as its users have it: called here, done there.
+
+    `build(*args)`, a function of a module, gives the work there; both must be picklable. detkit's side begins with
+    `keep_memory`, as its tools do.
+    """
+
+    def __init__(self, build: Callable[..., Callable[[], object]], *args: Any, keeps_memory: bool = False) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        context.Process(target=_serve, args=(other, build, args, keeps_memory), daemon=True).start()
+        self._pipe.recv()
+
+    def __call__(self) -> None:
+        self._pipe.send("work")
+        self._pipe.recv()
+
+    def end(self) -> int:
+        """Ends the process. MiB by which the work made its peak of memory grow (on CUDA: of what is allocated)."""
+        self._pipe.send("end")
+        grown: int = self._pipe.recv()
+        return grown
+
+
+def _serve(pipe: Any, build: Callable[..., Callable[[], object]], args: Sequence[Any], keeps_memory: bool) -> None:
+    if keeps_memory:
+        keep_memory()
+    work = build(*args)
+    gc.collect()
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() // 2**20 if cuda else peak_memory(reset=True)
+    pipe.send("ready")
+    while pipe.recv() == "work":
+        work()
+        if cuda:
+            torch.cuda.synchronize()
+        pipe.send("done")
+    pipe.send((torch.cuda.max_memory_allocated() // 2**20 if cuda else peak_memory()) - before)
+
+
+def peak_memory(*, reset: bool = False) -> int:
+    """MiB that were resident in this process at most; with `reset`: that are now, and the peak begins anew."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) // 2**10
 
 
 def _busy_seconds() -> float:
@@ -65,9 +114,11 @@ def _busy_seconds() -> float:
     if not Path("/proc/stat").exists():
         return 0.0
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    ticks = user + nice + system + irq + softirq + steal
+    for child in multiprocessing.active_children():
+        ticks -= sum(map(int, Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
     own = os.times()
-    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-    return busy - (own.user + own.system + own.children_user + own.children_system)
+    return ticks / os.sysconf("SC_CLK_TCK") - (own.user + own.system + own.children_user + own.children_system)
 
 
 def _cpu() -> str:

@@ -2,15 +2,13 @@
 
 python benchmarks/torchvision_detectors.py [--repeats N] [--models NAME ...] [--amp bf16]      CUDA if there is one
 
-Both train with the same frozen or learned batch norms. The first table is of fresh processes, one for each: what the
-peak of their memory grows by in two training steps (on CUDA: the peak that is allocated there).
+Both train with the same frozen or learned batch norms, and all weights. Each runs in a process of its own, detkit as
+its tools run it. The last table is what the peak of a process's memory grows by (on CUDA: of what is allocated there).
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 import torchvision
 from batches import random_batch
-from timing import head, peak_memory, row
+from timing import Remote, head, row
 from torch import Tensor, nn
 from torchvision.models import detection
 
@@ -51,32 +49,34 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--amp", choices=["off", "bf16"], default="off", help="of detkit's side")
-    parser.add_argument("--memory-of", choices=["detkit", "torchvision"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if args.memory_of:
-        print(memory(args.models[0], args.memory_of, args.amp, device))
-        return
-    # while this process is small: a child counts the peak of its parent as its own
-    print("| peak memory of a training step, MiB | detkit | torchvision |\n|---|---|---|")
-    for model in args.models:
-        command = [sys.executable, __file__, "--models", model, "--amp", args.amp, "--memory-of"]
-        cells = [
-            subprocess.run([*command, side], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-            for side in ("detkit", "torchvision")
-        ]
-        print(f"| {model} | {' | '.join(cells)} |", flush=True)
-    print()
+    memory = []
     head(["detkit", "torchvision", "torchvision / detkit"], ["torchvision"], device, args.repeats)
     for model in args.models:
-        ours, theirs = build_pair(model, device)
-        for work in ("inference", "training step"):
-            batch = make_batch(model, ours, work, device)
-            detkit, peer = (infer, infer_theirs) if work == "inference" else (train, train_theirs)
-            ways = {"detkit": partial(detkit, ours, batch, args.amp), "torchvision": partial(peer, theirs, batch)}
-            height, width = CASES[model].size
-            row(f"{model}, {work}, {len(batch)} x {height} x {width}", ways, args.repeats, device)
-        del ours, theirs, ways
+        for training in (False, True):
+            ways = {
+                "detkit": Remote(detkit_work, model, training, args.amp, device, keeps_memory=True),
+                "torchvision": Remote(torchvision_work, model, training, device),
+            }
+            case = CASES[model]
+            work = f"training step, {case.batch}" if training else "inference, 1"
+            row(f"{model}, {work} x {case.size[0]} x {case.size[1]}", ways, args.repeats, device)
+            peaks = [str(way.end()) for way in ways.values()]
+            if training:
+                memory.append(f"| {model} | {' | '.join(peaks)} |")
+    print("\n| peak memory of a training step, MiB | detkit | torchvision |\n|---|---|---|")
+    print("\n".join(memory))
+
+
+def detkit_work(model: str, training: bool, amp: AMP, device: torch.device) -> Callable[[], None]:
+    detector, _ = build_pair(model, device)
+    return partial(train if training else infer, detector, make_batch(model, detector, training, device), amp)
+
+
+def torchvision_work(model: str, training: bool, device: torch.device) -> Callable[[], None]:
+    detector, theirs = build_pair(model, device)
+    return partial(train_theirs if training else infer_theirs, theirs, make_batch(model, detector, training, device))
 
 
 def build_pair(model: str, device: torch.device) -> tuple[Detector, nn.Module]:
@@ -113,9 +113,9 @@ def enliven(model: Any, size: tuple[int, int], device: torch.device) -> None:
         conv.bias.view(-1, CLASSES + 1)[:, 0] = 9.0
 
 
-def make_batch(model: str, ours: Detector, work: str, device: torch.device) -> Batch:
+def make_batch(model: str, ours: Detector, training: bool, device: torch.device) -> Batch:
     case = CASES[model]
-    count = 1 if work == "inference" else case.batch
+    count = case.batch if training else 1
     return random_batch([case.size] * count, OBJECTS, CLASSES, stride=ours.input.stride).to(device)
 
 
@@ -152,19 +152,6 @@ def pictures(batch: Batch) -> list[Tensor]:
 def backward(model: nn.Module, losses: dict[str, Tensor]) -> None:
     torch.stack(list(losses.values())).sum().backward()
     model.zero_grad(set_to_none=True)
-
-
-def memory(model: str, side: str, amp: AMP, device: torch.device) -> int:
-    """MiB by which the peak of this process grows in two training steps."""
-    ours, theirs = build_pair(model, device)
-    batch = make_batch(model, ours, "training step", device)
-    work: Callable[[], None] = (
-        partial(train, ours, batch, amp) if side == "detkit" else partial(train_theirs, theirs, batch)
-    )
-    before = peak_memory(device)
-    work()
-    work()
-    return peak_memory(device) - before
 
 
 if __name__ == "__main__":
