@@ -35,6 +35,7 @@ from detkit.data.build import build_loader
 from detkit.data.checks import RawImage, RawObject
 from detkit.data.dataset import ImageDataset
 from detkit.data.transforms import Augment, AugmentConfig
+from detkit.engine.memory import keep_memory
 from detkit.nn.input import ImageInput, InputConfig, StretchConfig
 
 WIDTH, HEIGHT, SIDE, BATCH, OBJECTS = 640, 480, 640, 16, 8
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="scale")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()  # as the tools; the workers of both are forked after it
     with tempfile.TemporaryDirectory() as folder:
         images = draw_pictures(Path(folder), args.images)
         size = sum(Path(image.path).stat().st_size for image in images) / len(images) / 1024
