@@ -16,7 +16,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 from torchvision.ops import FrozenBatchNorm2d
 
+from detkit.ops.compiled import usable
+
 LEAST_CHANNELS = 16  # in, of a convolution whose gradient is worth a copy
+LEAST_PIXELS = 400  # out, of all images, of a convolution whose weights are worth a transform
 
 
 def accelerate(network: nn.Module) -> None:
@@ -58,20 +61,23 @@ class FastConv2d(nn.Conv2d):
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
             shift = norm.bias - norm.running_mean * scale
             weight, bias = weight * scale[:, None, None, None], shift if bias is None else shift + scale * bias
-        if _has_slow_gradient(self, x):
-            y: Tensor = _Convolution.apply(x, weight, bias, self.stride, self.padding, self.dilation)
+        if not _is_dense_with_avx2(self, x):
+            y: Tensor = self._conv_forward(x, weight, bias)
+        elif _is_for_winograd(self, x):
+            from detkit.ops.winograd_cpu import Convolution3x3
+
+            y = Convolution3x3.apply(x, weight, bias)
+        elif _has_slow_gradient(self):
+            y = _Convolution.apply(x, weight, bias, self.stride, self.padding, self.dilation)
         else:
             y = self._conv_forward(x, weight, bias)
         return y
 
 
-def _has_slow_gradient(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Where oneDNN has no fast kernel: the gradient of dense weights larger than 1 x 1, in channels_last, without
-    AVX-512. It takes 1.6 to 5 times as long as in the contiguous format there, which is worth two copies."""
+def _is_dense_with_avx2(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Where oneDNN leaves time on the table: dense weights larger than 1 x 1 in channels_last, without AVX-512."""
     return (
-        torch.is_grad_enabled()
-        and conv.weight.requires_grad
-        and conv.groups == 1
+        conv.groups == 1
         and max(conv.kernel_size) > 1
         and conv.in_channels >= LEAST_CHANNELS
         and conv.padding_mode == "zeros"
@@ -83,6 +89,21 @@ def _has_slow_gradient(conv: nn.Conv2d, x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+def _is_for_winograd(conv: nn.Conv2d, x: Tensor) -> bool:
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == conv.dilation == conv.padding == (1, 1)
+        and conv.in_channels % 16 == conv.out_channels % 16 == 0
+        and len(x) * x.shape[2] * x.shape[3] >= LEAST_PIXELS
+        and usable(x)
+    )
+
+
+def _has_slow_gradient(conv: nn.Conv2d) -> bool:
+    """It takes 1.6 to 5 times as long as in the contiguous format there, which is worth two copies."""
+    return torch.is_grad_enabled() and conv.weight.requires_grad
 
 
 class _Convolution(torch.autograd.Function):

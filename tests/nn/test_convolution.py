@@ -115,9 +115,9 @@ def test_the_gradient_without_avx512_is_the_same(options: dict, monkeypatch: pyt
 )
 def test_other_gradients_are_torchs_own(conv: nn.Conv2d, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert not convolution._has_slow_gradient(conv, x)
+    assert not convolution._is_dense_with_avx2(conv, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not convolution._has_slow_gradient(nn.Conv2d(16, 8, 3), x)
+        assert not convolution._is_dense_with_avx2(nn.Conv2d(16, 8, 3), x)
 
 
 @pytest.mark.parametrize("model", ["fasterrcnn_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
@@ -127,3 +127,83 @@ def test_every_convolution_of_a_built_detector_is_fast(model: str) -> None:
     assert all(type(conv) is FastConv2d for conv in convolutions)
     assert any(conv.norm for conv in convolutions) == ("resnet" in model)
     assert not any(type(module) is FrozenBatchNorm2d for module in detector.modules())
+
+
+WINOGRAD_SHAPES = [  # B, C, K, H, W
+    (1, 16, 16, 20, 20),
+    (2, 32, 16, 15, 21),  # odd: tiles reach over the border
+    (3, 16, 48, 1, 150),
+    (401, 16, 16, 1, 1),
+    (1, 48, 32, 61, 40),  # several blocks of tiles, the last one not full
+]
+
+
+@pytest.mark.parametrize("shape", WINOGRAD_SHAPES, ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_winograd_is_the_convolution(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    torch.manual_seed(0)
+    b, c, k, h, w = shape
+    fast = nn.Conv2d(c, k, 3, padding=1, bias=bias)
+    plain = copy.deepcopy(fast).double()
+    accelerate(fast)
+    x = torch.randn(b, c, h, w).contiguous(memory_format=torch.channels_last).requires_grad_()
+    assert "Convolution3x3" in type(fast(x).grad_fn).__name__
+    assert fast(x).is_contiguous(memory_format=torch.channels_last)
+    assert_close(fast(x).double(), plain(x.double()), atol=5e-6, rtol=0)
+    expected = [gradient.float() for gradient in gradients(plain, x.double())]
+    assert_close(gradients(fast, x), expected, atol=2e-4, rtol=1e-5)
+    with torch.inference_mode():
+        assert fast(x).equal(fast(x.clone(memory_format=torch.preserve_format)))
+
+
+def test_winograd_without_some_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen convolution passes the gradient on; the first that is trained asks for none of its input."""
+    pytest.importorskip("numba")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 16, 1), *(nn.Conv2d(16, 16, 3, padding=1) for _ in range(3)), nn.ReLU(True))
+    plain[:2].requires_grad_(False)
+    plain[3].requires_grad_(False)
+    fast = copy.deepcopy(plain)
+    accelerate(fast)
+    for network in (plain, fast):
+        network(torch.linspace(-1, 1, 2700).view(1, 3, 30, 30)).square().sum().backward()
+    assert [parameter.grad is None for parameter in fast.parameters()] == [True] * 4 + [False] * 2 + [True] * 2
+    assert_close(fast[2].weight.grad, plain[2].weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_winograd_does_not_depend_on_threads_or_on_the_rest_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    torch.manual_seed(0)
+    fast = nn.Conv2d(16, 32, 3, padding=1)
+    accelerate(fast)
+    x = torch.randn(4, 16, 25, 30).contiguous(memory_format=torch.channels_last)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(fast(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(result.equal(results[0]) for result in results)
+    assert torch.cat([fast(image[None]) for image in x]).equal(results[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"kernel_size": 3, "padding": 1}, 19),
+        ({"kernel_size": 3, "padding": 1, "stride": 2}, 40),
+        ({"kernel_size": 3, "padding": 2, "dilation": 2}, 40),
+        ({"kernel_size": 3}, 40),
+        ({"kernel_size": 5, "padding": 1}, 40),
+    ],
+    ids=str,
+)
+def test_no_winograd_for_other_convolutions(options: dict, size: int) -> None:
+    x = torch.randn(1, 16, size, size).contiguous(memory_format=torch.channels_last)
+    assert not convolution._is_for_winograd(nn.Conv2d(16, 16, **options), x)
+    assert not convolution._is_for_winograd(nn.Conv2d(16, 24, 3, padding=1), x.repeat(1, 1, 4, 4))
