@@ -11,7 +11,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -66,8 +65,8 @@ def main() -> None:
     ours = partial(pyramid_anchors, AnchorConfig(), (4, 8, 16, 32, 64), FEATURE_SIZES, (800, 1216), device)
     ways = {"detkit": ours, "torchvision": lambda: generator(images, maps)[0]}
     compare("anchors of 800 x 1216, five levels", ways, repeats, device)
-    alone, ours_s = import_seconds()
-    print(f"\nimport torch {alone:.3f} s, import detkit.ops.iou {ours_s:.3f} s; whole processes, medians of {IMPORTS}")
+    torch_s, ours_s = import_seconds()
+    print(f"\nimport torch {torch_s:.3f} s, then import detkit.ops.iou {ours_s:.3f} s; medians of {IMPORTS} processes")
 
 
 def clustered(count: int) -> Tensor:
@@ -114,15 +113,16 @@ def roi_align_rows(repeats: int, device: torch.device) -> None:
 
 
 def import_seconds() -> tuple[float, float]:
-    """Median seconds of the interpreter with torch, and with `detkit.ops.iou`."""
-    times: dict[str, list[float]] = {"torch": [], "detkit.ops.iou": []}
+    """Median seconds of `import torch`, and of `import detkit.ops.iou` after it."""
+    code = (
+        "from time import time; a = time(); import torch; b = time(); import detkit.ops.iou; print(b - a, time() - b)"
+    )
+    times = []
     for _ in range(IMPORTS):
-        for module, seconds in times.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-            seconds.append(time.perf_counter() - start)
-    torch_alone, ours = (statistics.median(seconds) for seconds in times.values())
-    return torch_alone, ours
+        printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        times.append([float(seconds) for seconds in printed.split()])
+    torch_s, ours_s = (statistics.median(seconds) for seconds in zip(*times, strict=True))
+    return torch_s, ours_s
 
 
 if __name__ == "__main__":

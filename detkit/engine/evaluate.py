@@ -15,6 +15,7 @@ from detkit.data.dataset import ImageDataset
 from detkit.data.proposals import ProposalFolder
 from detkit.detectors.detector import Detector
 from detkit.engine import distributed
+from detkit.engine.amp import AMP, autocast
 from detkit.engine.proposals import proposals_for
 from detkit.engine.run import RunConfig, load_detector
 from detkit.evaluation.coco import CocoBackend
@@ -30,6 +31,7 @@ def evaluate(
     protocols: Sequence[Protocol],
     *,
     device: torch.device,
+    amp: AMP = "off",
     progress: bool = True,
 ) -> Evaluation:
     """Detects on every image of `loader`, joins the parts of all processes and computes `protocols`.
@@ -41,7 +43,8 @@ def evaluate(
     to_dataset = class_map(detector.class_names, evaluator.class_names)
     for batch in tqdm(loader, desc="evaluating", leave=False, disable=not progress, dynamic_ncols=True):
         batch = batch.to(device)
-        outputs = detector(batch)
+        with autocast(device, amp):
+            outputs = detector(batch)
         for info, detections in zip(batch.infos, detector.postprocess(outputs, batch.infos), strict=True):
             evaluator.update(info.image_id, _relabel(detections.to("cpu"), to_dataset, evaluator.class_names))
     joined: dict[ImageId, Arrays] = {}
@@ -139,4 +142,5 @@ def evaluate_source(
             proposals=proposals_for(detector, dataset, settings.data.root, workers=settings.loader.workers),
         )
         evaluator = build_evaluator(dataset, settings.eval.coco_backend)
-        return evaluate(detector, loader, evaluator, protocols, device=device), evaluator
+        evaluation = evaluate(detector, loader, evaluator, protocols, device=device, amp=settings.eval.amp)
+        return evaluation, evaluator

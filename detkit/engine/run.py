@@ -34,7 +34,7 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = StepConfig()
     warmup: WarmupConfig = WarmupConfig()
     clip_norm: float | None = Field(None, gt=0)  # largest norm of the whole gradient
-    amp: AMP = "off"  # mixed precision: bf16 on CPU and CUDA, fp16 on CUDA
+    amp: AMP = "off"  # mixed precision: bf16 on CPU and CUDA, fp16 on CUDA; see eval.amp
     ema: EMAConfig | None = None  # validates and keeps the averaged weights
     sync_bn: bool = False  # batch statistics over all processes
     seed: int = Field(0, ge=0)

@@ -129,7 +129,15 @@ def _train(
 
     def validate(epoch: int) -> Evaluation:
         nonlocal best
-        evaluation = evaluate(kept, val_loader, evaluator, [config.eval.protocol], device=device, progress=rank == 0)
+        evaluation = evaluate(
+            kept,
+            val_loader,
+            evaluator,
+            [config.eval.protocol],
+            device=device,
+            amp=config.eval.amp,
+            progress=rank == 0,
+        )
         result = evaluation.results[config.eval.protocol]
         log.validation(step, epoch, result.metrics)
         log.message(f"epoch {epoch}/{settings.epochs}: {config.eval.protocol} {result.headline} {result.score:.4f}")

@@ -40,11 +40,13 @@ class EvalConfig(Config):
     protocol      whose headline number selects the best checkpoint
     batch_size    images at a time
     coco_backend  what computes the COCO numbers: the same bits either way, `fast` in a hundredth of the time
+    amp           mixed precision of the detector: other numbers, sooner where the device has bf16
     """
 
     protocol: Protocol = "voc07"
     batch_size: int = Field(8, ge=1)
     coco_backend: CocoBackend = "pycocotools"
+    amp: Literal["off", "bf16"] = "off"
 
 
 @dataclass(frozen=True)

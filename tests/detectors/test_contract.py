@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
+from detkit.engine.amp import autocast
 from detkit.engine.run import RunConfig
 from detkit.structures import Batch, Detections
 from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, images_of, make_batch, tensors_of
@@ -92,6 +93,18 @@ def test_detections_are_sorted_inside_the_image_and_labelled(case: tuple[RunConf
         assert ((detections.labels >= 0) & (detections.labels < len(detector.class_names))).all()
         assert detections.class_names == detector.class_names
     assert found[0].boxes.max() > 160, "boxes should reach beyond the input's pixels into the original's"
+
+
+@torch.inference_mode()
+def test_it_detects_in_bfloat16(case: tuple[RunConfig, Detector]) -> None:
+    """As `eval.amp=bf16` does. A random network's detections need not stay: only their form is tested."""
+    _, detector = case
+    batch = make_batch(detector, [3], targets=False)
+    with autocast(torch.device("cpu"), "bf16"):
+        outputs = detector.eval()(batch)
+    (found,) = detector.postprocess(outputs, batch.infos)
+    assert len(found)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
 
 
 @torch.inference_mode()
