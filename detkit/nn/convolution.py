@@ -75,15 +75,20 @@ class FastConv2d(nn.Conv2d):
 
 
 def _is_dense_with_avx2(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Where oneDNN leaves time on the table: dense weights larger than 1 x 1 in channels_last, without AVX-512."""
+    """Where oneDNN leaves time on the table: dense weights larger than 1 x 1 in channels_last, without AVX-512.
+
+    An input of another shape or dtype than the weights take is left to torch, which says so.
+    """
     return (
-        conv.groups == 1
+        x.dim() == 4
+        and x.shape[1] == conv.in_channels
+        and conv.groups == 1
         and max(conv.kernel_size) > 1
         and conv.in_channels >= LEAST_CHANNELS
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype == conv.weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
         and not torch.is_autocast_enabled("cpu")

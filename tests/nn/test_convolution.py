@@ -207,3 +207,22 @@ def test_no_winograd_for_other_convolutions(options: dict, size: int) -> None:
     x = torch.randn(1, 16, size, size).contiguous(memory_format=torch.channels_last)
     assert not convolution._is_for_winograd(nn.Conv2d(16, 16, **options), x)
     assert not convolution._is_for_winograd(nn.Conv2d(16, 24, 3, padding=1), x.repeat(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.zeros(1, 32, 40, 40), "to have 16 channels, but got 32 channels instead"),
+        (torch.zeros(1, 16, 40, 40, dtype=torch.float64), "type"),
+        (torch.zeros(40, 40), "3D"),
+    ],
+    ids=["channels", "dtype", "dimensions"],
+)
+def test_torch_refuses_an_input_that_does_not_fit(x: Tensor, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    accelerate(conv)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    assert not convolution._is_dense_with_avx2(conv, x)
+    with pytest.raises(RuntimeError, match=says):
+        conv(x)
