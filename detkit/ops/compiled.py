@@ -6,6 +6,8 @@ An op with such a kernel has it in a file of its own, named `*_cpu.py`, imported
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -16,7 +18,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+PROCESS = os.getpid()  # that imported torch
+
 KernelT = TypeVar("KernelT", bound=Callable[..., Any])
+
+_REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -57,13 +63,40 @@ def in_threads(work: Callable[[int, int], Any], total: int, *, least: int = 1) -
         work(0, total)
         return
     bounds = [part * total // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(
-        parts - 1
-    ) as pool:  # made anew each time: a forked process would inherit one without threads
-        others = [pool.submit(work, start, end) for start, end in pairwise(bounds[1:])]
-        work(0, bounds[1])
-        for other in others:
-            other.result()
+    todo = iter(list(pairwise(bounds)))
+    failures: list[BaseException] = []
+
+    def run(_: object = None) -> None:
+        for start, end in todo:
+            try:
+                work(start, end)
+            except BaseException as error:
+                failures.append(error)
+
+    openmp = _gnu_openmp(os.getpid())
+    if openmp is None:
+        with ThreadPoolExecutor(parts - 1) as pool:  # made anew: a forked process would inherit one without threads
+            for _ in range(parts - 1):
+                pool.submit(run)
+            run()
+    else:
+        openmp.GOMP_parallel(_REGION(run), None, torch.get_num_threads(), 0)
+    if failures:
+        raise failures[0]
+
+
+@cache
+def _gnu_openmp(process: int) -> ctypes.CDLL | None:
+    """The library whose threads torch works with. None where it is another, and in a forked process, where it hangs.
+
+    Its threads wait for more work without sleep, a while: others beside them would have half of the cores.
+    """
+    if process != PROCESS:
+        return None
+    try:
+        return ctypes.CDLL("libgomp.so.1", os.RTLD_NOLOAD)
+    except (AttributeError, OSError):  # AttributeError: there is no such mode on Windows
+        return None
 
 
 @cache

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from functools import partial
@@ -74,11 +75,11 @@ def test_ops_can_be_traced_and_exported() -> None:
 
 
 def test_works_in_a_forked_process(path: str) -> None:
-    """As in a loader's worker, after the parent has used threads."""
+    """After the parent has used threads, where torch hangs in its own threads: a loader's workers have one."""
     code = (
         "import multiprocessing, torch; from detkit.ops.iou import box_iou; torch.set_num_threads(2)\n"
         "b = torch.rand(2000, 4).cumsum(1)\n"
-        "def work(): assert box_iou(b, b).equal(expected)\n"
+        "def work(): found = box_iou(b, b); torch.set_num_threads(1); assert found.equal(expected)\n"
         "expected = box_iou(b, b)\n"
         "child = multiprocessing.get_context('fork').Process(target=work); child.start(); child.join(60)\n"
         "assert child.exitcode == 0, child.exitcode"
@@ -102,6 +103,19 @@ def test_parts_cover_everything_once_and_errors_come_out() -> None:
             compiled.in_threads(lambda start, end: 1 // (9 - end), 9)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not compiled._gnu_openmp(os.getpid()), reason="torch works with another library than GNU OpenMP")
+def test_parts_run_at_once_on_the_threads_that_torch_has() -> None:
+    code = (
+        "import os, threading, torch; from detkit.ops.compiled import in_threads; torch.set_num_threads(2)\n"
+        "torch.rand(2000, 2000).exp()\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "before, meet, seen = count(), threading.Barrier(2, timeout=60), []\n"
+        "in_threads(lambda start, end: (meet.wait(), seen.append(count())), 2)\n"
+        "assert seen == [before, before], (before, seen)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_same_boxes_and_order_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
