@@ -88,7 +88,10 @@ def test_works_in_a_forked_process(path: str) -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_parts_cover_everything_once_and_errors_come_out() -> None:
+@pytest.mark.parametrize("threads", ["torch's", "of Python"])
+def test_parts_cover_everything_once_and_errors_come_out(monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    if threads == "of Python":
+        monkeypatch.setattr(compiled, "_gnu_openmp", lambda process: None)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
