@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-PROCESS = os.getpid()  # that imported torch
+PROCESS = os.getpid()  # that imported this, and no process that it forks
 
 KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
@@ -63,7 +63,7 @@ def in_threads(work: Callable[[int, int], Any], total: int, *, least: int = 1) -
         work(0, total)
         return
     bounds = [part * total // parts for part in range(parts + 1)]
-    todo = iter(list(pairwise(bounds)))
+    todo = iter(list(pairwise(bounds)))  # a thread takes the next one that no other has
     failures: list[BaseException] = []
 
     def run(_: object = None) -> None:
