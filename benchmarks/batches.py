@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from detkit.structures import Batch, ImageInfo, Target
+from detkit.structures import Batch, ImageInfo, Objects, Target
 
 
 def random_batch(sizes: Sequence[tuple[int, int]], objects: int, classes: int, stride: int = 1) -> Batch:
@@ -19,6 +19,6 @@ def random_batch(sizes: Sequence[tuple[int, int]], objects: int, classes: int, s
         corner = torch.rand(objects, 2) * torch.tensor([width - 130, height - 130])
         boxes = torch.cat([corner, corner + 20 + torch.rand(objects, 2) * 100], dim=1)
         labels = torch.randint(0, classes, (objects,))
-        targets.append(Target(boxes, labels, torch.zeros(objects, dtype=torch.bool)))
+        targets.append(Target(Objects(boxes, labels)))
     infos = [ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(sizes)]
     return Batch(images, tuple(infos), tuple(targets))

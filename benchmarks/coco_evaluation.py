@@ -1,10 +1,11 @@
-"""COCO box metrics by pycocotools, by detkit's fast backend and by the peers that are installed, of the same lists.
+"""Time and memory of the COCO box metrics: pycocotools, detkit's fast backend and the peers that are installed.
 
 python benchmarks/coco_evaluation.py [--images N] [--reference-images N] [--repeats N]
 
-Everybody starts from a list of `GroundTruth` and one of `Detections`, 100 an image, and ends with the twelve numbers;
-the peers are given arrays where they take them. pycocotools, and the comparison with its numbers, is on fewer images.
-Memory is what the peak of a fresh process grows by, imports of the evaluator included; its machine code is on disk.
+Every evaluator starts from the same list of `GroundTruth` and of `Detections`, 100 an image, and ends with the twelve
+numbers; the peers are given arrays where they take them. pycocotools runs on fewer images, and the numbers are compared
+on these. The extra memory is the growth of the peak of a fresh process, imports of the evaluator included; compiled
+kernels are on disk by then.
 Peers: `pip install hotcoco ultrafast-pycocotools faster-coco-eval`.
 """
 
@@ -25,11 +26,12 @@ import numpy as np
 import torch
 from timing import interleaved, peak_memory
 
-from detkit.evaluation.coco import coco_metrics, to_xywh
-from detkit.structures import Detections, GroundTruth
+from detkit.evaluation.coco import coco_metrics
+from detkit.evaluation.flat_boxes import to_xywh
+from detkit.structures import Categories, Detections, GroundTruth, Objects
 
 CLASSES, DETECTIONS = 80, 100
-NAMES = tuple(str(label) for label in range(CLASSES))
+CATEGORIES = Categories.of_names([str(label) for label in range(CLASSES)])
 Scene = tuple[list[GroundTruth], list[Detections]]
 Numbers = Sequence[float]
 
@@ -37,8 +39,10 @@ Numbers = Sequence[float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--reference-images", type=int, default=500, help="of pycocotools: it takes a minute for 5000")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
+    parser.add_argument(
+        "--reference-images", type=int, default=500, help="images for pycocotools, which takes a minute for 5000"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after an untimed one")
     parser.add_argument("--memory-of", choices=EVALUATORS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
@@ -48,7 +52,7 @@ def main() -> None:
     reference, *others = installed
     num_images = dict.fromkeys(others, args.images) | {reference: args.reference_images}
     if "detkit fast" in installed:
-        in_a_child("detkit fast", 10)  # leaves its machine code on disk
+        in_a_child("detkit fast", 10)  # compiles the kernels and leaves them on disk
     extra = {name: in_a_child(name, num_images[name]) for name in installed}
     device = torch.device("cpu")
     few, many = scene(args.reference_images), scene(args.images)
@@ -64,7 +68,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for name, seconds in zip(installed, times, strict=True):
         ground_truth, detections = few if name == reference else many
-        counts = len(ground_truth), sum(len(image.labels) for image in ground_truth), sum(map(len, detections))
+        counts = len(ground_truth), sum(len(image.objects) for image in ground_truth), sum(map(len, detections))
         difference = np.abs(np.array(EVALUATORS[name][1](*few)) - expected).max()
         same = "the same bits" if difference == 0 else f"up to {difference:.0e} off"
         print(f"| {name} | {' | '.join(f'{count:,}' for count in counts)} | {seconds:.2f} | {extra[name]} | {same} |")
@@ -78,7 +82,7 @@ def in_a_child(name: str, num_images: int) -> int:
 
 
 def memory(name: str, num_images: int) -> int:
-    """MiB by which the peak of this process grows."""
+    """MiB by which the peak memory of this process grows."""
     data = scene(num_images)
     before = peak_memory(reset=True)
     EVALUATORS[name][1](*data)
@@ -86,7 +90,7 @@ def memory(name: str, num_images: int) -> int:
 
 
 def scene(num_images: int) -> Scene:
-    """Objects of few classes an image, 1 % of them crowds; a detector that finds most, several times, and much else."""
+    """Objects of few classes an image, 1 % of them crowds; several detections of most, and many false ones."""
     rng = np.random.default_rng(0)
     chances = 1 / np.arange(1, CLASSES + 1) ** 0.8
     chances /= chances.sum()
@@ -96,29 +100,25 @@ def scene(num_images: int) -> Scene:
         count = min(int(rng.geometric(1 / 8.2)) - 1, 60)
         boxes, labels = draw_boxes(rng, count, size), rng.choice(CLASSES, 3, p=chances)[rng.integers(0, 3, count)]
         areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) * rng.uniform(0.5, 1, count)
-        ground_truth.append(
-            GroundTruth(
-                number,
-                (int(size[1]), int(size[0])),
-                boxes.astype(np.float32),
-                labels,
-                rng.random(count) < 0.012,
-                areas.astype(np.float32),
-            )
-        )
+        objects = Objects(boxes.astype(np.float32), labels, rng.random(count) < 0.012, areas.astype(np.float32))
+        ground_truth.append(GroundTruth(number, (int(size[1]), int(size[0])), objects))
         near = rng.integers(0, count, 60) if count else np.zeros(0, np.int64)
         blur = rng.choice([0.02, 0.08, 0.3], (len(near), 1), p=[0.3, 0.4, 0.3])
         corners = boxes[near] + blur * rng.normal(0, 1, (len(near), 4)) * np.tile(boxes[near, 2:] - boxes[near, :2], 2)
         corners = np.sort(corners.clip(0, np.tile(size, 2)).reshape(-1, 2, 2), axis=1).reshape(-1, 4)
         rest = DETECTIONS - len(near)
-        found = np.vstack([corners, draw_boxes(rng, rest, size)])
-        right = np.append(rng.random(len(near)) < 0.8, np.zeros(rest, np.bool_))
-        guesses = np.where(right, np.append(labels[near], np.zeros(rest, np.int64)), rng.choice(CLASSES, DETECTIONS))
+        detected = np.vstack([corners, draw_boxes(rng, rest, size)])
+        correct = np.append(rng.random(len(near)) < 0.8, np.zeros(rest, np.bool_))
+        guesses = np.where(correct, np.append(labels[near], np.zeros(rest, np.int64)), rng.choice(CLASSES, DETECTIONS))
         scores = np.append(rng.beta(0.6, 1.2, len(near)) * (1 - 2 * blur[:, 0]), rng.beta(0.25, 4, rest)).clip(0.001, 1)
         scores = np.where(rng.random(DETECTIONS) < 0.3, scores.round(2), scores)  # some are equal
         order = torch.from_numpy(np.argsort(-scores, kind="stable"))
-        columns = torch.from_numpy(found).float(), torch.from_numpy(scores).float(), torch.from_numpy(guesses)
-        detections.append(Detections(*(column[order] for column in columns), NAMES))
+        unsorted = Objects(
+            boxes=torch.from_numpy(detected).float(),
+            labels=torch.from_numpy(guesses),
+            scores=torch.from_numpy(scores).float(),
+        )
+        detections.append(Detections(unsorted.take(order), CATEGORIES))
     return ground_truth, detections
 
 
@@ -133,21 +133,20 @@ def detkit(backend: Any, ground_truth: list[GroundTruth], detections: list[Detec
 
 
 def columns(ground_truth: list[GroundTruth], detections: list[Detections]) -> tuple[list[np.ndarray], np.ndarray]:
-    """Of the objects: image, class, xywh, area, crowd; of the detections COCO's `[N, 7]`."""
-    objects = [
-        np.repeat(np.arange(1, len(ground_truth) + 1), [len(image.labels) for image in ground_truth]),
-        np.concatenate([image.labels for image in ground_truth]) + 1,
-        to_xywh(np.concatenate([image.boxes for image in ground_truth])),
-        np.concatenate([image.area for image in ground_truth]).astype(np.float64),
-        np.concatenate([image.ignore for image in ground_truth]),
+    """Image, class, xywh, area and crowd of the objects, and COCO's `[N, 7]` of the detections."""
+    objects = Objects.cat([image.objects for image in ground_truth])
+    assert objects.area is not None
+    object_columns = [
+        np.repeat(np.arange(1, len(ground_truth) + 1), [len(image.objects) for image in ground_truth]),
+        objects.labels + 1,
+        to_xywh(objects.boxes),
+        objects.area.astype(np.float64),
+        objects.ignore,
     ]
-    found = [
-        np.repeat(np.arange(1, len(detections) + 1), [len(answer) for answer in detections]),
-        to_xywh(np.concatenate([answer.boxes.numpy() for answer in detections])),
-        np.concatenate([answer.scores.numpy() for answer in detections]),
-        np.concatenate([answer.labels.numpy() for answer in detections]) + 1,
-    ]
-    return objects, np.column_stack(found)
+    detected = Objects.cat([image_detections.objects for image_detections in detections]).to_arrays()
+    assert detected.scores is not None
+    images = np.repeat(np.arange(1, len(detections) + 1), list(map(len, detections)))
+    return object_columns, np.column_stack([images, to_xywh(detected.boxes), detected.scores, detected.labels + 1])
 
 
 def records(num_images: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -159,36 +158,36 @@ def records(num_images: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 def hotcoco(ground_truth: list[GroundTruth], detections: list[Detections]) -> Numbers:
     from hotcoco import COCO, COCOeval
 
-    (images, labels, boxes, areas, crowd), found = columns(ground_truth, detections)
-    truth = COCO.from_arrays(*records(len(ground_truth)), images, labels, boxes, area=areas, iscrowd=crowd)
-    return twelve_numbers(lambda: COCOeval(truth, truth.load_res(found), "bbox"))
+    (images, labels, boxes, areas, crowd), results = columns(ground_truth, detections)
+    annotated = COCO.from_arrays(*records(len(ground_truth)), images, labels, boxes, area=areas, iscrowd=crowd)
+    return twelve_numbers(lambda: COCOeval(annotated, annotated.load_res(results), "bbox"))
 
 
 def like_pycocotools(module: str, evaluator: str, ground_truth: list[GroundTruth], detections: list[Detections]) -> Any:
     package = __import__(module, fromlist=["COCO"])
-    (images, labels, boxes, areas, crowd), found = columns(ground_truth, detections)
+    (images, labels, boxes, areas, crowd), results = columns(ground_truth, detections)
     names = ("image_id", "category_id", "bbox", "area", "iscrowd")
     rows = zip(*(column.tolist() for column in (images, labels, boxes, areas, crowd.astype(int))), strict=True)
     annotations = [{"id": number, **dict(zip(names, row, strict=True))} for number, row in enumerate(rows, start=1)]
     content = dict(zip(("images", "categories"), records(len(ground_truth)), strict=True), annotations=annotations)
 
-    def evaluation() -> Any:
-        truth = package.COCO(content)
-        return getattr(package, evaluator)(truth, truth.loadRes(found), "bbox")
+    def make_evaluation() -> Any:
+        annotated = package.COCO(content)
+        return getattr(package, evaluator)(annotated, annotated.loadRes(results), "bbox")
 
-    return twelve_numbers(evaluation)
+    return twelve_numbers(make_evaluation)
 
 
-def twelve_numbers(evaluation: Callable[[], Any]) -> Numbers:
+def twelve_numbers(make_evaluation: Callable[[], Any]) -> Numbers:
     with contextlib.redirect_stdout(io.StringIO()):
-        found = evaluation()
-        found.evaluate()
-        found.accumulate()
-        found.summarize()
-    return list(found.stats)[:12]
+        evaluation = make_evaluation()
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return list(evaluation.stats)[:12]
 
 
-# by name: the module it needs, and the work; the reference first
+# The module that an evaluator needs and its function, by name; the first is the reference.
 EVALUATORS: dict[str, tuple[str, Callable[[list[GroundTruth], list[Detections]], Numbers]]] = {
     "pycocotools": ("pycocotools", partial(detkit, "pycocotools")),
     "detkit fast": ("numba", partial(detkit, "fast")),

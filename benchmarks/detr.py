@@ -21,7 +21,7 @@ from timing import Remote, head, row
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.structures import Batch
-from detkit.weights.detr import COCO_NAMES, CONFIGS, convert_keys
+from detkit.weights.detr import COCO_CATEGORIES, CONFIGS, convert_keys
 
 CASES = [(False, [(800, 1056)]), (True, [(608, 800), (576, 768)])]  # whether it trains, (h, w) of its images
 OBJECTS = 8
@@ -45,72 +45,75 @@ def main() -> None:
 
 
 def detkit_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
-    ours, _ = build_pair(device)
-    return partial(train if training else infer, ours, random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device))
+    detector, _ = build_pair(device)
+    batch = random_batch(sizes, OBJECTS, len(COCO_CATEGORIES)).to(device)
+    return partial(train_detkit if training else infer_detkit, detector, batch)
 
 
 def transformers_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
-    ours, theirs = build_pair(device)
-    batch = random_batch(sizes, OBJECTS, len(COCO_NAMES)).to(device)
+    detector, model = build_pair(device)
+    batch = random_batch(sizes, OBJECTS, len(COCO_CATEGORIES)).to(device)
     if training:
-        return partial(train_theirs, theirs, ours, batch)
-    return partial(infer_theirs, theirs, transformers.DetrImageProcessor(), ours, batch)
+        return partial(train_transformers, model, detector, batch)
+    return partial(infer_transformers, model, transformers.DetrImageProcessor(), detector, batch)
 
 
-def build_pair(device: torch.device) -> tuple[Detector, Any]:
-    """detkit's and Hugging Face's with the same random weights."""
+def build_pair(device: torch.device) -> tuple[Detector[Any], Any]:
+    """detkit's and Hugging Face's DETR with the same random weights."""
     torch.manual_seed(0)
-    theirs = transformers.DetrForObjectDetection(
+    model = transformers.DetrForObjectDetection(
         transformers.DetrConfig(
             backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
             use_timm_backbone=False,
-            num_labels=len(COCO_NAMES),
+            num_labels=len(COCO_CATEGORIES),
             auxiliary_loss=True,
             attention_dropout=0.1,
             activation_dropout=0.1,
         )
     ).to(device)
-    ours = build_detector(CONFIGS["detr_resnet50"], COCO_NAMES).to(device)
-    ours.load_state_dict(convert_keys(theirs.state_dict()))
-    for key, parameter in theirs.model.backbone.named_parameters():  # it would freeze all stages of its own ResNet
+    detector = build_detector(CONFIGS["detr_resnet50"], COCO_CATEGORIES).to(device)
+    detector.load_state_dict(convert_keys(model.state_dict()))
+    for key, parameter in model.model.backbone.named_parameters():  # it would freeze all stages of its own ResNet
         parameter.requires_grad_(not key.startswith(("model.embedder", "model.encoder.stages.0")))
-    return ours, theirs
+    return detector, model
 
 
 @torch.inference_mode()
-def infer(detector: Detector, batch: Batch) -> None:
+def infer_detkit(detector: Detector[Any], batch: Batch) -> None:
     detector.eval()
     detector.postprocess(detector(batch), batch.infos)
 
 
 @torch.inference_mode()
-def infer_theirs(model: Any, processor: Any, ours: Detector, batch: Batch) -> None:
-    outputs = model.eval()(pixel_values=ours.input(batch), pixel_mask=pixel_mask(batch))
+def infer_transformers(model: Any, processor: Any, detector: Detector[Any], batch: Batch) -> None:
+    outputs = model.eval()(pixel_values=detector.input(batch.images, batch.sizes()), pixel_mask=pixel_mask(batch))
     processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[i.orig_size for i in batch.infos])
 
 
-def train(detector: Detector, batch: Batch) -> None:
+def train_detkit(detector: Detector[Any], batch: Batch) -> None:
     detector.train()
     assert batch.targets
     torch.stack(list(detector.criterion(detector(batch), batch.targets).values())).sum().backward()
     detector.zero_grad(set_to_none=True)
 
 
-def train_theirs(model: Any, ours: Detector, batch: Batch) -> None:
+def train_transformers(model: Any, detector: Detector[Any], batch: Batch) -> None:
     labels = []
-    for target, (height, width) in zip(batch.targets or (), batch.input_sizes, strict=True):
-        x1, y1, x2, y2 = (target.boxes / target.boxes.new_tensor([width, height] * 2)).unbind(dim=1)
+    for target, info in zip(batch.targets or (), batch.infos, strict=True):
+        boxes, (height, width) = target.objects.boxes, info.input_size
+        x1, y1, x2, y2 = (boxes / boxes.new_tensor([width, height] * 2)).unbind(dim=1)
         boxes = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=1)
-        labels.append({"class_labels": target.labels, "boxes": boxes})
-    images, mask = ours.input(batch), pixel_mask(batch)
+        labels.append({"class_labels": target.objects.labels, "boxes": boxes})
+    images, mask = detector.input(batch.images, batch.sizes()), pixel_mask(batch)
     model.train()(pixel_values=images, pixel_mask=mask, labels=labels).loss.backward()
     model.zero_grad(set_to_none=True)
 
 
 def pixel_mask(batch: Batch) -> torch.Tensor:
+    """int64 `[B, H, W]` as Hugging Face's models take it: 1 on the picture, 0 on the padding."""
     mask = torch.zeros(len(batch), *batch.images.shape[2:], dtype=torch.int64, device=batch.images.device)
-    for of_image, (height, width) in zip(mask, batch.input_sizes, strict=True):
-        of_image[:height, :width] = 1
+    for image, info in zip(mask, batch.infos, strict=True):
+        image[: info.input_size[0], : info.input_size[1]] = 1
     return mask
 
 

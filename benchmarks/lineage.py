@@ -19,7 +19,7 @@ import torch
 from detkit.data.build import build_dataset
 from detkit.detectors.detector import Detector
 from detkit.engine.predict import predict
-from detkit.engine.proposals import ProposalSource, source_of
+from detkit.engine.proposal_search import ProposalSource, source_of
 from detkit.engine.run import load_detector
 
 

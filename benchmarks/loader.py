@@ -37,6 +37,7 @@ from detkit.data.dataset import ImageDataset
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.engine.memory import keep_memory
 from detkit.nn.input import ImageInput, InputConfig, StretchConfig
+from detkit.structures import Categories
 
 WIDTH, HEIGHT, SIDE, BATCH, OBJECTS = 640, 480, 640, 16, 8
 HUE, FACTOR, SCALES = 0.1, 1.5, (0.5, 2.0)  # colours of darknet's recipes; objects from half to twice their size
@@ -121,7 +122,7 @@ def draw_pictures(folder: Path, count: int) -> list[RawImage]:
 def detkit_epochs(images: list[RawImage], recipe: str, workers: int) -> Epoch:
     place = ImageInput(InputConfig(resize=StretchConfig(size=SIDE)), stride=32).place
     loader = build_loader(
-        ImageDataset(images, name="drawn", class_names=["object"], category_ids=[0], decode=False),
+        ImageDataset(images, name="drawn", categories=Categories.of_names(["object"]), decode=False),
         place=place,
         stride=32,
         batch_size=BATCH,
@@ -141,7 +142,7 @@ def detkit_epochs(images: list[RawImage], recipe: str, workers: int) -> Epoch:
 
 
 class Window(v2.Transform):
-    """What `scale_jitter` does: a window that shows objects up to twice as large, or the picture on a larger canvas."""
+    """`scale_jitter` for torchvision: a window with objects up to twice as large, or the picture on a larger canvas."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         factor = math.exp(float(torch.empty(1).uniform_(math.log(SCALES[0]), math.log(SCALES[1]))))

@@ -20,7 +20,7 @@ from timing import head, row
 from torch import Tensor
 from torch.testing import assert_close
 
-from detkit.nn.heads.rpn import AnchorConfig, pyramid_anchors
+from detkit.nn.anchors import AnchorConfig, AnchorGrid
 from detkit.ops.iou import box_iou
 from detkit.ops.nms import class_aware_nms, nms
 from detkit.ops.roi import roi_align
@@ -62,8 +62,8 @@ def main() -> None:
         torch.empty(1, 3, 800, 1216, device=device), [(800, 1216)]
     )
     maps = [torch.empty(1, 1, *size, device=device) for size in FEATURE_SIZES]
-    ours = partial(pyramid_anchors, AnchorConfig(), (4, 8, 16, 32, 64), FEATURE_SIZES, (800, 1216), device)
-    ways = {"detkit": ours, "torchvision": lambda: generator(images, maps)[0]}
+    grid = AnchorGrid(AnchorConfig(), (4, 8, 16, 32, 64)).to(device)
+    ways = {"detkit": partial(grid, FEATURE_SIZES, (800, 1216)), "torchvision": lambda: generator(images, maps)[0]}
     compare("anchors of 800 x 1216, five levels", ways, repeats, device)
     torch_s, ours_s = import_seconds()
     print(f"\nimport torch {torch_s:.3f} s, then import detkit.ops.iou {ours_s:.3f} s; medians of {IMPORTS} processes")

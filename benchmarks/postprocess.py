@@ -3,7 +3,7 @@
 python benchmarks/postprocess.py [--repeats N]      CUDA if there is one, else the CPU
 
 torchvision's side is the loop over classes of its `batched_nms` on the same boxes above the same threshold. detkit's is
-`select_detections`, which maps to original pixels, clips and cuts besides.
+`select_detections`, which clips and cuts besides.
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from timing import head, row
 from torch import Tensor
 from torchvision.ops.boxes import _batched_nms_vanilla
 
-from detkit.nn.heads.detections import select_detections
-from detkit.structures import ImageInfo
+from detkit.nn.selection import SelectionConfig, select_detections
 
 CANDIDATES, CLASSES, SIDE = 30_000, 80, 640
-SCORE_THRESHOLD, NMS_THRESHOLD, MAX_DETECTIONS = 0.001, 0.45, 300
-INFO = ImageInfo(0, (480, 640), (SIDE, SIDE), (1.0, 1.0))
-NAMES = [str(label) for label in range(CLASSES)]
+SELECTION = SelectionConfig(score_threshold=0.001, nms_threshold=0.45, max_detections=300)
 
 
 def main() -> None:
@@ -47,20 +44,15 @@ def candidates() -> tuple[Tensor, Tensor]:
 
 
 def detkit(boxes: Tensor, scores: Tensor) -> None:
-    select_detections(
-        boxes,
-        scores,
-        INFO,
-        NAMES,
-        score_threshold=SCORE_THRESHOLD,
-        nms_threshold=NMS_THRESHOLD,
-        max_detections=MAX_DETECTIONS,
-    )
+    images = torch.zeros(CANDIDATES, dtype=torch.int64, device=boxes.device)
+    windows = boxes.new_tensor([[0, 0, SIDE, SIDE]])
+    select_detections(boxes, scores, images, windows, SELECTION)
 
 
 def per_class(boxes: Tensor, scores: Tensor) -> None:
-    candidate, label = torch.nonzero(scores > SCORE_THRESHOLD, as_tuple=True)
-    _batched_nms_vanilla(boxes[candidate], scores[candidate, label], label, NMS_THRESHOLD)[:MAX_DETECTIONS]
+    candidate, label = torch.nonzero(scores > SELECTION.score_threshold, as_tuple=True)
+    keep = _batched_nms_vanilla(boxes[candidate], scores[candidate, label], label, SELECTION.nms_threshold)
+    keep[: SELECTION.max_detections]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from timing import head, row
 
 from detkit.detectors.sliding_window import SlidingWindow, SlidingWindowConfig, build_sliding_window
 from detkit.nn.proposals.windows import Level
+from detkit.structures import Categories
 
 IMAGE = (240, 320)  # (h, w), as the built-in pictures
 CROPS = 256  # that pass through the network at once
@@ -24,7 +25,8 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
-    detector = build_sliding_window(SlidingWindowConfig(), [str(label) for label in range(20)]).eval().to(device)
+    detector = build_sliding_window(SlidingWindowConfig(), Categories.of_names([str(label) for label in range(20)]))
+    detector.eval().to(device)
     with torch.inference_mode():
         levels = detector.pyramid(torch.randn(3, *IMAGE, device=device))
         windows = sum(len(level.boxes()) for level in levels)

@@ -24,7 +24,7 @@ from torchvision.models import detection
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import AMP, autocast
-from detkit.structures import Batch
+from detkit.structures import Batch, Categories
 from detkit.weights.torchvision import CONFIGS, convert_keys
 
 CLASSES, OBJECTS = 90, 8  # as torchvision counts them: 91 with the background
@@ -92,7 +92,9 @@ def build_pair(model: str, device: torch.device) -> tuple[Detector, nn.Module]:
     if model.startswith("fasterrcnn"):
         change |= {"norm": "frozen_bn" if frozen else "bn", "norm_eps": 1e-5}
     backbone = config.backbone.model_copy(update=change)
-    ours = build_detector(config.model_copy(update={"backbone": backbone}), [str(i) for i in range(CLASSES)])
+    ours = build_detector(
+        config.model_copy(update={"backbone": backbone}), Categories.of_names([str(i) for i in range(CLASSES)])
+    )
     ours.load_state_dict(convert_keys(theirs.state_dict()))
     return ours.to(device), theirs
 
@@ -141,12 +143,13 @@ def train(detector: Detector, batch: Batch, amp: AMP) -> None:
 
 
 def train_theirs(model: nn.Module, batch: Batch) -> None:
-    targets = [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets or ()]
+    objects = [target.objects for target in batch.targets or ()]
+    targets = [{"boxes": of_image.boxes, "labels": of_image.labels + 1} for of_image in objects]
     backward(model, model.train()(pictures(batch), targets))
 
 
 def pictures(batch: Batch) -> list[Tensor]:
-    return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.input_sizes, strict=True)]
+    return [image[:, :h, :w] / 255 for image, (h, w) in zip(batch.images, batch.sizes().tolist(), strict=True)]
 
 
 def backward(model: nn.Module, losses: dict[str, Tensor]) -> None:

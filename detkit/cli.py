@@ -9,12 +9,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from detkit.config import UserError
 from detkit.engine.memory import keep_memory
+from detkit.evaluation.protocols import PROTOCOLS
 
-PROTOCOLS: tuple[Any, ...] = ("voc07", "voc10", "coco")
 SOURCE = (
     "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], detr:NAME[:FILE], "
     "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
@@ -37,20 +36,23 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     from detkit.config import load_config
-    from detkit.engine.run import RunConfig, create_run_folder, resumed_config, run_config_file
+    from detkit.engine.run import RunConfig, create_run_folder, load_run_config, resumed_config
 
     if options.config is None and options.resume is None:
         raise UserError("train: name a configuration, such as configs/faster_rcnn.yaml, or a run with --resume RUN")
     if options.resume and options.output:
         raise UserError("train: --resume goes on in the folder of the run; leave --output out")
-    config = load_config(options.config or run_config_file(options.resume), RunConfig, options.set)
+    if options.config:
+        config = load_config(options.config, RunConfig, options.set)
+    else:
+        config = load_run_config(options.resume, options.set)
     if options.resume:
         config, folder = resumed_config(options.resume, config), options.resume
     else:
         folder = create_run_folder(options.output, options.config.stem)
-    from detkit.engine.train import train
+    from detkit.engine.train import train_config
 
-    train(config, folder, resume=options.resume is not None)
+    train_config(config, folder, resume=options.resume is not None)
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +74,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     for path in filter(None, (options.json, options.detections)):
         create_folder(path.parent)  # rather now than after an hour of evaluation
     source = options.source or newest_run()
-    evaluation, evaluator = evaluate_source(
+    evaluation, store = evaluate_source(
         source, options.protocol or PROTOCOLS, config=options.config, overrides=options.set
     )
     if int(os.environ.get("RANK", 0)) > 0:
@@ -83,7 +85,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         _write_json(options.json, to_json(evaluation))
     if options.detections:
-        _write_json(options.detections, detections_to_coco(evaluator.detections, evaluator.category_ids))
+        _write_json(options.detections, detections_to_coco(store.detections, store.categories))
 
 
 def predict(arguments: Sequence[str] | None = None) -> int:
@@ -117,7 +119,7 @@ def anchors(arguments: Sequence[str] | None = None) -> int:
 
 def _anchors(options: argparse.Namespace) -> None:
     from detkit.config import load_config
-    from detkit.engine.anchors import describe_anchors
+    from detkit.engine.anchor_report import describe_anchors
     from detkit.engine.run import RunConfig
 
     if options.k < 1:
@@ -141,16 +143,16 @@ def _proposals(options: argparse.Namespace) -> None:
     from detkit.config import load_config
     from detkit.data.build import build_dataset
     from detkit.engine.distributed import process_group
-    from detkit.engine.proposals import describe_proposals, proposal_folder, proposal_source
+    from detkit.engine.proposal_search import describe_proposals, proposal_folder, proposal_source
     from detkit.engine.run import RunConfig
     from detkit.nn.proposals.selective_search import QUALITY, SelectiveSearchConfig
 
     config = load_config(options.config, RunConfig, options.set)
     modes = {"fast": SelectiveSearchConfig(), "quality": QUALITY}
-    wanted = modes.get(options.mode) or getattr(config.model, "proposals", None) or modes["fast"]
+    proposals_config = modes.get(options.mode) or getattr(config.model, "proposals", None) or modes["fast"]
     dataset = build_dataset(config.data, options.split)
     with process_group(config.device) as device:
-        source = proposal_source(wanted, device)
+        source = proposal_source(proposals_config, device)
         folder = proposal_folder(source, Path(config.data.root), options.output)
         print(describe_proposals(dataset, source, folder, workers=config.loader.workers))
 

@@ -81,12 +81,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not YAML: {error}") from error
 
 
-def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str] = ()) -> ConfigT:
-    """Reads a YAML file, applies `a.b=value` overrides and validates.
-
-    Raises ConfigError naming the file and listing every problem with its path and, where there is one, the nearest
-    known name.
-    """
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError naming the file."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -97,9 +93,18 @@ def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str
     data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top, found {type(data).__name__}")
+    return data
+
+
+def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str] = ()) -> ConfigT:
+    """Reads a YAML file, applies `a.b=value` overrides and validates.
+
+    Raises ConfigError naming the file and listing every problem with its path and, where there is one, the nearest
+    known name.
+    """
     overrides = list(overrides)
     where = " ".join([str(path), *(f"--set {item}" for item in overrides)])
-    return parse_config(override(data, overrides), schema, where=where)
+    return parse_config(override(read_yaml(path), overrides), schema, where=where)
 
 
 def parse_config(data: dict[str, Any], schema: type[ConfigT], where: str = "configuration") -> ConfigT:

@@ -29,8 +29,8 @@ TINY: dict[str, Any] = {
 }
 FAST: dict[str, Any] = {  # a model that is given its proposals
     "name": "fast_rcnn",
-    "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "levels": [4]},
-    "roi": {"hidden": [16], "dropout": 0.0, "batch_size_per_image": 16, "score_threshold": 0.01},
+    "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "strides": [16]},
+    "roi": {"hidden": [16], "dropout": 0.0, "batch_size_per_image": 16, "selection": {"score_threshold": 0.01}},
     "proposals": {"name": "selective_search", "min_side": 8, "max_boxes": 60},
     "input": {"resize": {"name": "short_side", "size": 64, "max_size": 96}},
 }

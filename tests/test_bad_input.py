@@ -21,10 +21,10 @@ import yaml
 from detkit import cli
 from detkit.config import load_config
 from detkit.data.dataset import ImageDataset
-from detkit.engine.evaluate import build_evaluator
+from detkit.engine.evaluate import detection_store
 from detkit.engine.run import RunConfig
 from detkit.evaluation.coco import CocoBackend
-from detkit.evaluation.evaluator import Evaluator
+from detkit.evaluation.store import DetectionStore
 from tests.cli_support import FAST, TINY, train_tiny, write_config
 from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc, write_yolo
 
@@ -500,13 +500,13 @@ def test_a_picture_lost_while_the_workers_read(
     """After it was checked, and its proposals found."""
     from detkit.engine import evaluate, train
 
-    def lose(dataset: ImageDataset, coco_backend: CocoBackend) -> Evaluator:
+    def lose(dataset: ImageDataset) -> DetectionStore:
         for path in shapes.rglob("*_00001.jpg"):
             path.unlink()
-        return build_evaluator(dataset, coco_backend)
+        return detection_store(dataset)
 
-    monkeypatch.setattr(train, "build_evaluator", lose)
-    monkeypatch.setattr(evaluate, "build_evaluator", lose)
+    monkeypatch.setattr(train, "detection_store", lose)
+    monkeypatch.setattr(evaluate, "detection_store", lose)
     pictures = shutil.copytree(shapes / "VOC2007/JPEGImages", "pictures")
     for split, tool, what in (("val", cli.evaluate, fast), ("train", cli.train, fast.with_name("tiny.yaml"))):
         message = refused(tool, what, "--set", f"data.root={shapes}")

@@ -284,7 +284,7 @@ def boxes(tmp_path: Path) -> str:
 def test_anchors_are_in_input_px_and_in_the_units_of_the_head(
     boxes: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    yolo = {"backbone": {"name": "resnet18", "weights": None, "levels": [3, 4]}}
+    yolo = {"backbone": {"name": "resnet18", "weights": None, "strides": [8, 16]}}
     letterbox = {"resize": {"name": "letterbox", "size": 160}}  # twice as large
     stretch = {"resize": {"name": "stretch", "size": 160}}  # twice as wide, four times as high
     v3 = {"name": "yolov3", **yolo, "head": {"anchors": [[[9, 9]], [[40, 40]]]}}

@@ -8,7 +8,7 @@ import pytest
 from detkit.config import load_config
 from detkit.engine.evaluate import evaluate_source
 from detkit.engine.run import RunConfig
-from detkit.engine.train import train
+from detkit.engine.train import train_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 STATED = re.compile(r"^# Seen to reach (\w+) mAP ([01]\.\d+)", re.MULTILINE)
@@ -20,7 +20,7 @@ def test_reaches_the_score_of_its_header(path: Path, tmp_path: Path) -> None:
     stated = STATED.search(path.read_text())
     assert stated, f"{path.name}: the header has no line '# Seen to reach PROTOCOL mAP 0.00 ...'"
     config = load_config(path, RunConfig, [f"data.root={tmp_path / 'data'}"])
-    evaluation = train(config, tmp_path)
+    evaluation = train_config(config, tmp_path)
     protocol, score = stated[1], float(stated[2])
     assert evaluation is not None
     assert evaluation.results[protocol].score >= score - 0.03  # other processors round otherwise

@@ -1,4 +1,4 @@
-"""What travels between rooms refuses wrong shapes and dtypes where it is made, and says which."""
+"""The structures refuse wrong shapes and dtypes when they are made, and every column of `Objects` travels by itself."""
 
 import dataclasses
 from typing import Any
@@ -7,40 +7,164 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.structures import Batch, Detections, GroundTruth, ImageInfo, Sample, Target
+from detkit.structures import (
+    Batch,
+    Categories,
+    Detections,
+    GroundTruth,
+    ImageInfo,
+    KeypointCategories,
+    Objects,
+    Sample,
+    Target,
+)
 
 INFO = ImageInfo("a", (40, 60), (80, 120), (2.0, 2.0))
+PERSON = Categories(
+    ("person", "dog"),
+    (1, 18),
+    KeypointCategories(("nose", "left_eye", "right_eye"), ((1, 2),), ((0, 1), (0, 2)), (0.026, 0.025, 0.025)),
+)
 
 
-def numpy_objects(count: int = 2) -> dict[str, Any]:
-    return {
-        "boxes": np.zeros((count, 4), np.float32),
-        "labels": np.zeros(count, np.int64),
-        "ignore": np.zeros(count, np.bool_),
-    }
+def make_objects(count: int = 2, **changes: Any) -> Objects[np.ndarray]:
+    columns: dict[str, Any] = {"boxes": np.zeros((count, 4), np.float32), "labels": np.zeros(count, np.int64)}
+    return Objects(**{**columns, **changes})
 
 
-def make_sample(**changes: Any) -> Sample:
-    return Sample(**{"image": np.zeros((4, 5, 3), np.uint8), **numpy_objects(), "image_id": 1, **changes})
+def numbered(first: int, count: int) -> Objects[np.ndarray]:
+    """Objects with every column; all values of an object are its number, or whether that is odd."""
+    numbers = np.arange(first, first + count)
+
+    def column(dtype: Any, *shape: int) -> np.ndarray:
+        return np.broadcast_to(numbers.reshape(-1, *(1 for _ in shape)), (count, *shape)).astype(dtype)
+
+    return Objects(
+        boxes=column(np.float32, 4),
+        labels=column(np.int64),
+        ignore=numbers % 2 == 1,
+        area=column(np.float32),
+        scores=column(np.float32),
+        masks=np.broadcast_to((numbers % 2 == 1)[:, None, None], (count, 5, 6)).copy(),
+        keypoints=column(np.float32, 3, 3),
+        track_ids=column(np.int64),
+        extra={"occlusion": column(np.float64), "corners": column(np.int16, 2, 2)},
+    )
 
 
-def make_target(**changes: Any) -> Target:
-    fields: dict[str, Any] = {
-        "boxes": torch.zeros(2, 4),
-        "labels": torch.zeros(2, dtype=torch.int64),
-        "ignore": torch.zeros(2, dtype=torch.bool),
-    }
-    return Target(**{**fields, **changes})
+def numbers_of(objects: Objects[Any]) -> list[int]:
+    """The numbers of `numbered`, after a check that they are the same in every column."""
+    numbers = [int(label) for label in objects.labels]
+    columns = objects.columns()
+    assert set(columns) == set(numbered(0, 1).columns())
+    for name, column in columns.items():
+        for number, value in zip(numbers, column, strict=True):
+            expected = number % 2 if name in ("ignore", "masks") else number
+            assert set(np.asarray(value).ravel().tolist()) == {expected}, name
+    return numbers
 
 
-def make_detections(**changes: Any) -> Detections:
-    fields: dict[str, Any] = {
-        "boxes": torch.zeros(3, 4),
-        "scores": torch.tensor([0.9, 0.9, 0.1]),
-        "labels": torch.zeros(3, dtype=torch.int64),
-        "class_names": ("dog",),
-    }
-    return Detections(**{**fields, **changes})
+def test_taking_rows_takes_them_of_every_column() -> None:
+    for objects in (numbered(3, 4), numbered(3, 4).to_tensors()):
+        array = np.array if isinstance(objects.boxes, np.ndarray) else torch.tensor
+        assert numbers_of(objects) == [3, 4, 5, 6]
+        assert numbers_of(objects.take(slice(1, 3))) == [4, 5]
+        assert numbers_of(objects.take(array([2, 0, 2]))) == [5, 3, 5]
+        assert numbers_of(objects.take(array([True, False, False, True]))) == [3, 6]
+        assert len(objects.take(array([False] * 4))) == 0
+
+
+def test_cat_joins_every_column() -> None:
+    parts = [numbered(0, 2), numbered(7, 0), numbered(3, 1)]
+    assert numbers_of(Objects.cat(parts)) == [0, 1, 3]
+    joined = Objects.cat([part.to_tensors() for part in parts])
+    assert isinstance(joined.masks, torch.Tensor)
+    assert numbers_of(joined) == [0, 1, 3]
+
+
+def test_cat_of_different_columns_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected the same columns in every part"):
+        Objects.cat([make_objects(), make_objects(area=np.zeros(2, np.float32))])
+
+
+def test_map_changes_every_column() -> None:
+    doubled = numbered(1, 2).map(lambda column: column.repeat(2, axis=0))
+    assert numbers_of(doubled) == [1, 1, 2, 2]
+
+
+def test_objects_become_tensors_and_arrays_of_the_same_memory() -> None:
+    objects = numbered(0, 3)
+    tensors = objects.to_tensors()
+    assert all(isinstance(column, torch.Tensor) for column in tensors.columns().values())
+    assert tensors.columns().keys() == objects.columns().keys()
+    back = tensors.to_arrays()
+    for name, column in objects.columns().items():
+        assert np.shares_memory(column, back.columns()[name])
+        assert column.dtype == back.columns()[name].dtype
+
+
+def test_objects_move_with_every_column() -> None:
+    objects = numbered(0, 3)
+    for moved in (objects.to("meta"), objects.to_tensors().to("meta")):
+        assert {column.device.type for column in moved.columns().values()} == {"meta"}
+    here = objects.to_tensors()
+    assert here.to("cpu").boxes is here.boxes, "no copy where the tensors are there already"
+
+
+def test_columns_are_read_back() -> None:
+    objects = numbered(2, 2)
+    assert numbers_of(Objects.from_columns(objects.columns())) == [2, 3]
+    assert make_objects().columns().keys() == {"boxes", "labels", "ignore"}
+
+
+def test_no_objects_are_ordinary() -> None:
+    empty = Objects.empty()
+    assert len(empty) == 0
+    assert empty.ignore.dtype == np.bool_
+    Sample(np.zeros((4, 5, 3), np.uint8), empty, 1)
+    target = Target(empty.to_tensors())
+    assert len(target.not_ignored()) == len(target.ignored()) == 0
+    no_scores = dataclasses.replace(empty.to_tensors(), scores=torch.zeros(0))
+    assert len(Detections(no_scores, PERSON)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": np.zeros((2, 5), np.float32)}, r"Objects.boxes: expected float32 \[\?, 4\], got float32 \[2, 5\]"),
+        ({"boxes": np.zeros((2, 4))}, "Objects.boxes: expected float32 .*, got float64"),
+        ({"boxes": [[0, 0, 1, 1]]}, "Objects.boxes: expected a numpy array float32 .*, got list"),
+        ({"labels": np.zeros(3, np.int64)}, r"Objects.labels: expected int64 \[2\], got int64 \[3\]"),
+        ({"labels": np.zeros(2, np.int32)}, "Objects.labels: expected int64 .*, got int32"),
+        ({"labels": torch.zeros(2).long()}, "Objects.labels: expected a numpy array int64 .*, got Tensor"),
+        ({"ignore": np.zeros(2, np.uint8)}, "Objects.ignore: expected bool .*, got uint8"),
+        ({"area": np.zeros(1, np.float32)}, r"Objects.area: expected float32 \[2\], got float32 \[1\]"),
+        ({"masks": np.zeros((2, 8), np.bool_)}, r"Objects.masks: expected bool \[2, \?, \?\], got bool \[2, 8\]"),
+        ({"keypoints": np.zeros((2, 17, 2), np.float32)}, r"Objects.keypoints: expected float32 \[2, \?, 3\]"),
+        ({"extra": {"pose": np.zeros(3)}}, r"Objects.extra\['pose'\]: expected ndarray with 2 rows"),
+        ({"extra": {"pose": torch.zeros(2)}}, r"Objects.extra\['pose'\]: expected ndarray with 2 rows"),
+    ],
+)
+def test_a_wrong_column_is_named(changes: dict[str, Any], message: str) -> None:
+    make_objects()
+    with pytest.raises(ValueError, match=message):
+        make_objects(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boxes": torch.zeros(2, 4).double()}, r"Objects.boxes: expected float32 \[\?, 4\], got float64"),
+        ({"labels": torch.zeros(2)}, r"Objects.labels: expected int64 \[2\], got float32 \[2\]"),
+        ({"labels": torch.zeros(2, 1).long()}, r"Objects.labels: expected int64 \[2\], got int64 \[2, 1\]"),
+        ({"ignore": np.zeros(2, np.bool_)}, "Objects.ignore: expected a tensor bool .*, got ndarray"),
+    ],
+)
+def test_a_wrong_column_of_tensors_is_named(changes: dict[str, Any], message: str) -> None:
+    columns: dict[str, Any] = {"boxes": torch.zeros(2, 4), "labels": torch.zeros(2).long()}
+    Objects(**columns)
+    with pytest.raises(ValueError, match=message):
+        Objects(**{**columns, **changes})
 
 
 @pytest.mark.parametrize(
@@ -49,104 +173,117 @@ def make_detections(**changes: Any) -> Detections:
         ({"image": np.zeros((4, 5), np.uint8)}, r"Sample.image: expected uint8 \[\?, \?, 3\], got uint8 \[4, 5\]"),
         ({"image": np.zeros((4, 5, 3))}, r"Sample.image: expected uint8 .*, got float64 \[4, 5, 3\]"),
         ({"image": torch.zeros(4, 5, 3)}, "Sample.image: expected a numpy array uint8 .*, got Tensor"),
-        ({"boxes": np.zeros((2, 5), np.float32)}, r"Sample.boxes: expected float32 \[\?, 4\], got float32 \[2, 5\]"),
-        ({"boxes": np.zeros((2, 4))}, "Sample.boxes: expected float32 .*, got float64"),
-        ({"labels": np.zeros(3, np.int64)}, r"Sample.labels: expected int64 \[2\], got int64 \[3\]"),
-        ({"labels": np.zeros(2, np.int32)}, "Sample.labels: expected int64 .*, got int32"),
-        ({"ignore": np.zeros(2, np.uint8)}, "Sample.ignore: expected bool .*, got uint8"),
+        ({"proposals": np.zeros((2, 5), np.float32)}, r"Sample.proposals: expected float32 \[\?, 4\]"),
     ],
 )
-def test_sample_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
-    make_sample()
+def test_sample_names_a_wrong_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_sample(**changes)
+        Sample(**{"image": np.zeros((4, 5, 3), np.uint8), "objects": make_objects(), "image_id": 1, **changes})
 
 
-def test_ground_truth_has_one_area_for_each_box() -> None:
-    GroundTruth(1, (4, 5), **numpy_objects(), area=np.zeros(2, np.float32))
-    with pytest.raises(ValueError, match=r"GroundTruth.area: expected float32 \[2\], got float32 \[1\]"):
-        GroundTruth(1, (4, 5), **numpy_objects(), area=np.zeros(1, np.float32))
+def test_target_separates_the_ignored_objects() -> None:
+    target = Target(numbered(4, 3).to_tensors())
+    assert numbers_of(target.not_ignored()) == [4, 6]
+    assert numbers_of(target.ignored()) == [5]
+
+
+def make_batch(**changes: Any) -> Batch:
+    fields: dict[str, Any] = {
+        "images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        "infos": (INFO,),
+        "targets": (Target(numbered(0, 2).to_tensors()),),
+        "proposals": (torch.zeros(5, 4),),
+    }
+    return Batch(**{**fields, **changes})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"boxes": torch.zeros(2, 4).double()}, r"Target.boxes: expected torch.float32 \[\?, 4\], got torch.float64"),
-        ({"boxes": np.zeros((2, 4), np.float32)}, "Target.boxes: expected a tensor .*, got ndarray"),
-        ({"labels": torch.zeros(2)}, r"Target.labels: expected torch.int64 \[2\], got torch.float32 \[2\]"),
-        ({"labels": torch.zeros(2, 1).long()}, r"Target.labels: expected torch.int64 \[2\], got torch.int64 \[2, 1\]"),
-        ({"ignore": torch.zeros(1).bool()}, r"Target.ignore: expected torch.bool \[2\], got torch.bool \[1\]"),
-    ],
-)
-def test_target_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
-    make_target()
-    with pytest.raises(ValueError, match=message):
-        make_target(**changes)
-
-
-def test_target_objects_are_those_not_ignored() -> None:
-    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 3, 3]])
-    target = Target(boxes, torch.tensor([5, 6, 7]), torch.tensor([False, True, False]))
-    kept, labels = target.objects()
-    assert kept[:, 2].tolist() == [1, 3]
-    assert labels.tolist() == [5, 7]
-
-
-def test_an_image_without_objects_is_ordinary() -> None:
-    make_sample(**numpy_objects(0))
-    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
-    assert target.objects()[0].shape == (0, 4)
-    empty = torch.zeros(0, dtype=torch.int64)
-    assert len(Detections(torch.zeros(0, 4), torch.zeros(0), empty, ("dog",))) == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": torch.zeros(1, 3, 8, 8)}, "Batch.images: expected torch.uint8 .*, got torch.float32"),
-        ({"images": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)}, r"Batch.images: .*, got torch.uint8 \[1, 8, 8, 3\]"),
+        ({"images": torch.zeros(1, 3, 8, 8)}, "Batch.images: expected uint8 .*, got float32"),
+        ({"images": torch.zeros(1, 8, 8, 3, dtype=torch.uint8)}, r"Batch.images: .*, got uint8 \[1, 8, 8, 3\]"),
         ({"infos": (INFO, INFO)}, "Batch.infos: expected 1 entries, one an image, got 2"),
         ({"targets": ()}, "Batch.targets: expected 1 entries, one an image, got 0"),
         ({"proposals": ()}, "Batch.proposals: expected 1 entries, one an image, got 0"),
     ],
 )
-def test_batch_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
-    fields: dict[str, Any] = {"images": torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "infos": (INFO,)}
-    batch = Batch(**fields, targets=(make_target(),), proposals=(torch.zeros(5, 4),))
+def test_batch_names_a_wrong_field(changes: dict[str, Any], message: str) -> None:
+    batch = make_batch()
     assert len(batch) == 1
-    assert batch.input_sizes == [(80, 120)]
+    assert batch.sizes().tolist() == [[80, 120]]
+    assert batch.sizes().dtype == torch.int64
     with pytest.raises(ValueError, match=message):
-        Batch(**{**fields, **changes})
+        make_batch(**changes)
 
 
-def test_batch_moves_with_all_it_has() -> None:
-    batch = Batch(
-        torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (INFO,), targets=(make_target(),), proposals=(torch.zeros(5, 4),)
-    ).to("meta")
+def test_batch_moves_with_all_its_tensors() -> None:
+    batch = make_batch().to("meta")
     assert batch.targets
     assert batch.proposals
-    target = batch.targets[0]
-    moved = [batch.images, batch.proposals[0], target.boxes, target.labels, target.ignore]
-    assert {tensor.device.type for tensor in moved} == {"meta"}
-    assert Batch(batch.images, (INFO,)).to("meta").targets is None
+    tensors = [batch.images, batch.proposals[0], *batch.targets[0].objects.columns().values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert make_batch(targets=None, proposals=None).to("meta").targets is None
+
+
+def make_detections(**changes: Any) -> Detections:
+    columns: dict[str, Any] = {
+        "boxes": torch.zeros(3, 4),
+        "labels": torch.zeros(3, dtype=torch.int64),
+        "scores": torch.tensor([0.9, 0.9, 0.1]),
+    }
+    return Detections(Objects(**{**columns, **changes}), PERSON)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"scores": torch.tensor([0.1, 0.9, 0.9])}, "Detections.scores: expected descending order, got an increase"),
-        ({"scores": torch.tensor([0.9, 0.1])}, r"Detections.scores: expected torch.float32 \[3\]"),
-        ({"boxes": torch.zeros(3, 4).half()}, "Detections.boxes: expected torch.float32 .*, got torch.float16"),
-        ({"labels": torch.zeros(3, dtype=torch.int32)}, "Detections.labels: expected torch.int64 .*, got torch.int32"),
+        ({"scores": None}, "Detections.objects: expected scores, got none"),
     ],
 )
-def test_detections_say_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_detections_name_a_wrong_field(changes: dict[str, Any], message: str) -> None:
     assert len(make_detections()) == 3
     with pytest.raises(ValueError, match=message):
         make_detections(**changes)
 
 
-@pytest.mark.parametrize("structure", [make_sample(), make_target(), make_detections(), INFO])
+def test_categories_become_plain_values_and_are_read_back() -> None:
+    """Through what a checkpoint or JSON makes of tuples: lists."""
+    for categories in (PERSON, Categories.of_names(["cat", "dog"])):
+        plain = categories.to_plain()
+        assert Categories.from_plain(plain) == categories
+        leaves = [plain]
+        while leaves:
+            leaf = leaves.pop()
+            assert isinstance(leaf, (dict, list, str, int, float))
+            leaves += list(leaf.values()) if isinstance(leaf, dict) else leaf if isinstance(leaf, list) else []
+
+
+def test_categories_of_names_count_from_one() -> None:
+    categories = Categories.of_names(["cat", "dog"])
+    assert (categories.names, categories.ids, len(categories)) == (("cat", "dog"), (1, 2), 2)
+
+
+def test_wrong_categories_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Categories.names: expected at least one class"):
+        Categories((), ())
+    with pytest.raises(ValueError, match=r"Categories.ids: expected 2, one a name, got 1"):
+        Categories(("cat", "dog"), (1,))
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        make_objects(),
+        GroundTruth(1, (4, 5), make_objects()),
+        Sample(np.zeros((4, 5, 3), np.uint8), make_objects(), 1),
+        make_batch(),
+        make_detections(),
+        PERSON,
+        INFO,
+    ],
+    ids=lambda structure: type(structure).__name__,
+)
 def test_structures_are_frozen(structure: Any) -> None:
     name = dataclasses.fields(structure)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):

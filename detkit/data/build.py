@@ -1,7 +1,7 @@
 """From the configuration to batches: data set, batch sampler, loader.
 
-Every random decision about an image is a function of (run seed, epoch, index), and that of a batch of (run seed, epoch,
-batch): the number of worker processes changes nothing, and an epoch can be repeated or resumed exactly.
+Every random decision about an image is a function of (run seed, epoch, index), and every one about a batch of (run
+seed, epoch, batch): the number of worker processes changes nothing, and an epoch can be repeated or resumed exactly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from detkit.config import Config, UserError
 from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import Loader
-from detkit.data.proposals import ProposalFolder
+from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.data.transfer import CollateInWorker
 from detkit.data.transforms import Augment
@@ -29,12 +29,12 @@ from detkit.data.yolo import YOLODataConfig, read_yolo
 from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
 
 DataConfig = Annotated[VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig, Field(discriminator="name")]
-Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, original (h, w), draw)
+Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, (h, w) of the picture, draw)
 Key = tuple[int, int, int | None]  # (index of the image, its seed, its draw, which its batch may share)
 
 
 class LoaderConfig(Config):
-    """How batches are made.
+    """Settings of the loader.
 
     workers          processes that decode and augment beside the training; 0: none
     aspect_grouping  batches hold only upright or only wide images, which saves padding
@@ -47,7 +47,7 @@ class LoaderConfig(Config):
 def build_dataset(
     config: VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig, split: Literal["train", "val"]
 ) -> ImageDataset:
-    """The checked data set of a split; both splits have the same class names. Raises DataError."""
+    """The checked data set of a split; both splits have the same categories. Raises DataError."""
     match config:
         case VOCConfig():
             return read_voc(config, split)
@@ -78,10 +78,15 @@ def build_loader(
 ) -> DataLoader[Batch]:
     """Batches of `batch_size` images on each of `world_size` ranks; call `loader.batch_sampler.set_epoch` every epoch.
 
-    shuffle     training: a new order every epoch, and a `draw` for `place`. Otherwise images come in the order of the
-                data set and `draw` is None
-    draw_every  batches that share a draw; 0: each image has its own
-    proposals   where every image has some, if the detector wants them
+    place, stride    the detector's resize rule, and the multiple to which batches are padded
+    augment          applied to every image before it is resized; None in evaluation
+    seed             of the order, the augmentation and the draws
+    shuffle          training: a new order every epoch, and a `draw` for `place`. Otherwise images come in the order of
+                     the data set and `draw` is None
+    aspect_grouping  batches of only upright or only wide images, if `shuffle`
+    with_targets     whether batches carry the objects
+    draw_every       batches that share a draw; 0: each image has its own
+    proposals        of every image, for detectors with external proposals
     """
     sampler = BatchSampler(
         dataset.aspect_ratios,
@@ -94,13 +99,15 @@ def build_loader(
         draw_every=draw_every,
     )
     return Loader(
-        _Prepared(dataset, augment, place, proposals),
+        _PreparedImages(dataset, augment, place, proposals),
         CollateInWorker(stride, with_targets, workers),
         batch_sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # else every epoch takes a number from the global generator
+        generator=torch.Generator().manual_seed(
+            seed
+        ),  # without one, every epoch takes a number from the global generator
     )
 
 
@@ -169,11 +176,8 @@ class BatchSampler(Sampler[list[Key]]):
         return int(np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0])
 
 
-class _Prepared:
-    """What a worker does for a key: decode and augment; the interpolation of the resize, which is left to `collate`.
-
-    `orig_size` is that of the augmented picture.
-    """
+class _PreparedImages:
+    """The images of a data set by key, decoded and augmented, each with its interpolation: `collate` resizes them."""
 
     def __init__(
         self, dataset: ImageDataset, augment: Augment | None, place: Place, proposals: ProposalFolder | None

@@ -1,7 +1,7 @@
 """The one check that every data set passes before training.
 
-The readers turn their files into `RawImage` records; `check_images` opens every picture, looks at every box and applies
-the policy of the configuration. Nothing is mended or dropped without being counted.
+The readers turn their files into `RawImage` records. `check_images` opens every picture, looks at every box and applies
+the policy of the configuration. Whatever it repairs or drops is counted.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import ExifTags, Image
 from tqdm import tqdm
@@ -24,26 +24,26 @@ from detkit.structures import ImageId, Size
 LabelPolicy = Literal["raise", "clip", "drop_box", "drop_image"]
 Box = tuple[float, float, float, float]
 
-TOLERANCE = 1.0  # px that a box may reach over the border of its image: files that count from 0 or round up do so
-MAX_LINES = 10  # problems spelled out in one message
+TOLERANCE = 1.0  # px that a box may reach over the border of its image, as in files that count from 0 or round up
+MAX_LINES = 10  # problems that one message lists
 
 _POLICIES = (
-    "Mend the files, or set data.on_bad_label: clip (cut boxes to the image and drop those left empty), drop_box, or "
-    "drop_image (also for pictures that cannot be read)."
+    "Correct the files, or set data.on_bad_label: clip (cut boxes to the image and drop those left empty), drop_box, "
+    "or drop_image (also for pictures that cannot be read)."
 )
 
 
 class DataError(UserError):
-    """A data set that cannot be used as it is: names the file, the object and the fix."""
+    """A data set that cannot be used as it is. The message names the file, the object and the fix."""
 
 
 class FilesConfig(Config):
-    """What every data set read from files has.
+    """Settings of every data set that is read from files.
 
     root          folder of the data set
     on_bad_label  `raise` lists the problems and stops. `clip` cuts boxes to the image and drops those left empty.
-                  `drop_box` drops the object. `drop_image` drops the image, also one that is missing or cannot be read
-    check_images  decode every picture once before training; false reads their headers only
+                  `drop_box` drops the object. `drop_image` drops the image, also if its file is missing or unreadable
+    check_images  decode every picture once before training; false reads only the headers of the files
     """
 
     root: str
@@ -55,20 +55,19 @@ class FilesConfig(Config):
 class RawObject:
     """One object as its file has it.
 
-    where    how a message calls it: `object 3 (dog)`, `annotation 1768`
-    label    index into the class names; -1 where `problem` says why there is none
+    where    its name in messages: `object 3 (dog)`, `annotation 1768`
+    label    index into the categories; -1 where `problem` says why there is none
     box      xyxy in continuous pixels
-    ignore   VOC difficult, COCO crowd
-    area     px^2; None: the area of the box
-    problem  what the reader could not make out, with the fix
+    problem  why the reader could not read the object, with the fix
+    columns  its values in the other columns of `Objects`, known or extra, by name. A column that any object has becomes
+             a column of the data set (see `ImageDataset`)
     """
 
     where: str
     label: int
     box: Box
-    ignore: bool = False
-    area: float | None = None
     problem: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,84 +90,92 @@ class RawImage:
 def check_images(
     images: Sequence[RawImage], name: str, policy: LabelPolicy, decode: bool, min_side: float = 0.0
 ) -> tuple[list[RawImage], Counter[str]]:
-    """The images with their true sizes and with boxes inside them, and the counts of what the policy did.
+    """The images with their true sizes and with boxes inside them, and counts of what the policy changed.
 
     A box is right if it is finite, wider and higher than `min_side` px and reaches at most `TOLERANCE` px over the
     border; the overhang is cut off and counted. Raises DataError listing every problem that the policy does not settle.
     """
-    kept: list[RawImage] = []
+    checked: list[RawImage] = []
     counts: Counter[str] = Counter()
     problems: list[str] = []
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         sizes = pool.map(partial(upright_size, decode=decode), [image.path for image in images])
         for image, size in tqdm(zip(images, sizes, strict=True), f"checking {name}", len(images), delay=2, leave=False):
-            fault = image.problem or (size if isinstance(size, str) else _size_fault(image, size))
-            objects: list[RawObject] = []
-            done: Counter[str] = Counter()
-            if fault is not None or isinstance(size, str):
-                faults = [f"{image.where}: {fault}"]
-            else:
-                image = replace(image, size=size)
-                faults, objects, done = _check_objects(image, policy, min_side)
+            checked_image, changes, faults = _check_image(image, size, policy, min_side)
             if faults and policy == "drop_image":
                 counts["image dropped"] += 1
                 continue
-            counts += done
+            counts += changes
             problems += faults
-            kept.append(replace(image, objects=objects))
+            checked.append(checked_image)
     if problems:
         raise DataError(_report(name, problems))
-    if not kept:
+    if not checked:
         raise DataError(f"{name}: no image is left; on_bad_label: {policy} dropped all {len(images)}")
-    return kept, counts
+    return checked, counts
 
 
-def _check_objects(
-    image: RawImage, policy: LabelPolicy, min_side: float
-) -> tuple[list[str], list[RawObject], Counter[str]]:
-    """The faults that `policy` does not settle box by box, the objects that stay, and what was done to them."""
-    assert image.size is not None
-    height, width = image.size
-    faults: list[str] = []
+def _check_image(
+    image: RawImage, size: Size | str, policy: LabelPolicy, min_side: float
+) -> tuple[RawImage, Counter[str], list[str]]:
+    """The image with its true size and checked objects, counts of what was changed, and the problems that remain.
+
+    size  (h, w) of the upright picture, or why it cannot be read
+    """
+    fault = image.problem or (size if isinstance(size, str) else _size_fault(image, size))
+    if fault is not None or isinstance(size, str):
+        return replace(image, objects=()), Counter(), [f"{image.where}: {fault}"]
     objects: list[RawObject] = []
-    counts: Counter[str] = Counter()
+    changes: Counter[str] = Counter()
+    faults: list[str] = []
     for item in image.objects:
-        fault = item.problem or _box_fault(item.box, image.size, min_side)
-        x1, y1, x2, y2 = item.box
-        inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-        if fault is None:
-            counts[f"box cut by at most {TOLERANCE:g} px"] += inside != item.box
-            objects.append(replace(item, box=inside))
-        elif policy == "drop_box":
-            counts["box dropped"] += 1
-        elif policy == "clip" and item.problem is None:
-            mendable = _box_fault(item.box, None, min_side) is None and _box_fault(inside, None, 0.0) is None
-            counts["box clipped" if mendable else "box dropped"] += 1
-            if mendable:
-                objects.append(replace(item, box=inside))
-        else:
+        box, change, fault = _check_object(item, size, policy, min_side)
+        if fault is not None:
             faults.append(f"{image.where}: {item.where}: {fault}")
-    return faults, objects, counts
+        if change is not None:
+            changes[change] += 1
+        if box is not None:
+            objects.append(replace(item, box=box))
+    return replace(image, size=size, objects=objects), changes, faults
+
+
+def _check_object(
+    item: RawObject, size: Size, policy: LabelPolicy, min_side: float
+) -> tuple[Box | None, str | None, str | None]:
+    """The box inside the image or None if the object is dropped, the change to count, and the problem that remains."""
+    (height, width), (x1, y1, x2, y2) = size, item.box
+    fault = item.problem or _box_fault(item.box, size, min_side)
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
+    if fault is None:
+        return inside, None if inside == item.box else f"box cut by at most {TOLERANCE:g} px", None
+    if policy == "clip" and item.problem is None:
+        if _box_fault(item.box, None, min_side) is None and _box_fault(inside, None, 0.0) is None:
+            return inside, "box clipped", None
+        return None, "box dropped", None
+    if policy == "drop_box":
+        return None, "box dropped", None
+    return None, None, fault
 
 
 def _box_fault(box: Box, size: Size | None, min_side: float) -> str | None:
-    """What is wrong with a box, or None. With a size, the box must also lie inside the image."""
+    """The problem of a box, or None. Where `size` is given, the box must also lie inside the image."""
     x1, y1, x2, y2 = box
     text = f"box x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
     if not all(map(math.isfinite, box)):
         return f"{text} is not finite"
     if x2 - x1 <= min_side or y2 - y1 <= min_side:
-        least = f"more than {min_side:g} px" if min_side else "more than 0"
-        return f"{text} is empty: width and height must be {least}"
+        minimum = f"more than {min_side:g} px" if min_side else "more than 0"
+        return f"{text} is empty: width and height must be {minimum}"
     if size is not None:
         height, width = size
-        beyond = max(-x1, -y1, x2 - width, y2 - height)
-        if beyond > TOLERANCE or min(x2, y2, width - x1, height - y1) <= 0:
+        overhang = max(-x1, -y1, x2 - width, y2 - height)
+        if overhang > TOLERANCE or min(x2, y2, width - x1, height - y1) <= 0:
             return f"{text} leaves the image, {width} x {height} (w x h)"
     return None
 
 
 def _size_fault(image: RawImage, size: Size) -> str | None:
+    """How the annotated size disagrees with the picture's, or None."""
     if image.size is None or image.size == size:
         return None
     height, width = image.size
@@ -180,16 +187,16 @@ def _size_fault(image: RawImage, size: Size) -> str | None:
 
 
 def upright_size(path: str, decode: bool) -> Size | str:
-    """(h, w) of the picture with its EXIF orientation applied, or what is wrong with the file.
+    """(h, w) of the picture with its EXIF orientation applied, or why the file cannot be read.
 
-    Pillow decodes because it reports a truncated file, for which OpenCV returns a picture with a grey rest.
+    Pillow decodes, because it reports a truncated file; OpenCV fills the missing part with grey and says nothing.
     """
     try:
         with Image.open(path) as picture:
             width, height = picture.size
             turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             if decode:
-                picture.draft("RGB", (width // 8, height // 8))  # a JPEG is read in full and computed at 1/8
+                picture.draft("RGB", (width // 8, height // 8))  # a JPEG is read in full and decoded at 1/8 of its size
                 picture.load()
     except FileNotFoundError:
         return f"the picture {path} does not exist"

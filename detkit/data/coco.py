@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any, Literal
 
 from detkit.data.checks import MAX_LINES, Box, DataError, FilesConfig, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
-from detkit.structures import Size
+from detkit.structures import Categories, Size
 
 
 class COCOConfig(FilesConfig):
     """COCO, or one's own data in its format. The classes are the categories of the files, in the order of their ids.
 
-    root               the folder that the others are relative to
+    root               the folder that the other paths are relative to
     train_images       folder that the `file_name`s are relative to; likewise val_images
     train_annotations  JSON file; likewise val_annotations, with the same categories
     """
@@ -37,26 +38,25 @@ def read_coco(config: COCOConfig, split: Literal["train", "val"]) -> ImageDatase
     if not folder.is_dir():
         raise DataError(f"data.{split}_images: the folder {folder} does not exist; see datasets/README.md")
     content = _read_json(path)
-    categories = _categories(content, path)
+    names = _category_names(content, path)
     if split == "val" and other.is_file():  # evaluation alone needs no training files
-        _check_same(_categories_of_file(other, other.stat().st_mtime_ns), categories, train, val)
+        _check_same(_category_names_of_file(other, other.stat().st_mtime_ns), names, train, val)
     return ImageDataset(
-        _images(content, path, folder, {category: label for label, category in enumerate(categories)}),
+        _images(content, path, folder, {category_id: label for label, category_id in enumerate(names)}),
         name=f"coco {split} ({path.name})",
-        class_names=tuple(categories.values()),
-        category_ids=tuple(categories),
+        categories=Categories(tuple(names.values()), tuple(names)),
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
     )
 
 
 def _read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The file, with its three lists known to be lists of mappings."""
+    """The content of the file, after a check that its three tables are lists of mappings."""
     try:
         content: Any = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        found = sorted(other.name for other in path.parent.glob("*.json"))
-        raise DataError(f"{path} does not exist; JSON files there: {', '.join(found) or 'none'}") from error
+        others = sorted(other.name for other in path.parent.glob("*.json"))
+        raise DataError(f"{path} does not exist; JSON files there: {', '.join(others) or 'none'}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
@@ -69,7 +69,7 @@ def _read_json(path: Path) -> dict[str, list[dict[str, Any]]]:
     return tables
 
 
-def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> dict[int, str]:
+def _category_names(content: dict[str, list[dict[str, Any]]], path: Path) -> dict[int, str]:
     """id -> name in the order of the ids, which may have gaps and may begin with 0."""
     rows = [(row.get("id"), row.get("name")) for row in content["categories"]]
     ids, names = [row[0] for row in rows], [row[1] for row in rows]
@@ -83,9 +83,9 @@ def _categories(content: dict[str, list[dict[str, Any]]], path: Path) -> dict[in
 
 
 @lru_cache(maxsize=4)
-def _categories_of_file(path: Path, mtime: int) -> dict[int, str]:
-    """Kept, because the file of a large training set takes seconds; `mtime` makes a changed file a new one."""
-    return _categories(_read_json(path), path)
+def _category_names_of_file(path: Path, mtime: int) -> dict[int, str]:
+    """Cached, because reading the file of a large training set takes seconds; a changed file has another `mtime`."""
+    return _category_names(_read_json(path), path)
 
 
 def _check_same(train: dict[int, str], val: dict[int, str], train_path: Path, val_path: Path) -> None:
@@ -109,16 +109,16 @@ def _images(
     image_id, count = Counter(image_ids).most_common(1)[0]
     if count > 1:
         raise DataError(f"{path}: {count} images have the id {image_id!r}; each needs its own")
-    known, strays = set(image_ids), []
+    known, unknown = set(image_ids), []
     for number, row in enumerate(content["annotations"]):
         item = _object(row, number, labels)
         if row.get("image_id") in known:
             objects[row["image_id"]].append(item)
         else:
-            strays.append(f"  {item.where}: the image id {row.get('image_id')!r} is not among the images")
-    if strays:
-        more = [f"  ... and {len(strays) - MAX_LINES} more"] if len(strays) > MAX_LINES else []
-        raise DataError("\n".join([f"{path}: annotations of unknown images", *strays[:MAX_LINES], *more]))
+            unknown.append(f"  {item.where}: the image id {row.get('image_id')!r} is not among the images")
+    if unknown:
+        more = [f"  ... and {len(unknown) - MAX_LINES} more"] if len(unknown) > MAX_LINES else []
+        raise DataError("\n".join([f"{path}: annotations of unknown images", *unknown[:MAX_LINES], *more]))
     return [_image(row, path, folder, objects[row["id"]]) for row in content["images"]]
 
 
@@ -138,17 +138,15 @@ def _object(row: dict[str, Any], number: int, labels: dict[int, int]) -> RawObje
         problem = f"the category id {category!r} is not among the categories; known ids: {', '.join(map(str, labels))}"
     elif box is None:
         problem = f"expected 'bbox' [x, y, width, height], got {row.get('bbox')!r}"
-    return RawObject(
-        where,
-        labels[category] if problem is None else -1,  # type: ignore[index]
-        box or (0.0, 0.0, 0.0, 0.0),
-        bool(row.get("iscrowd", 0)),
-        float(area) if isinstance(area, (int, float)) else None,
-        problem,
-    )
+    columns: dict[str, Any] = {"ignore": bool(row.get("iscrowd", 0))}
+    if isinstance(area, (int, float)) and not math.isnan(area):
+        columns["area"] = area
+    label = labels[category] if problem is None else -1  # type: ignore[index]
+    return RawObject(where, label, box or (0.0, 0.0, 0.0, 0.0), problem, columns)
 
 
 def _box(bbox: Any) -> Box | None:
+    """xyxy of COCO's `[x, y, width, height]`; None if it is not four numbers."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(value, (int, float)) for value in bbox):
         return None
     x, y, width, height = map(float, bbox)

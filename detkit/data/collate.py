@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from detkit.data.transforms import resize_sample
+from detkit.data.transforms import move_boxes, resize_sample
 from detkit.structures import Batch, ImageInfo, Sample, Target
 
 
@@ -22,10 +22,10 @@ def collate(
     """Images on a common canvas of zeros: the largest height and width, rounded up to `stride`.
 
     They lie in its upper left corner, or at the offset of their letterbox, which leaves as much on the other side.
-    In memory they stay `[B, H, W, 3]` (torch's channels_last), so that each is resized into its place.
+    In memory the images are `[B, H, W, 3]` (torch's channels_last), so that each is resized straight into its part.
 
     interpolations  of the resizes, one of OpenCV's for each image; bilinear unless given
-    allocate        gives the memory of the images, uint8 of the shape asked for and of any content
+    allocate        returns uint8 memory of a shape for the images, with any content
     """
     width, height = (
         -(-max(info.input_size[1 - axis] + 2 * info.offset[axis] for _, info in items) // stride) * stride
@@ -33,21 +33,27 @@ def collate(
     )
     shape = (len(items), height, width, 3)
     images = allocate(shape) if allocate else np.empty(shape, np.uint8)
-    targets, proposals = [], []
-    how = [cv2.INTER_LINEAR] * len(items) if interpolations is None else interpolations
-    for canvas, (sample, info), interpolation in zip(images, items, how, strict=True):
-        (h, w), (x, y) = info.input_size, info.offset
-        sample = resize_sample(sample, info.input_size, interpolation, out=canvas[y : y + h, x : x + w])
-        for border in (canvas[:y], canvas[y + h :], canvas[y : y + h, :x], canvas[y : y + h, x + w :]):
-            border[:] = 0
-        offset = torch.tensor(info.offset * 2, dtype=torch.float32)
-        boxes = torch.from_numpy(sample.boxes) + offset
-        targets.append(Target(boxes, torch.from_numpy(sample.labels), torch.from_numpy(sample.ignore)))
-        if sample.proposals is not None:
-            proposals.append(torch.from_numpy(sample.proposals) + offset)
+    if interpolations is None:
+        interpolations = [cv2.INTER_LINEAR] * len(items)
+    samples = [
+        _draw(canvas, sample, info, interpolation)
+        for canvas, (sample, info), interpolation in zip(images, items, interpolations, strict=True)
+    ]
     return Batch(
         torch.from_numpy(images).permute(0, 3, 1, 2),
         tuple(info for _, info in items),
-        tuple(targets) if with_targets else None,
-        tuple(proposals) or None,
+        tuple(Target(sample.objects.to_tensors()) for sample in samples) if with_targets else None,
+        tuple(torch.from_numpy(sample.proposals) for sample in samples if sample.proposals is not None) or None,
     )
+
+
+def _draw(canvas: np.ndarray, sample: Sample, info: ImageInfo, interpolation: int) -> Sample:
+    """Resizes the picture into its part of `canvas`, `[H, W, 3]`; returns the sample in pixels of the canvas."""
+    (h, w), (x, y) = info.input_size, info.offset
+    sample = resize_sample(sample, info.input_size, interpolation, out=canvas[y : y + h, x : x + w])
+    for border in (canvas[:y], canvas[y + h :], canvas[y : y + h, :x], canvas[y : y + h, x + w :]):
+        border[:] = 0
+    if info.offset == (0, 0):
+        return sample
+    offset = np.array([x, y, x, y], np.float32)
+    return move_boxes(sample, lambda boxes: boxes + offset)

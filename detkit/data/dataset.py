@@ -1,4 +1,4 @@
-"""A checked data set in flat arrays: what the readers build, what the loader and the evaluators use.
+"""A checked data set in flat arrays: the readers build it, the loader and the evaluators use it.
 
 Legend: I images, M objects of all images, N objects of one image.
 """
@@ -7,25 +7,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import cv2
 import numpy as np
 
 from detkit.data.checks import DataError, LabelPolicy, RawImage, check_images
-from detkit.structures import GroundTruth, ImageId, Sample
+from detkit.structures import Categories, GroundTruth, ImageId, Objects, Sample
 
-MAX_CLASSES_LISTED = 40  # classes whose objects the summary counts one by one
+MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where there are at most this many
 
 
 class ImageDataset:
-    """Images with their boxes, checked when it is made.
+    """Images with their objects, checked when the data set is made.
 
     Annotations live in a few numpy arrays, because Python objects are copied page by page into forked workers.
 
-    class_names   K names; a label is an index into them
-    category_ids  K ids that the data set itself uses, aligned with `class_names`
-    name          what messages call it
-    summary       one paragraph: what there is, and what the policy clipped or dropped
+    categories  the classes; a label is an index into them
+    objects     the M objects of all images, one image after the other
+    name        its name in messages
+    summary     one paragraph: the images and objects, and the number of those that the policy clipped or dropped
     """
 
     def __init__(
@@ -33,8 +35,7 @@ class ImageDataset:
         images: Sequence[RawImage],
         *,
         name: str,
-        class_names: Sequence[str],
-        category_ids: Sequence[int],
+        categories: Categories,
         on_bad_label: LabelPolicy = "raise",
         decode: bool = True,
         min_side: float = 0.0,
@@ -42,23 +43,16 @@ class ImageDataset:
     ) -> None:
         """Checks `images` (see `check_images`). Raises DataError with every problem the policy does not settle.
 
-        notes  what the reader itself has to say in the summary, as `{"line repeated": 2}`
+        notes  counts that the reader adds to the summary, as `{"line repeated": 2}`
         """
         self.name = name
-        self.class_names = tuple(class_names)
-        self.category_ids = tuple(category_ids)
+        self.categories = categories
         checked, counts = check_images(images, name, on_bad_label, decode, min_side)
-        objects = [item for image in checked for item in image.objects]
+        self.objects = _flat_objects(checked, name)
         self._paths = np.array([image.path for image in checked])  # [I]
         self._image_ids = np.array([image.image_id for image in checked])  # [I]
         self._sizes = np.array([image.size for image in checked], np.int32)  # [I, 2] (h, w)
         self._starts = np.cumsum([0, *(len(image.objects) for image in checked)])  # [I + 1] first object of each image
-        self._boxes = np.array([item.box for item in objects], np.float32).reshape(-1, 4)  # [M, 4]
-        self._labels = np.array([item.label for item in objects], np.int64)  # [M]
-        self._ignore = np.array([item.ignore for item in objects], np.bool_)  # [M]
-        widths, heights = self._boxes[:, 2] - self._boxes[:, 0], self._boxes[:, 3] - self._boxes[:, 1]
-        areas = np.array([np.nan if item.area is None else item.area for item in objects], np.float32)
-        self._areas = np.where(np.isnan(areas), widths * heights, areas)  # [M]
         self.summary = self._summarise(Counter(notes or {}) + counts)
 
     def __len__(self) -> int:
@@ -66,7 +60,7 @@ class ImageDataset:
 
     @property
     def aspect_ratios(self) -> np.ndarray:
-        """Float64 `[I]`: width / height of each image."""
+        """float64 `[I]`: width / height of each image."""
         return self._sizes[:, 1] / self._sizes[:, 0]
 
     def image_id(self, index: int) -> ImageId:
@@ -77,20 +71,16 @@ class ImageDataset:
         return str(self._paths[index])
 
     def ground_truth(self, index: int) -> GroundTruth:
-        """The annotation of one image, in original pixels; does not open the picture."""
+        """The annotation of one image, in original pixels: a copy. Does not open the picture."""
         height, width = self._sizes[index].tolist()
-        rows = slice(self._starts[index], self._starts[index + 1])
-        return GroundTruth(
-            self.image_id(index),
-            (height, width),
-            self._boxes[rows].copy(),
-            self._labels[rows].copy(),
-            self._ignore[rows].copy(),
-            self._areas[rows].copy(),
-        )
+        objects = self.objects.take(slice(self._starts[index], self._starts[index + 1])).map(np.copy)
+        return GroundTruth(self.image_id(index), (height, width), objects)
 
     def load(self, index: int) -> Sample:
-        """Decodes one image, upright and in RGB whatever the file holds. Raises DataError if it is not as checked."""
+        """Decodes one image, upright and in RGB whatever the file has.
+
+        Raises DataError if the file is not as it was when it was checked.
+        """
         truth, path = self.ground_truth(index), self.path(index)
         try:
             image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
@@ -99,30 +89,70 @@ class ImageDataset:
         if image is None:
             raise DataError(f"{path}: the picture cannot be read; it was there when {self.name} was checked")
         if image.shape[:2] != truth.size:
-            found = f"{image.shape[1]} x {image.shape[0]}"
-            raise DataError(f"{path}: expected {truth.size[1]} x {truth.size[0]} (w x h) as checked, found {found}")
-        return Sample(image, truth.boxes, truth.labels, truth.ignore, truth.image_id)
+            actual = f"{image.shape[1]} x {image.shape[0]}"
+            raise DataError(f"{path}: expected {truth.size[1]} x {truth.size[0]} (w x h) as checked, found {actual}")
+        return Sample(image, truth.objects, truth.image_id)
 
     def _summarise(self, counts: Counter[str]) -> str:
-        real = np.bincount(self._labels[~self._ignore], minlength=len(self.class_names))
+        names, ignore = self.categories.names, self.objects.ignore
+        per_class = np.bincount(self.objects.labels[~ignore], minlength=len(names))
         empty = int((np.diff(self._starts) == 0).sum())
         parts = [
             _plural(len(self), "image"),
-            f"{_plural(int(real.sum()), 'object')} of {_plural(len(self.class_names), 'class')}"
-            f" and {int(self._ignore.sum())} ignored",
+            f"{_plural(int(per_class.sum()), 'object')} of {_plural(len(names), 'class')}"
+            f" and {int(ignore.sum())} ignored",
             f"{_plural(empty, 'image')} without objects",
-            *(_plural(number, what) for what, number in counts.items() if number),
+            *(_plural(number, noun) for noun, number in counts.items() if number),
         ]
         text = f"{self.name}: {', '.join(parts)}."
-        if len(self.class_names) <= MAX_CLASSES_LISTED:
-            per_class = (f"{name} {number}" for name, number in zip(self.class_names, real, strict=True))
-            text += f" Objects: {', '.join(per_class)}."
+        if len(names) <= MAX_CLASSES_LISTED:
+            listed = (f"{name} {number}" for name, number in zip(names, per_class, strict=True))
+            text += f" Objects: {', '.join(listed)}."
         return text
 
 
-def _plural(number: int, what: str) -> str:
+def _flat_objects(images: Sequence[RawImage], name: str) -> Objects[np.ndarray]:
+    """The objects of all images, with every column that any of them has.
+
+    An object without a value is not ignored and has the area of its box. Raises DataError for any other missing value.
+    """
+    objects = [item for image in images for item in image.objects]
+    boxes = np.array([item.box for item in objects], np.float32).reshape(-1, 4)
+    columns: dict[str, np.ndarray] = {
+        "boxes": boxes,
+        "labels": np.array([item.label for item in objects], np.int64),
+        "ignore": np.zeros(len(objects), np.bool_),
+        "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
+    }
+    for column in dict.fromkeys(key for item in objects for key in item.columns):
+        columns[column] = _flat_column(column, images, columns.get(column), name)
+    return Objects.from_columns(columns)
+
+
+def _flat_column(column: str, images: Sequence[RawImage], defaults: np.ndarray | None, name: str) -> np.ndarray:
+    """`[M, ...]`: the values of one column, or of `defaults` where an object has none; only numbers become tensors."""
+    values: list[Any] = []
+    for image in images:
+        for item in image.objects:
+            if column not in item.columns and defaults is None:
+                raise DataError(
+                    f"{name}: {image.where}: {item.where} has no {column!r}, which other objects have; "
+                    "give it to every object or to none"
+                )
+            values.append(item.columns[column] if column in item.columns else defaults[len(values)])  # type: ignore[index]
+    dtype = next((known.metadata["dtype"] for known in fields(Objects) if known.name == column), None)
+    try:
+        array = np.array(values, dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{name}: the column {column!r} is not an array of {dtype or 'one shape'}: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: the column {column!r}: expected numbers, found {array.dtype}; number its values")
+    return array
+
+
+def _plural(number: int, phrase: str) -> str:
     """`3 images`, `2 classes`, `1 box dropped`, `2 boxes dropped`."""
-    noun, _, rest = what.partition(" ")
+    noun, _, rest = phrase.partition(" ")
     if number != 1:
         noun += "es" if noun.endswith(("s", "x")) else "s"
     return f"{number:,} {noun} {rest}".rstrip()

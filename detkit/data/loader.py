@@ -25,13 +25,13 @@ class Items(Protocol[ItemT]):
 class Loader(DataLoader[BatchT]):
     """`options` are those of DataLoader.
 
-    torch raises a worker's exception anew, with its stack trace as the message. So a UserError leaves the worker as a
-    value, in the place of its batch, and is raised here.
+    torch would raise a new exception in place of a worker's, with the stack trace as its message. So a UserError leaves
+    the worker as a value, instead of its batch, and is raised here.
     """
 
     def __init__(self, items: Items[ItemT], collate: Callable[[list[ItemT]], BatchT], **options: Any) -> None:
         super().__init__(
-            _Caught(items),  # type: ignore[arg-type]
+            _CatchUserErrors(items),  # type: ignore[arg-type]
             collate_fn=partial(_collate, collate),
             worker_init_fn=_init_worker,
             **options,
@@ -44,8 +44,8 @@ class Loader(DataLoader[BatchT]):
             yield batch
 
 
-class _Caught:
-    """`items`, with a UserError in the place of one that raises it."""
+class _CatchUserErrors:
+    """`items`, with the UserError itself instead of an item that raises one."""
 
     def __init__(self, items: Items[Any]) -> None:
         self.items = items
@@ -66,5 +66,5 @@ def _collate(collate: Callable[[list[Any]], Any], items: Sequence[Any]) -> Any:
 
 
 def _init_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # a worker is one thread; more would fight with the others
+    cv2.setNumThreads(0)  # a worker is one thread; more would compete with the other workers
     torch.set_num_threads(1)

@@ -1,6 +1,6 @@
-"""Proposals in files of others -> boxes of the images of a data set.
+"""Reads published proposals (COCO results, selective search's MATLAB files) and assigns them to a data set's images.
 
-Legend: N boxes of one image, float32 `[N, 4]` xyxy in continuous original pixels, those likely to be objects first.
+Legend: N boxes of one image, float32 `[N, 4]` xyxy in continuous original pixels, best first.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def read_proposals(paths: Sequence[str]) -> dict[str, np.ndarray]:
     for path in map(Path, paths):
         match path.suffix:
             case ".json":
-                found = _read_json(path)
+                content = _read_json(path)
             case ".mat":
-                found = _read_mat(path)
+                content = _read_mat(path)
             case suffix:
                 raise DataError(f"{path}: expected proposals as .json (COCO results) or .mat, found {suffix!r}")
-        repeated = boxes.keys() & found.keys()
+        repeated = boxes.keys() & content.keys()
         if repeated:
             raise DataError(f"{path}: {len(repeated)} images are in the files before it too, such as {min(repeated)!r}")
-        boxes |= found
+        boxes |= content
     return boxes
 
 
@@ -44,45 +44,46 @@ def match_proposals(
 ) -> list[np.ndarray]:
     """The boxes of each image of the data set, cut at its borders.
 
-    An image is known by its id, or by the last part of it: where years of VOC are read together, ids are `2007/000005`.
-    Raises DataError, which begins with `where`, if images have no entry or if boxes are not in their picture.
+    An entry has the id of its image, or the last part of it: where years of VOC are read together, ids are
+    `2007/000005`. Raises DataError, which begins with `where`, if images have no entry or boxes leave their picture.
     """
     matched, missing, outside = [], [], []
     for index in range(len(dataset)):
         image_id, size = str(dataset.image_id(index)), dataset.ground_truth(index).size
-        found = boxes.get(image_id, boxes.get(image_id.rpartition("/")[2]))
-        if found is None:
+        image_boxes = boxes.get(image_id, boxes.get(image_id.rpartition("/")[2]))
+        if image_boxes is None:
             missing.append(image_id)
-            found = np.zeros((0, 4), np.float32)
-        faults = found[_is_outside(found, size)]
-        if len(faults):
+            image_boxes = np.zeros((0, 4), np.float32)
+        faulty = image_boxes[_is_outside(image_boxes, size)]
+        if len(faulty):
             outside.append(
-                f"image {image_id!r}, {size[1]} x {size[0]} (w x h), has {faults[0].round(2).tolist()} (xyxy)"
+                f"image {image_id!r}, {size[1]} x {size[0]} (w x h), has {faulty[0].round(2).tolist()} (xyxy)"
             )
-        matched.append(found.clip(0, np.array(size[::-1] * 2, np.float32)))
+        matched.append(image_boxes.clip(0, np.array(size[::-1] * 2, np.float32)))
     if missing and (not allow_missing or len(missing) == len(dataset)):
         raise DataError(
             f"{where}: no entry for {len(missing)} of {len(dataset)} images of {dataset.name}: {_names(missing)}; "
-            f"known are {_names(sorted(boxes))}; name the files of both splits in paths, or, if nothing was found in "
-            "these images, set allow_missing: true"
+            f"known are {_names(sorted(boxes))}; name the files of both splits in paths, or, if these images have no "
+            "proposals, set allow_missing: true"
         )
     if outside:
         raise DataError(
             f"{where}: {len(outside)} of {len(dataset)} images of {dataset.name} have boxes that leave the picture or "
-            f"are empty: {outside[0]}; were they made for pictures of another size?"
+            f"are empty: {outside[0]}; do they belong to pictures of another size?"
         )
     return matched
 
 
 def _is_outside(boxes: np.ndarray, size: Size) -> np.ndarray:
-    """bool `[N]`: more than TOLERANCE over the border, or without a part in the picture; also what is not finite."""
-    least, most = boxes[:, :2], boxes[:, 2:]
-    end = np.array(size[::-1], np.float32)
-    near = (least >= -TOLERANCE) & (most <= end + TOLERANCE)
-    return np.asarray(~(near & (np.minimum(most, end) > np.maximum(least, 0))).all(axis=1))
+    """bool `[N]`: boxes more than TOLERANCE over the border, with no part inside the picture, or not finite."""
+    start, end = boxes[:, :2], boxes[:, 2:]
+    border = np.array(size[::-1], np.float32)
+    near = (start >= -TOLERANCE) & (end <= border + TOLERANCE)
+    return np.asarray(~(near & (np.minimum(end, border) > np.maximum(start, 0))).all(axis=1))
 
 
 def _names(ids: Sequence[str]) -> str:
+    """The first few ids, for a message."""
     return ", ".join([*map(repr, ids[:MAX_NAMES]), *(["..."] if len(ids) > MAX_NAMES else [])]) or "none"
 
 
@@ -98,19 +99,19 @@ def _read_json(path: Path) -> dict[str, np.ndarray]:
     for number, entry in enumerate(entries):
         row = _row(entry)
         if row is None:
-            wanted = "image_id, bbox [x, y, width, height] and score"
-            raise DataError(f"{path}: entry {number}: expected {wanted}, found {str(entry)[:120]}")
+            expected = "image_id, bbox [x, y, width, height] and score"
+            raise DataError(f"{path}: entry {number}: expected {expected}, found {str(entry)[:120]}")
         rows[str(entry["image_id"])].append(row)
     boxes = {}
-    for image_id, found in rows.items():
-        x, y, width, height, score = np.array(found).T
+    for image_id, image_rows in rows.items():
+        x, y, width, height, score = np.array(image_rows).T
         order = np.argsort(-score, kind="stable")
         boxes[image_id] = np.stack([x, y, x + width, y + height], axis=1)[order].astype(np.float32)
     return boxes
 
 
 def _row(entry: Any) -> tuple[float, ...] | None:
-    """x, y, width, height, score."""
+    """x, y, width, height and score of an entry; None if it is not one of COCO results."""
     if not isinstance(entry, dict) or type(entry.get("image_id")) not in (int, str):
         return None
     bbox = entry.get("bbox")
@@ -128,18 +129,18 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
         content = loadmat(path, variable_names=("images", "boxes"))
     except NotImplementedError as error:
         raise DataError(f"{path}: a file of MATLAB 7.3, which scipy cannot read; save it there with -v7") from error
-    except Exception as error:  # the reader lets through whatever a garbled file makes it stumble over
+    except Exception as error:  # on a damaged file the reader raises exceptions of many kinds
         raise DataError(f"{path}: cannot be read as a MATLAB file: {error}") from error
     images, cells = (content.get(name, np.zeros(0)).ravel() for name in ("images", "boxes"))
     if not len(images) or len(images) != len(cells):
-        found = f"{len(images)} and {len(cells)}"
-        raise DataError(f"{path}: expected cells `images` and `boxes`, as many of each, found {found}")
+        counts = f"{len(images)} and {len(cells)}"
+        raise DataError(f"{path}: expected cells `images` and `boxes`, as many of each, found {counts}")
     boxes = {}
     for name, cell in zip(images, cells, strict=True):
         image_id, corners = "".join(map(str, np.ravel(name))), np.asarray(cell)
         if corners.size and (corners.ndim != 2 or corners.shape[1] != 4 or corners.dtype.kind not in "iuf"):
-            found = f"{corners.dtype} {list(corners.shape)}"
-            raise DataError(f"{path}: image {image_id!r}: expected boxes [N, 4], found {found}")
+            actual = f"{corners.dtype} {list(corners.shape)}"
+            raise DataError(f"{path}: image {image_id!r}: expected boxes [N, 4], found {actual}")
         if image_id in boxes:
             raise DataError(f"{path}: image {image_id!r} is there twice")
         y1, x1, y2, x2 = corners.reshape(-1, 4).astype(np.float32).T

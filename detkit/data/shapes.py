@@ -1,6 +1,6 @@
 """The built-in data set: drawn from a seed, written once as a VOC devkit and as COCO, read like any other.
 
-root/about.json                                 what it was drawn with; the mark of a folder that is ours to replace
+root/about.json                                 its settings; marks a folder that detkit drew and may replace
 root/VOC2007/{JPEGImages,Annotations,ImageSets/Main/{train,val}.txt}
 root/annotations/instances_{train,val}.json     the same objects; `difficult` is written as `iscrowd`
 """
@@ -54,7 +54,7 @@ class ShapesConfig(Config):
 
 
 def read_shapes(config: ShapesConfig, split: Literal["train", "val"]) -> ImageDataset:
-    """Draws the set if it is not there, or was drawn with other settings, and reads `split`."""
+    """Draws the set if there is none, or one of other settings, and reads `split`."""
     ensure_shapes(config)
     if config.format == "voc":
         voc = VOCConfig(root=config.root, train=("2007_train",), val=("2007_val",), classes=CLASS_NAMES)
@@ -73,10 +73,10 @@ def read_shapes(config: ShapesConfig, split: Literal["train", "val"]) -> ImageDa
 def ensure_shapes(config: ShapesConfig) -> None:
     """Writes the set beside `root` and renames it, so that `root` is never half a set.
 
-    A set of ours drawn with other settings is replaced. Raises DataError if `root` holds anything else.
+    A set that detkit drew with other settings is replaced. Raises DataError if `root` holds anything else.
     """
     root = Path(config.root)
-    if _read_about(root) == _about(config):
+    if _read_settings(root) == _drawing_settings(config):
         return
     try:
         _replace(root, config)
@@ -85,28 +85,30 @@ def ensure_shapes(config: ShapesConfig) -> None:
 
 
 def _replace(root: Path, config: ShapesConfig) -> None:
-    about = _about(config)
+    """Draws the set in a temporary folder and moves it to `root`."""
+    settings = _drawing_settings(config)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as aside:
         drawn = Path(aside) / "new"
         _write(drawn, config)
-        if _read_about(root) not in (None, about):
-            with contextlib.suppress(FileNotFoundError):  # another process has just done so
+        if _read_settings(root) not in (None, settings):
+            with contextlib.suppress(FileNotFoundError):  # another process has just moved it
                 root.rename(Path(aside) / "old")
         try:
             drawn.rename(root)
         except OSError:
-            if _read_about(root) != about:  # else another process was faster
+            if _read_settings(root) != settings:  # otherwise another process was faster
                 raise
 
 
-def _about(config: ShapesConfig) -> dict[str, Any]:
+def _drawing_settings(config: ShapesConfig) -> dict[str, Any]:
+    """Everything that the pictures depend on."""
     settings = {"num_train": config.num_train, "num_val": config.num_val, "seed": config.seed}
     return {"generator": "detkit.data.shapes", "version": VERSION, **settings}
 
 
-def _read_about(root: Path) -> dict[str, Any] | None:
-    """What a set of ours was drawn with; None where there is nothing. Raises DataError on somebody else's folder."""
+def _read_settings(root: Path) -> dict[str, Any] | None:
+    """The settings of the set in `root`; None if there is nothing. Raises DataError if detkit did not draw it."""
     try:
         about = json.loads((root / "about.json").read_text(encoding="utf-8"))
         if about["generator"] == "detkit.data.shapes":
@@ -135,7 +137,7 @@ def _write(root: Path, config: ShapesConfig) -> None:
             _write_xml(voc / "Annotations" / f"{stem}.xml", stem, size, objects)
             _append_coco(coco, stem, size, objects)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
-    (root / "about.json").write_text(json.dumps(_about(config), indent=2) + "\n")
+    (root / "about.json").write_text(json.dumps(_drawing_settings(config), indent=2) + "\n")
 
 
 def _draw_all(

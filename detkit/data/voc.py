@@ -15,14 +15,14 @@ from typing import Literal
 
 from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
-from detkit.structures import Size
+from detkit.structures import Categories, Size
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 # xmin = xmax is one pixel wide in VOC's inclusive pixels, but nobody annotates one pixel: such a box is a stray click.
-MIN_SIDE = 1.0 + 1e-6  # the excess covers the rounding of `minus 1` when corners are fractions
+MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when corners are fractions
 
 
 class VOCConfig(FilesConfig):
@@ -30,9 +30,9 @@ class VOCConfig(FilesConfig):
 
     root       the devkit: the folder that holds VOC2007, VOC2012, ...
     train, val splits `<year>_<list>`, several at once; a list file's first column is the id, others are not read
-    classes    null: the 20 of VOC; a list: these names in this order; `auto`: the names found in `train`, sorted
-    difficult  what training does with difficult objects: `ignore` (py-faster-rcnn) or `train` on them (Fast R-CNN,
-               Detectron2). Evaluation always ignores them
+    classes    null: the 20 of VOC; a list: these names in this order; `auto`: the names that occur in `train`, sorted
+    difficult  training either ignores difficult objects, `ignore` (py-faster-rcnn), or learns them, `train` (Fast
+               R-CNN, Detectron2). Evaluation always ignores them
     """
 
     name: Literal["voc"] = "voc"
@@ -59,7 +59,7 @@ class _Object:
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """One XML file."""
+    """One XML file and the picture that belongs to it."""
 
     image_id: str
     path: Path
@@ -75,40 +75,33 @@ def read_voc(config: VOCConfig, split: Literal["train", "val"]) -> ImageDataset:
     annotations = _read_lists(config, split)
     class_names = _class_names(config, annotations if split == "train" else None)
     ignore_difficult = split == "val" or config.difficult == "ignore"
-    labels = {name: label for label, name in enumerate(class_names)}
-    images = [
-        RawImage(
-            annotation.image_id,
-            str(annotation.path),
-            str(annotation.xml),
-            annotation.size,
-            tuple(
-                RawObject(
-                    f"object {number} ({item.name}, {item.corners})",
-                    labels.get(item.name, -1),
-                    item.box,
-                    item.difficult and ignore_difficult,
-                    problem=item.problem or _class_fault(item.name, class_names),
-                )
-                for number, item in enumerate(annotation.objects, start=1)
-            ),
-            annotation.problem,
-        )
-        for annotation in annotations
-    ]
     return ImageDataset(
-        images,
+        [_raw_image(annotation, class_names, ignore_difficult) for annotation in annotations],
         name=f"voc {split} ({', '.join(lists)})",
-        class_names=class_names,
-        category_ids=range(1, len(class_names) + 1),
+        categories=Categories.of_names(class_names),
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
         min_side=MIN_SIDE,
     )
 
 
+def _raw_image(annotation: _Annotation, class_names: Sequence[str], ignore_difficult: bool) -> RawImage:
+    objects = tuple(
+        RawObject(
+            f"object {number} ({item.name}, {item.corners})",
+            class_names.index(item.name) if item.name in class_names else -1,
+            item.box,
+            item.problem or _class_fault(item.name, class_names),
+            {"ignore": item.difficult and ignore_difficult},
+        )
+        for number, item in enumerate(annotation.objects, start=1)
+    )
+    path, where = str(annotation.path), str(annotation.xml)
+    return RawImage(annotation.image_id, path, where, annotation.size, objects, annotation.problem)
+
+
 def _class_names(config: VOCConfig, train: Sequence[_Annotation] | None) -> tuple[str, ...]:
-    """The classes of both splits; `auto` looks at the training lists only (read here unless given)."""
+    """The classes of both splits. `auto` takes those of the training lists, which are read here unless given."""
     if config.classes is None:
         return VOC_CLASSES
     if config.classes != "auto":
@@ -122,6 +115,7 @@ def _class_names(config: VOCConfig, train: Sequence[_Annotation] | None) -> tupl
 
 
 def _class_fault(name: str, class_names: Sequence[str]) -> str | None:
+    """The problem of a class name that is not known, with the nearest one that is; None for a known name."""
     if name in class_names:
         return None
     close = difflib.get_close_matches(name, class_names, n=1)
@@ -130,6 +124,7 @@ def _class_fault(name: str, class_names: Sequence[str]) -> str | None:
 
 
 def _read_lists(config: VOCConfig, split: Literal["train", "val"]) -> list[_Annotation]:
+    """The annotations of all lists of a split; image ids carry the year where there are several years."""
     lists = config.train if split == "train" else config.val
     if not lists:
         raise DataError(f"data.{split}: expected at least one split such as 2007_trainval, got none")
@@ -154,8 +149,8 @@ def _read_lists(config: VOCConfig, split: Literal["train", "val"]) -> list[_Anno
 def _read_list(root: Path, folder: Path, name: str) -> list[str]:
     """The first column of a list: `id`, or `id 1` / `id -1` in PASCAL's lists of one class."""
     if not folder.is_dir():
-        found = sorted(path.name for path in root.glob("VOC*") if path.is_dir())
-        raise DataError(f"{folder} does not exist; {root} has {', '.join(found) or 'no folder VOC<year>'}")
+        years = sorted(path.name for path in root.glob("VOC*") if path.is_dir())
+        raise DataError(f"{folder} does not exist; {root} has {', '.join(years) or 'no folder VOC<year>'}")
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         known = sorted(other.stem for other in path.parent.glob("*.txt"))
@@ -198,7 +193,7 @@ def _size(tree: ET.Element) -> Size | None:
 
 
 def _object(element: ET.Element) -> _Object:
-    """Tags are found by name: tools write them in any order. <difficult> may be missing and means 0."""
+    """Tags are read by name, as tools write them in any order. <difficult> may be missing and means 0."""
     name = (element.findtext("name") or "").strip()
     difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
     texts = {tag: (element.findtext(f"bndbox/{tag}") or "").strip() for tag in ("xmin", "ymin", "xmax", "ymax")}

@@ -25,11 +25,11 @@ from typing import Any, Literal
 from detkit.config import parse_yaml
 from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject, upright_size
 from detkit.data.dataset import ImageDataset
-from detkit.structures import Size
+from detkit.structures import Categories, Size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NOT_LABELS = ("classes.txt",)  # the list of names that labelImg writes among the labels
-PIXELS = 2.0  # a coordinate above this is no share of a picture that somebody drew a box a little too far in
+MAX_SHARE = 2.0  # a larger coordinate is one in pixels, not a share of a picture whose border it passes a little
 MAX_LINE = 60  # characters of a faulty line that a message quotes
 
 
@@ -47,10 +47,11 @@ class YOLODataConfig(FilesConfig):
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """Pictures to read.
+    """The pictures of one entry of the YAML file.
 
     pictures  in the order of the list, or sorted
-    labels    folders whose every label file must belong to one of them; a list has none, as it may leave pictures out
+    labels    folders whose every label file must belong to one of the pictures; empty for a list, which may leave
+              pictures out
     """
 
     pictures: Sequence[Path]
@@ -58,11 +59,11 @@ class _Folder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """One picture with its label file.
+class _LabelledPicture:
+    """One picture with the objects of its label file.
 
-    labelled  there is a label file
-    repeated  lines that stand there again
+    labelled  whether there is a label file
+    repeated  number of lines that repeat an earlier one
     """
 
     image: RawImage
@@ -85,34 +86,34 @@ def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDa
     if count > 1:
         raise DataError(f"{path}: {key}: names the picture {picture} {count} times; once is enough")
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        read = list(pool.map(partial(_read_picture, root=root, names=names), pictures))
-    if not any(one.labelled for one in read):
+        items = list(pool.map(partial(_read_picture, root=root, names=names), pictures))
+    if not any(item.labelled for item in items):
         raise DataError(
-            f"{path}: {key}: none of {len(read)} pictures has a label file; expected {_label_path(pictures[0])} for "
+            f"{path}: {key}: none of {len(items)} pictures has a label file; expected {_label_path(pictures[0])} for "
             f"{pictures[0]}"
         )
     return ImageDataset(
-        [one.image for one in read] + [image for folder in folders for image in _strays(folder, root)],
+        [item.image for item in items] + [image for folder in folders for image in _unused_label_files(folder, root)],
         name=f"yolo {split} ({path})",
-        class_names=names,
-        category_ids=range(len(names)),
+        categories=Categories(names, tuple(range(len(names)))),
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
         notes={
-            "image without a label file": sum(not one.labelled for one in read),
-            "line repeated and read once": sum(one.repeated for one in read),
+            "image without a label file": sum(not item.labelled for item in items),
+            "line repeated and read once": sum(item.repeated for item in items),
         },
     )
 
 
 def _yaml_path(root: Path) -> Path:
+    """The YAML file: `root` itself, or data.yaml in it."""
     path = root if root.suffix.lower() in (".yaml", ".yml") and not root.is_dir() else root / "data.yaml"
     if path.is_file():
         return path
     if not path.parent.is_dir():
         raise DataError(f"data.root: the folder {path.parent} does not exist; see datasets/README.md")
-    found = sorted(str(other) for suffix in ("yaml", "yml") for other in path.parent.glob(f"*.{suffix}"))
-    hint = f"set data.root to one of {', '.join(found)}" if found else "there is no YAML file; see datasets/README.md"
+    others = sorted(str(other) for suffix in ("yaml", "yml") for other in path.parent.glob(f"*.{suffix}"))
+    hint = f"set data.root to one of {', '.join(others)}" if others else "there is no YAML file; see datasets/README.md"
     raise DataError(f"data.root: {path} does not exist; {hint}")
 
 
@@ -162,6 +163,7 @@ def _entries(content: dict[str, Any], key: str, split: str, path: Path) -> list[
 
 
 def _folder(entry: str, root: Path, where: str) -> _Folder:
+    """The pictures of `entry`, a folder or a list; `where` begins its messages."""
     path, beside = root / entry, root / entry.removeprefix("../")
     if not path.exists() and beside.exists():  # Roboflow writes ../train/images for a folder beside the file
         path = beside
@@ -180,7 +182,7 @@ def _folder(entry: str, root: Path, where: str) -> _Folder:
 
 
 def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """All files of a folder, of linked folders too; a link back to one of those `above` has nothing new."""
+    """All files of a folder, linked folders included. A link back to one of the folders `above` is not followed."""
     real = folder.resolve()
     if real in above:
         return
@@ -200,8 +202,8 @@ def _read_list(path: Path, root: Path) -> list[Path]:
     names = [line.strip().replace("\\", "/") for line in text.splitlines() if line.strip()]
     if not names:
         raise DataError(f"{path} is empty: expected the path of a picture a line")
-    places = [(path.parent / name, root / name) for name in names]
-    return [other if other.is_file() and not beside.is_file() else beside for beside, other in places]
+    candidates = [(path.parent / name, root / name) for name in names]
+    return [other if other.is_file() and not beside.is_file() else beside for beside, other in candidates]
 
 
 def _labels_folder(folder: Path) -> Path | None:
@@ -217,8 +219,8 @@ def _label_path(picture: Path) -> Path:
     return (_labels_folder(picture.parent) or picture.parent) / f"{picture.stem}.txt"
 
 
-def _strays(folder: _Folder, root: Path) -> list[RawImage]:
-    """The label files to which no picture belongs: a problem, because their objects would be lost in silence."""
+def _unused_label_files(folder: _Folder, root: Path) -> list[RawImage]:
+    """The label files without a picture, each as an image with that problem, so that no object is lost silently."""
     known = {_label_path(picture) for picture in folder.pictures}
     files = {path for labels in folder.labels for path in labels.rglob("*.txt")} - known
     problem = f"no picture belongs to this label file ({', '.join(IMAGE_SUFFIXES)}); add it or delete the file"
@@ -230,30 +232,30 @@ def _strays(folder: _Folder, root: Path) -> list[RawImage]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    """A path as messages and image ids have it: below `root` where it lies there."""
-    plain = Path(os.path.normpath(path))
+    """The path in messages and image ids: relative to `root` if it lies below it."""
+    normalised = Path(os.path.normpath(path))
     base = os.path.normpath(root)
-    return plain.relative_to(base).as_posix() if plain.is_relative_to(base) else plain.as_posix()
+    return normalised.relative_to(base).as_posix() if normalised.is_relative_to(base) else normalised.as_posix()
 
 
-def _read_picture(picture: Path, root: Path, names: Sequence[str]) -> _Read:
+def _read_picture(picture: Path, root: Path, names: Sequence[str]) -> _LabelledPicture:
     name, path = _relative(picture, root), _label_path(picture)
     where = _relative(path, root)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        return _Read(RawImage(name, str(picture), name, None, ()), False, 0)
+        return _LabelledPicture(RawImage(name, str(picture), name, None, ()), False, 0)
     except (UnicodeDecodeError, OSError) as error:
         problem = f"{where}: expected UTF-8 text, an object a line: {error}"
-        return _Read(RawImage(name, str(picture), name, None, (), problem), True, 0)
-    first: dict[tuple[str, ...], int] = {}  # columns -> number of the line that has them first
+        return _LabelledPicture(RawImage(name, str(picture), name, None, (), problem), True, 0)
+    first: dict[tuple[str, ...], int] = {}  # columns -> number of the first line with them
     filled = [(number, tuple(line.split())) for number, line in enumerate(lines, start=1) if line.strip()]
     for number, columns in filled:
         first.setdefault(columns, number)
     size = upright_size(str(picture), decode=False)
-    # a picture that cannot be read is reported by the check, and its boxes have no pixels
+    # The check reports a picture that cannot be read; its boxes cannot be converted to pixels.
     objects = () if isinstance(size, str) else tuple(_object(c, f"{where}:{n}", size, names) for c, n in first.items())
-    return _Read(RawImage(name, str(picture), name, None, objects), True, len(filled) - len(first))
+    return _LabelledPicture(RawImage(name, str(picture), name, None, objects), True, len(filled) - len(first))
 
 
 def _object(columns: Sequence[str], where: str, size: Size, names: Sequence[str]) -> RawObject:
@@ -262,21 +264,21 @@ def _object(columns: Sequence[str], where: str, size: Size, names: Sequence[str]
     quoted = repr(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}...")
     problem, label, box = None, -1, (0.0, 0.0, 0.0, 0.0)
     if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
-        wanted = "expected class cx cy w h, or class and at least 3 points x y"
-        return RawObject(where, label, box, problem=f"{wanted}; found {len(columns)} columns: {quoted}")
+        expected = "expected class cx cy w h, or class and at least 3 points x y"
+        return RawObject(where, label, box, f"{expected}; found {len(columns)} columns: {quoted}")
     try:
         number, *shares = map(float, columns)
     except ValueError:
-        return RawObject(where, label, box, problem=f"expected numbers alone, found {quoted}")
+        return RawObject(where, label, box, f"expected numbers alone, found {quoted}")
     if not number.is_integer() or not 0 <= number < len(names):
         known = f"0 ({names[0]}) to {len(names) - 1} ({names[-1]})"
         problem = f"the class {columns[0]} is not known; the names are {known}"
-    elif any(PIXELS < abs(share) < math.inf for share in shares):
+    elif any(MAX_SHARE < abs(share) < math.inf for share in shares):
         problem = f"expected shares of the picture, 0 to 1, found {quoted}; divide pixels by its width and height"
     else:
         label, box = int(number), _box(shares, size)
         where = f"{where} ({names[label]})"
-    return RawObject(where, label, box, problem=problem)
+    return RawObject(where, label, box, problem)
 
 
 def _box(shares: Sequence[float], size: Size) -> Box:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
@@ -18,6 +17,7 @@ from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 from detkit.nn.convolution import accelerate
+from detkit.structures import Categories
 
 DetectorConfig = Annotated[
     SlidingWindowConfig
@@ -33,26 +33,26 @@ DetectorConfig = Annotated[
 ]
 
 
-def build_detector(config: DetectorConfig, class_names: Sequence[str]) -> Detector:
+def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetector:
     """The detector with its convolutions as they run fastest; see `accelerate`."""
     match config:
         case SlidingWindowConfig():
-            detector: Detector = build_sliding_window(config, class_names)
+            detector: AnyDetector = build_sliding_window(config, categories)
         case RCNNConfig():
-            detector = build_rcnn(config, class_names)
+            detector = build_rcnn(config, categories)
         case FastRCNNConfig():
-            detector = build_fast_rcnn(config, class_names)
+            detector = build_fast_rcnn(config, categories)
         case FasterRCNNConfig():
-            detector = build_faster_rcnn(config, class_names)
+            detector = build_faster_rcnn(config, categories)
         case SSDConfig():
-            detector = build_ssd(config, class_names)
+            detector = build_ssd(config, categories)
         case YOLOv1Config():
-            detector = build_yolov1(config, class_names)
+            detector = build_yolov1(config, categories)
         case YOLOv2Config():
-            detector = build_yolov2(config, class_names)
+            detector = build_yolov2(config, categories)
         case YOLOv3Config():
-            detector = build_yolov3(config, class_names)
+            detector = build_yolov3(config, categories)
         case DETRConfig():
-            detector = build_detr(config, class_names)
+            detector = build_detr(config, categories)
     accelerate(detector)
     return detector

@@ -2,44 +2,72 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from detkit.nn.input import ImageInput
+from detkit.nn.outputs import OutputsT
 from detkit.nn.proposals import ProposalsConfig
-from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.nn.selection import DetectionRows
+from detkit.structures import Batch, Categories, Detections, ImageInfo, Target
 
 
-class Detector(nn.Module):
-    """
-    outputs    = detector(batch)
-    losses     = detector.criterion(outputs, batch.targets)      scalars, already weighted; their sum is optimised
-    detections = detector.postprocess(outputs, batch.infos)      original pixels
+class Detector(nn.Module, ABC, Generic[OutputsT]):
+    """A tensor core, which can be exported, and a rim around it that speaks of batches and original pixels.
 
-    A detector knows its class names and, through `input`, how its images are resized, padded and normalised. One that
+    The rim:
+        outputs    = detector(batch)
+        losses     = detector.criterion(outputs, batch.targets)      scalars, already weighted; their sum is optimised
+        detections = detector.postprocess(outputs, batch.infos)      original pixels, on the CPU
+
+    The core:
+        outputs = detector.network(images, sizes)
+        rows    = detector.detect(outputs, sizes)                    input pixels, a fixed number of rows and a count
+
+    A detector knows its categories and, through `input`, how its images are resized, padded and normalised. One that
     is given its proposals says in `proposals` how they are made. One with a stage that is not gradient descent also has
     `finish_training(loader)`: the engine calls it once when the epochs are done, with every training image as it is,
-    and logs the line that it returns.
+    and logs the line that it returns. The loop keeps `images_seen`, the training images of this process so far.
+    `notes` are sentences about how it was built, for the user. `export_obstacle` says why its core cannot be exported;
+    None: it can be.
     """
 
     proposals: ProposalsConfig | None = None
     finish_training: Callable[[Iterable[Batch]], str] | None = None
+    images_seen: int = 0
+    export_obstacle: str | None = None
 
-    def __init__(self, image_input: ImageInput, class_names: Sequence[str]) -> None:
+    def __init__(self, image_input: ImageInput, categories: Categories) -> None:
         super().__init__()
-        if not class_names:
-            raise ValueError("class_names: expected at least one class")
+        self.notes: list[str] = []
         self.input = image_input
-        self.class_names = tuple(class_names)
+        self.categories = categories
+
+    def forward(self, batch: Batch) -> OutputsT:
+        sizes = batch.sizes()
+        return self.network(self.input(batch.images, sizes), sizes)
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Any: ...
+    def network(self, images: Tensor, sizes: Tensor) -> OutputsT:
+        """
+        images  float `[B, 3, H, W]`, normalised by `input`
+        sizes   int64 `[B, 2]`: (h, w) of each picture on its canvas
+        """
 
     @abstractmethod
-    def criterion(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]: ...
+    def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]: ...
 
     @abstractmethod
-    def postprocess(self, outputs: Any, infos: Sequence[ImageInfo]) -> list[Detections]: ...
+    def detect(self, outputs: OutputsT, sizes: Tensor) -> DetectionRows: ...
+
+    @torch.no_grad()
+    def postprocess(self, outputs: OutputsT, infos: Sequence[ImageInfo]) -> list[Detections]:
+        sizes = torch.tensor([info.input_size for info in infos], device=self.input.mean.device)
+        return self.detect(outputs, sizes).to_detections(infos, self.categories)
+
+
+AnyDetector: TypeAlias = Detector[Any]  # for those who hand outputs on and never look into them

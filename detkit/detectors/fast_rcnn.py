@@ -11,20 +11,28 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from detkit.config import Config
-from detkit.detectors.region_based import RegionBasedDetector, check_pooled_levels
+from detkit.detectors.region_based import RegionBasedDetector, RegionBasedOutputs, check_pooled_levels
 from detkit.nn.backbones import BackboneConfig, build_backbone, load_classifier
 from detkit.nn.backbones.staged import StagedBackbone
 from detkit.nn.backbones.vgg import VGGConfig
 from detkit.nn.heads.regions import RoIOutputs
 from detkit.nn.heads.roi import RoIConfig, RoIHead
 from detkit.nn.input import ImageInput, InputConfig, ShortSideConfig
-from detkit.nn.necks.fpn import FPN, FPNConfig
+from detkit.nn.necks import build_neck
+from detkit.nn.necks.fpn import FPNConfig
+from detkit.nn.necks.neck import Neck
 from detkit.nn.proposals import ProposalsConfig
+from detkit.nn.proposals.regions import Regions
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig
+from detkit.nn.selection import SelectionConfig
 from detkit.ops.boxes import box_area
-from detkit.structures import Batch
+from detkit.structures import Categories, Target
 
 CANONICAL_AREA = 224.0**2  # px^2, of a region in the scale that is chosen for it
+
+
+class FastSelectionConfig(SelectionConfig):
+    nms_threshold: float | None = Field(0.3, ge=0, le=1)
 
 
 class FastRoIConfig(RoIConfig):
@@ -36,7 +44,7 @@ class FastRoIConfig(RoIConfig):
     bg_threshold: tuple[float, float] = (0.1, 0.5)  # its lower end is the paper's hard mining
     batch_size_per_image: int = Field(64, ge=1)
     smooth_l1_beta: float = Field(1.0, ge=0)
-    nms_threshold: float = Field(0.3, ge=0, le=1)
+    selection: SelectionConfig = FastSelectionConfig()
 
 
 class FastRCNNConfig(Config):
@@ -54,7 +62,7 @@ class FastRCNNConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> FastRCNNConfig:
-        check_pooled_levels(self.backbone.levels, self.neck, self.roi.pool)
+        check_pooled_levels(self.backbone.strides, self.neck, self.roi.pool)
         resize = self.input.resize
         if self.test_sizes and not (isinstance(resize, ShortSideConfig) and min(self.test_sizes) >= 1):
             raise ValueError("test_sizes: expected sizes of the shorter side under input.resize {name: short_side}")
@@ -63,7 +71,7 @@ class FastRCNNConfig(Config):
         return self
 
 
-class FastRCNN(RegionBasedDetector):
+class FastRCNN(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
     """Faster R-CNN without the network that proposes: `batch.proposals` come with the images."""
 
     roi: RoIHead
@@ -71,51 +79,59 @@ class FastRCNN(RegionBasedDetector):
     def __init__(
         self,
         backbone: StagedBackbone,
-        neck: FPN | None,
+        neck: Neck | None,
         roi: RoIHead,
         proposals: ProposalsConfig,
         image_input: ImageInput,
-        class_names: Sequence[str],
+        categories: Categories,
         test_scales: Sequence[float] = (),
     ) -> None:
-        super().__init__(backbone, neck, roi, image_input, class_names)
+        super().__init__(backbone, neck, roi, image_input, categories)
         self.proposals = proposals
         self.test_scales = tuple(test_scales)  # of the input
 
-    def forward(self, batch: Batch) -> RoIOutputs:
-        proposals, samples = self.chosen(batch.proposals, batch)
-        images = self.input(batch)
+    def network(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        proposals: Regions | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> RegionBasedOutputs[RoIOutputs]:
+        regions, region_targets = self.training_sample(proposals, targets)
         if self.test_scales and not self.training:
-            return self.roi.decide(self.pool_at_best_scale(images, proposals), proposals, None)
-        outputs: RoIOutputs = self.roi(self.features(images), proposals, samples)
-        return outputs
+            roi = self.roi.predict(self.pool_at_best_scale(images, regions), regions, None)
+        else:
+            roi = self.roi(self.features(images), regions, region_targets)
+        return RegionBasedOutputs(roi, self.detect_in_evaluation(roi, sizes))
 
-    def pool_at_best_scale(self, images: Tensor, proposals: Sequence[Tensor]) -> Tensor:
+    def pool_at_best_scale(self, images: Tensor, regions: Regions) -> Tensor:
         """Features of each region from the one of the resized images in which its area is nearest to 224 x 224."""
         scales = images.new_tensor(self.test_scales)
-        best = [(box_area(boxes)[:, None] * scales**2 - CANONICAL_AREA).abs().argmin(dim=1) for boxes in proposals]
+        best = (box_area(regions.boxes)[:, None] * scales**2 - CANONICAL_AREA).abs().argmin(dim=1)
         rows, pooled = [], []
         for number, scale in enumerate(self.test_scales):
-            here = [of_image == number for of_image in best]
-            rows.append(torch.cat(here).nonzero().squeeze(1))
-            if not len(rows[-1]):
-                continue
+            indices = torch.nonzero(best == number).squeeze(1)
+            if not torch.compiler.is_compiling() and not len(indices):
+                continue  # only saves time
             size = [max(1, round(side * scale)) for side in images.shape[2:]]
             resized = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
             ratio = images.new_tensor([size[1] / images.shape[3], size[0] / images.shape[2]] * 2)
-            boxes = [of_image[chosen] * ratio for of_image, chosen in zip(proposals, here, strict=True)]
-            pooled.append(self.roi.pool(self.features(resized), boxes))
+            scaled = Regions(regions.boxes[indices] * ratio, regions.images[indices], regions.valid[indices])
+            rows.append(indices)
+            pooled.append(self.roi.pool(self.features(resized), scaled))
         if not pooled:
-            return self.roi.pool(self.features(images), proposals)
-        found = torch.cat(pooled)
-        return torch.empty_like(found).index_copy_(0, torch.cat(rows), found)
+            return self.roi.pool(self.features(images), regions)
+        parts = torch.cat(pooled)
+        return parts.new_empty(best.shape[0], *parts.shape[1:]).index_copy_(0, torch.cat(rows), parts)
 
 
-def build_fast_rcnn(config: FastRCNNConfig, class_names: Sequence[str]) -> FastRCNN:
+def build_fast_rcnn(config: FastRCNNConfig, categories: Categories) -> FastRCNN:
     backbone = build_backbone(config.backbone)
-    neck = FPN(config.neck, backbone.out_channels, backbone.out_strides) if config.neck else None
-    roi = RoIHead(config.roi, (neck or backbone).out_channels[0], backbone.out_strides, class_names)
-    load_classifier(config.backbone, roi.hidden)
+    neck = build_neck(config.neck, backbone.out_channels, backbone.out_strides)
+    roi = RoIHead(config.roi, (neck or backbone).out_channels[0], backbone.out_strides, len(categories))
     image_input = ImageInput(config.input, backbone.out_strides[-1])
     scales = [size / config.input.resize.size for size in config.test_sizes]  # type: ignore[union-attr]
-    return FastRCNN(backbone, neck, roi, config.proposals, image_input, class_names, scales)
+    detector = FastRCNN(backbone, neck, roi, config.proposals, image_input, categories, scales)
+    if note := load_classifier(config.backbone, roi.hidden):
+        detector.notes.append(note)
+    return detector

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from detkit.config import Config
-from detkit.detectors.region_based import RegionBasedDetector
+from detkit.detectors.region_based import RegionBasedDetector, RegionBasedOutputs, check_one_level
 from detkit.nn.backbones import BackboneConfig, build_backbone, load_classifier
 from detkit.nn.backbones.alexnet import CaffeNetConfig
 from detkit.nn.backbones.staged import StagedBackbone
@@ -26,10 +26,11 @@ from detkit.nn.heads.rcnn import RCNNHead, RCNNHeadConfig, RCNNOutputs
 from detkit.nn.heads.rcnn_stages import BoxRegressionConfig, HardNegativeSVM, SVMConfig, fit_box_regressor
 from detkit.nn.input import ImageInput, InputConfig, KeepConfig
 from detkit.nn.proposals import ProposalsConfig
+from detkit.nn.proposals.regions import Regions
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig
 from detkit.ops.iou import box_iou
 from detkit.ops.roi import roi_warp
-from detkit.structures import Batch, Target
+from detkit.structures import Batch, Categories, Target
 
 CROPS = 128  # that pass through the network at once
 NORM_REGIONS = 20  # of each image, drawn to measure the norm of the features
@@ -46,15 +47,15 @@ class RCNNConfig(Config):
 
     @model_validator(mode="after")
     def _one_level(self) -> RCNNConfig:
-        if len(self.backbone.levels) != 1:
-            raise ValueError(f"backbone.levels: expected one level, found {list(self.backbone.levels)}")
+        check_one_level(self.backbone.strides)
         return self
 
 
-class RCNN(RegionBasedDetector):
+class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
     """`batch.proposals` come with the images."""
 
     roi: RCNNHead
+    export_obstacle = "each image's proposals are cropped from it and pass the network in parts, as many as there are"
 
     def __init__(
         self,
@@ -62,43 +63,49 @@ class RCNN(RegionBasedDetector):
         roi: RCNNHead,
         proposals: ProposalsConfig,
         image_input: ImageInput,
-        class_names: Sequence[str],
+        categories: Categories,
     ) -> None:
-        super().__init__(backbone, None, roi, image_input, class_names)
+        super().__init__(backbone, None, roi, image_input, categories)
         self.proposals = proposals
 
-    def forward(self, batch: Batch) -> RCNNOutputs:
-        proposals, samples = self.chosen(batch.proposals, batch)
-        outputs: RCNNOutputs = self.roi(self.pool5(self.input(batch), proposals), proposals, samples)
-        return outputs
+    def network(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        proposals: Regions | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> RegionBasedOutputs[RCNNOutputs]:
+        regions, region_targets = self.training_sample(proposals, targets)
+        roi = self.roi(self.pool5(images, regions), regions, region_targets)
+        return RegionBasedOutputs(roi, self.detect_in_evaluation(roi, sizes))
 
-    def pool5(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+    def pool5(self, images: Tensor, regions: Regions) -> Tensor:
         """`[P, C, output_size, output_size]`: the maximum over each cell of the last map of each crop."""
-        config = self.roi.config
-
-        def maps(images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-            crops = roi_warp(images, boxes, config.crop_size, context=config.context)
-            return F.adaptive_max_pool2d(self.backbone(crops)[-1], config.output_size)
-
         if self.training:  # batch statistics are those of all crops
-            return maps(images, boxes)
+            return self._pool5_at_once(images, regions.rois())
         parts = [
-            maps(image, [part])
-            for image, of_image in zip(torch.split(images, 1), boxes, strict=True)
-            for part in torch.split(of_image, CROPS)
+            self._pool5_at_once(image, F.pad(part, (1, 0)))  # of image 0
+            for image, boxes in zip(torch.split(images, 1), regions.to_list(len(images)), strict=True)
+            for part in torch.split(boxes, CROPS)
             if len(part)
         ]
         if not parts:
-            return images.new_zeros(0, self.backbone.out_channels[-1], config.output_size, config.output_size)
+            size = self.roi.config.output_size
+            return images.new_zeros(0, self.backbone.out_channels[-1], size, size)
         return torch.cat(parts)
+
+    def _pool5_at_once(self, images: Tensor, rois: Tensor) -> Tensor:
+        config = self.roi.config
+        crops = roi_warp(images, rois, config.crop_size, context=config.context)
+        return F.adaptive_max_pool2d(self.backbone(crops)[-1], config.output_size)
 
     @torch.no_grad()
     def finish_training(self, loader: Iterable[Batch]) -> str:
-        """Stages two and three, on every training image as it is: box regressors and SVMs; what they were made of.
+        """Stages two and three, on every training image as it is: fits box regressors and SVMs.
 
-        A first pass over the images describes the objects, which are the positives, and what overlaps them; a second
-        one mines hard negatives. A class without an object, or without a negative, is never detected, and the text says
-        so.
+        A first pass over the images computes features of the objects, which are the positives, and of what overlaps
+        them; a second one mines hard negatives. A class without an object, or without a negative, is never detected.
+        Returns a sentence for the user with the number of examples and such classes.
         """
         config = self.roi.config
         if config.svm is None and config.box_regression is None:
@@ -117,25 +124,25 @@ class RCNN(RegionBasedDetector):
         config, rng = self.roi.config.box_regression, torch.Generator().manual_seed(0)
         min_iou = config.min_iou if config else 1.0
 
-        def regions_of(target: Target, proposals: Tensor) -> Tensor:
+        def choose(target: Target, proposals: Tensor) -> Tensor:
             """The objects, `NORM_REGIONS` proposals at random, and the rest of those near an object."""
-            objects, _ = target.objects()
-            rest = torch.randperm(len(proposals), generator=rng).to(proposals.device)
-            drawn, rest = proposals[rest[:NORM_REGIONS]], proposals[rest[NORM_REGIONS:]]
+            objects = target.not_ignored().boxes
+            order = torch.randperm(len(proposals), generator=rng).to(proposals.device)
+            drawn, rest = proposals[order[:NORM_REGIONS]], proposals[order[NORM_REGIONS:]]
             return torch.cat([objects, drawn, rest[best_object(rest, objects)[0] > min_iou]])
 
         examples = Examples()
-        for pool5, fc7, regions, target in self._described(loader, regions_of):
-            objects, labels = target.objects()
+        for pool5, fc7, regions, target in self._region_features(loader, choose):
+            objects = target.not_ignored()
             drawn = slice(len(objects), len(objects) + NORM_REGIONS)
             examples.pool5_norms += pool5[drawn].norm(dim=1).tolist()
             examples.fc7_norms += fc7[drawn].norm(dim=1).tolist()
-            iou, match = best_object(regions, objects)
+            iou, matched = best_object(regions, objects.boxes)
             near = torch.nonzero(iou > min_iou).squeeze(1)
-            deltas = self.roi.coder.encode(objects[match[near]], regions[near])
-            for label, row in zip(labels.tolist(), fc7, strict=False):
+            deltas = self.roi.coder.encode(objects.boxes[matched[near]], regions[near])
+            for label, row in zip(objects.labels.tolist(), fc7, strict=False):
                 examples.fc7[label].append(row.cpu().numpy().copy())
-            for label, row, delta in zip(labels[match[near]].tolist(), pool5[near], deltas, strict=True):
+            for label, row, delta in zip(objects.labels[matched[near]].tolist(), pool5[near], deltas, strict=True):
                 if config and len(examples.pool5[label]) < config.max_examples:
                     examples.pool5[label].append(row.cpu().numpy().copy())
                     examples.deltas[label].append(delta.cpu().numpy())
@@ -144,7 +151,7 @@ class RCNN(RegionBasedDetector):
     def _fit_box_regressors(self, config: BoxRegressionConfig, examples: Examples) -> str:
         scale = scale_to(config.feature_norm, examples.pool5_norms)
         self.roi.pool5_scale.fill_(scale)
-        for label in tqdm(range(len(self.class_names)), desc="box regressors", leave=False):
+        for label in tqdm(range(len(self.categories)), desc="box regressors", leave=False):
             features = stack(examples.pool5[label], self.roi.box_weight.shape[2]) * np.float32(scale)
             weight, bias = fit_box_regressor(features, stack(examples.deltas[label], 4), config)
             self.roi.box_weight[label] = torch.from_numpy(weight)
@@ -153,38 +160,40 @@ class RCNN(RegionBasedDetector):
 
     def _fit_svms(self, config: SVMConfig, examples: Examples, loader: Iterable[Batch]) -> str:
         scale = scale_to(config.feature_norm, examples.fc7_norms)
-        width, labels = self.roi.svm_weight.shape[1], range(len(self.class_names))
+        width, labels = self.roi.svm_weight.shape[1], range(len(self.categories))
         svms = [HardNegativeSVM(config, stack(examples.fc7[label], width) * np.float32(scale)) for label in labels]
-        everything = self._described(loader, lambda target, proposals: torch.cat([target.objects()[0], proposals]))
-        for _, fc7, regions, target in everything:
+        for _, fc7, regions, target in self._region_features(loader, objects_and_proposals):
             features = fc7.cpu().numpy() * np.float32(scale)
             for label, svm in enumerate(svms):
-                of_class = target.boxes[target.labels == label]  # those to ignore too: they are no negatives
+                of_class = target.objects.boxes[target.objects.labels == label]  # ignored ones too: no negatives
                 far = best_object(regions, of_class)[0] < config.negative_threshold
-                svm.see(features[far.cpu().numpy()])
+                svm.add_negatives(features[far.cpu().numpy()])
         for label, svm in enumerate(svms):
             svm.fit()
             self.roi.svm_weight[label] = torch.from_numpy(svm.weight)
             self.roi.svm_bias[label] = svm.bias
         self.roi.fc7_scale.fill_(scale)
-        kept = sum(svm.num_negatives for svm in svms)
-        text = f"SVMs on {sum(map(len, examples.fc7.values())):,} objects and {kept:,} hard negatives"
-        missing = [name for name, svm in zip(self.class_names, svms, strict=True) if not svm.fitted]
+        negatives = sum(svm.num_negatives for svm in svms)
+        text = f"SVMs on {sum(map(len, examples.fc7.values())):,} objects and {negatives:,} hard negatives"
+        missing = [name for name, svm in zip(self.categories.names, svms, strict=True) if not svm.fitted]
         return text + (f"; too few of {', '.join(missing)}, which will never be detected" if missing else "")
 
-    def _described(
-        self, loader: Iterable[Batch], regions_of: Callable[[Target, Tensor], Tensor]
+    def _region_features(
+        self, loader: Iterable[Batch], choose: Callable[[Target, Tensor], Tensor]
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Target]]:
-        """Of each image: pool5 `[N, D]` and fc7 `[N, F]` of its regions `[N, 4]`, and its target."""
+        """Yields for each image pool5 `[N, D]`, fc7 `[N, F]` and boxes `[N, 4]` of its regions, and its target.
+
+        choose  the target and proposals `[P_i, 4]` of an image -> the boxes of its N regions
+        """
         for batch in loader:
             batch = batch.to(self.input.mean.device)
             if batch.targets is None or batch.proposals is None:
                 raise ValueError("finish_training: a batch without targets or proposals")
-            regions = [regions_of(*of_image) for of_image in zip(batch.targets, batch.proposals, strict=True)]
-            pool5 = self.pool5(self.input(batch), regions)
-            counts = [len(of_image) for of_image in regions]
-            fc7 = torch.split(self.roi.describe(pool5), counts)
-            yield from zip(torch.split(pool5.flatten(1), counts), fc7, regions, batch.targets, strict=True)
+            boxes = [choose(*pair) for pair in zip(batch.targets, batch.proposals, strict=True)]
+            pool5 = self.pool5(self.input(batch.images, batch.sizes()), Regions.from_list(boxes))
+            counts = [len(part) for part in boxes]
+            fc7 = torch.split(self.roi.last_hidden(pool5), counts)
+            yield from zip(torch.split(pool5.flatten(1), counts), fc7, boxes, batch.targets, strict=True)
 
 
 @dataclass
@@ -205,16 +214,21 @@ class Examples:
     pool5_norms: list[float] = field(default_factory=list)
 
 
+def objects_and_proposals(target: Target, proposals: Tensor) -> Tensor:
+    """Boxes `[N, 4]` of the objects that are not ignored, then of the proposals."""
+    return torch.cat([target.not_ignored().boxes, proposals])
+
+
 def best_object(regions: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest IoU `[N]` of each region with an object, 0 without any, and which object that is."""
+    """The highest IoU `[N]` of each region with an object, 0 without any, and the index of that object."""
     if not len(objects):
         return regions.new_zeros(len(regions)), regions.new_zeros(len(regions), dtype=torch.int64)
-    iou, match = box_iou(regions, objects).max(dim=1)
-    return iou, match
+    iou, matched = box_iou(regions, objects).max(dim=1)
+    return iou, matched
 
 
 def scale_to(norm: float, norms: Sequence[float]) -> float:
-    """The factor that makes `norm` of the mean of `norms`; 1 where there is nothing to measure."""
+    """The factor that brings the mean of `norms` to `norm`; 1 where there is nothing to measure."""
     mean = float(np.mean(norms)) if norms else 0.0
     return norm / mean if mean else 1.0
 
@@ -223,8 +237,10 @@ def stack(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
     return np.stack(rows) if rows else np.zeros((0, width), np.float32)
 
 
-def build_rcnn(config: RCNNConfig, class_names: Sequence[str]) -> RCNN:
+def build_rcnn(config: RCNNConfig, categories: Categories) -> RCNN:
     backbone = build_backbone(config.backbone)
-    roi = RCNNHead(config.roi, backbone.out_channels[0], class_names)
-    load_classifier(config.backbone, roi.hidden)
-    return RCNN(backbone, roi, config.proposals, ImageInput(config.input, 1), class_names)
+    roi = RCNNHead(config.roi, backbone.out_channels[0], len(categories))
+    detector = RCNN(backbone, roi, config.proposals, ImageInput(config.input, 1), categories)
+    if note := load_classifier(config.backbone, roi.hidden):
+        detector.notes.append(note)
+    return detector

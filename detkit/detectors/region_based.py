@@ -1,67 +1,132 @@
-"""The R-CNN lineage as one pipeline: candidate regions, features of each, a head that decides.
+"""The R-CNN lineage as one pipeline: candidate regions, features of each, a head that classifies and refines them.
 
 Sliding windows, R-CNN, Fast and Faster R-CNN differ in two choices: where the regions come from (windows, proposals
-that come with the images, an RPN), and how their features are made (the crop through the network, or pooled from one
-map).
+that come with the images, an RPN), and how their features are computed (the crop through the network, or pooled from
+one map).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from detkit.detectors.detector import Detector
 from detkit.nn.backbones.staged import StagedBackbone
-from detkit.nn.heads.regions import RegionHead, RoISamples
+from detkit.nn.heads.regions import RegionHead, RegionTargets
 from detkit.nn.input import ImageInput
-from detkit.nn.necks.fpn import FPN
-from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.nn.necks.neck import Neck
+from detkit.nn.outputs import register_outputs
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import DetectionRows
+from detkit.structures import Batch, Categories, Target
+
+HeadOutputsT = TypeVar("HeadOutputsT")
 
 
-def check_pooled_levels(levels: Sequence[int], neck: object | None, pool: str) -> None:
-    """Raises ValueError if regions cannot be pooled from these levels of a backbone."""
-    if neck is None and len(levels) > 1:
-        raise ValueError(f"backbone.levels: {len(levels)} levels of different widths need a neck, found neck: null")
-    if pool == "pool" and len(levels) > 1:
-        raise ValueError(
-            f"roi.pool: RoIPool reads one level, found {len(levels)}; use align, or one of backbone.levels"
-        )
+@register_outputs
+@dataclass(frozen=True, eq=False)
+class RegionBasedOutputs(Generic[HeadOutputsT]):
+    """
+    roi         outputs of the region head
+    detections  in evaluation, so that further branches can read the final boxes; None when training
+    """
+
+    roi: HeadOutputsT
+    detections: DetectionRows | None
 
 
-class RegionBasedDetector(Detector):
-    """`roi` samples regions in training, and has the criterion and postprocess of what it decides."""
+# Python has no type for "these outputs, with the outputs of that head": each detector names its head.
+RegionOutputsT = TypeVar("RegionOutputsT", bound=RegionBasedOutputs[Any])
+
+
+class RegionBasedDetector(Detector[RegionOutputsT]):
+    """`roi` samples regions in training, and has the criterion and the detections of its outputs."""
+
+    roi: RegionHead[Any]
 
     def __init__(
         self,
         backbone: StagedBackbone,
-        neck: FPN | None,
-        roi: RegionHead,
+        neck: Neck | None,
+        roi: RegionHead[Any],
         image_input: ImageInput,
-        class_names: Sequence[str],
+        categories: Categories,
     ) -> None:
-        super().__init__(image_input, class_names)
+        super().__init__(image_input, categories)
         self.backbone = backbone
         self.neck = neck
         self.roi = roi
+
+    def forward(self, batch: Batch) -> RegionOutputsT:
+        sizes = batch.sizes()
+        images = self.input(batch.images, sizes)
+        proposals = None if batch.proposals is None else Regions.from_list(batch.proposals)
+        return self.network(images, sizes, proposals, batch.targets if self.training else None)
+
+    @abstractmethod
+    def network(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        proposals: Regions | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> RegionOutputsT:
+        """
+        images     float `[B, 3, H, W]`, normalised by `input`
+        sizes      int64 `[B, 2]`: (h, w) of each picture on its canvas
+        proposals  for detectors that are given them
+        targets    B `Target`, needed in training mode, when regions are sampled
+        """
 
     def features(self, images: Tensor) -> list[Tensor]:
         levels: list[Tensor] = self.backbone(images)
         return self.neck(levels) if self.neck is not None else levels
 
-    def chosen(self, proposals: Sequence[Tensor] | None, batch: Batch) -> tuple[Sequence[Tensor], RoISamples | None]:
-        """The regions to look at: in training a sample of the proposals and objects, with what each should become."""
+    def training_sample(
+        self, proposals: Regions | None, targets: Sequence[Target] | None
+    ) -> tuple[Regions, RegionTargets | None]:
+        """In training a sample of the proposals and objects with its targets; in evaluation all proposals."""
         if proposals is None:
-            raise ValueError(f"a batch without proposals; {type(self).__name__} makes none itself")
+            raise ValueError(f"expected proposals in the batch: {type(self).__name__} has no network that proposes")
         if not self.training:
-            return proposals, None
-        if batch.targets is None:
-            raise ValueError("a batch without targets in training mode; call detector.eval() to detect")
-        return self.roi.sample(proposals, batch.targets)
+            return proposals.compact(), None
+        return self.roi.sample(proposals, required_targets(targets))
 
-    def criterion(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
-        return self.roi.criterion(outputs)
+    def detect_in_evaluation(self, roi: object, sizes: Tensor) -> DetectionRows | None:
+        return None if self.training else self.roi.detect(roi, self.input.windows(sizes))
 
-    def postprocess(self, outputs: Any, infos: Sequence[ImageInfo]) -> list[Detections]:
-        return self.roi.postprocess(outputs, infos)
+    def criterion(self, outputs: RegionOutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
+        return self.roi.criterion(outputs.roi)
+
+    def detect(self, outputs: RegionOutputsT, sizes: Tensor) -> DetectionRows:
+        if outputs.detections is None:
+            raise ValueError(
+                "no detections: the outputs were computed in training mode; call detector.eval() to detect"
+            )
+        return outputs.detections
+
+
+def check_pooled_levels(strides: Sequence[int], neck: object | None, pool: str) -> None:
+    """Raises ValueError if regions cannot be pooled from backbone levels of these strides."""
+    if neck is None and len(strides) > 1:
+        raise ValueError(f"backbone.strides: {len(strides)} levels of different widths need a neck, found neck: null")
+    if pool == "pool" and len(strides) > 1:
+        raise ValueError(
+            f"roi.pool: RoIPool reads one level, found {len(strides)}; use align, or one of backbone.strides"
+        )
+
+
+def check_one_level(strides: Sequence[int]) -> None:
+    """Raises ValueError unless the backbone has one level."""
+    if len(strides) != 1:
+        raise ValueError(f"backbone.strides: expected one level, found {list(strides)}")
+
+
+def required_targets(targets: Sequence[Target] | None) -> Sequence[Target]:
+    if targets is None:
+        raise ValueError("a batch without targets in training mode; call detector.eval() to detect")
+    return targets

@@ -1,45 +1,42 @@
-"""One pass from pixels to predictions: trunk, neck, head. SSD and the YOLOs differ only in these."""
+"""One pass from pixels to predictions: backbone, neck, head. SSD, the YOLOs and DETR differ only in these."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from detkit.detectors.detector import Detector
 from detkit.nn.backbones.staged import StagedBackbone
+from detkit.nn.heads.head import Head
 from detkit.nn.input import ImageInput
-from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.nn.outputs import OutputsT
+from detkit.nn.selection import DetectionRows
+from detkit.structures import Categories, Target
 
 
-class SingleShotDetector(Detector):
-    """`head(features, (h, w) of the canvas)` makes the outputs, and has their criterion and postprocess."""
-
+class SingleShotDetector(Detector[OutputsT]):
     def __init__(
         self,
         backbone: StagedBackbone,
         neck: nn.Module | None,
-        head: Any,
+        head: Head[OutputsT],
         image_input: ImageInput,
-        class_names: Sequence[str],
+        categories: Categories,
     ) -> None:
-        super().__init__(image_input, class_names)
+        super().__init__(image_input, categories)
         self.backbone = backbone
         self.neck = neck
         self.head = head
 
-    def forward(self, batch: Batch) -> Any:
-        images = self.input(batch)
-        features = self.backbone(images)
+    def network(self, images: Tensor, sizes: Tensor) -> OutputsT:
+        features: list[Tensor] = self.backbone(images)
         if self.neck is not None:
             features = self.neck(features)
-        return self.head(features, (images.shape[2], images.shape[3]))
+        return self.head(features, sizes, (images.shape[2], images.shape[3]))  # type: ignore[no-any-return]
 
-    def criterion(self, outputs: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.head.criterion(outputs, targets)
-        return losses
+    def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
+        return self.head.criterion(outputs, targets)
 
-    def postprocess(self, outputs: Any, infos: Sequence[ImageInfo]) -> list[Detections]:
-        detections: list[Detections] = self.head.postprocess(outputs, infos)
-        return detections
+    def detect(self, outputs: OutputsT, sizes: Tensor) -> DetectionRows:
+        return self.head.detect(outputs, self.input.windows(sizes))

@@ -15,16 +15,22 @@ from pydantic import model_validator
 from torch import Tensor
 
 from detkit.config import Config
-from detkit.detectors.region_based import RegionBasedDetector
-from detkit.nn.assign.iou_matcher import sample_matches
+from detkit.detectors.region_based import (
+    RegionBasedDetector,
+    RegionBasedOutputs,
+    check_one_level,
+    required_targets,
+)
+from detkit.nn.assign.assignment import sample
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.lenet import LeNetConfig
 from detkit.nn.backbones.staged import StagedBackbone
-from detkit.nn.heads.regions import RoIOutputs, RoISamples
+from detkit.nn.heads.regions import RegionTargets, RoIOutputs
 from detkit.nn.heads.sliding_window import WindowHead, WindowHeadConfig
 from detkit.nn.input import ImageInput, InputConfig, KeepConfig
+from detkit.nn.proposals.regions import Regions
 from detkit.nn.proposals.windows import Level, PyramidConfig, cut_windows, pyramid
-from detkit.structures import Batch, Target
+from detkit.structures import Categories, Target
 
 
 class SlidingWindowConfig(Config):
@@ -38,12 +44,11 @@ class SlidingWindowConfig(Config):
 
     @model_validator(mode="after")
     def _one_level(self) -> SlidingWindowConfig:
-        if len(self.backbone.levels) != 1:
-            raise ValueError(f"backbone.levels: expected one level, found {list(self.backbone.levels)}")
+        check_one_level(self.backbone.strides)
         return self
 
 
-class SlidingWindow(RegionBasedDetector):
+class SlidingWindow(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
     """Windows move by the stride of the trunk.
 
     A pass over a whole level equals one window after the other where the trunk pads nothing (LeNet-5). A padded trunk
@@ -51,6 +56,7 @@ class SlidingWindow(RegionBasedDetector):
     """
 
     roi: WindowHead
+    export_obstacle = "the levels of the image pyramid follow the size of each image"
 
     def __init__(
         self,
@@ -58,24 +64,33 @@ class SlidingWindow(RegionBasedDetector):
         windows: PyramidConfig,
         roi: WindowHead,
         image_input: ImageInput,
-        class_names: Sequence[str],
+        categories: Categories,
     ) -> None:
-        super().__init__(backbone, None, roi, image_input, class_names)
+        super().__init__(backbone, None, roi, image_input, categories)
         self.windows = windows
 
-    def forward(self, batch: Batch) -> RoIOutputs:
-        images = zip(self.input(batch), batch.input_sizes, strict=True)
-        levels = [self.pyramid(image[:, :height, :width]) for image, (height, width) in images]
+    def network(
+        self,
+        images: Tensor,
+        sizes: Tensor,
+        proposals: Regions | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> RegionBasedOutputs[RoIOutputs]:
+        """The windows are the regions; `proposals` are not read."""
+        pyramids = [
+            self.pyramid(image[:, :height, :width])
+            for image, (height, width) in zip(images, sizes.tolist(), strict=True)
+        ]
         if not self.training:
-            logits, deltas = zip(*(self.dense(of_image) for of_image in levels), strict=True)
-            boxes = tuple(torch.cat([level.boxes() for level in of_image]) for of_image in levels)
-            return RoIOutputs(boxes, torch.cat(logits), torch.cat(deltas), None)
-        if batch.targets is None:
-            raise ValueError("a batch without targets in training mode; call detector.eval() to detect")
-        crops, boxes, labels, wanted = zip(*map(self.sample, levels, batch.targets), strict=True)
+            logits, deltas = zip(*map(self.dense, pyramids), strict=True)
+            regions = Regions.from_list([torch.cat([level.boxes() for level in levels]) for levels in pyramids])
+            roi = RoIOutputs(regions, torch.cat(logits), torch.cat(deltas), None)
+            return RegionBasedOutputs(roi, self.detect_in_evaluation(roi, sizes))
+        samples = map(self.sample, pyramids, required_targets(targets))
+        crops, boxes, labels, target_boxes = zip(*samples, strict=True)
         maps = self.backbone(torch.cat(crops))[-1]
-        outputs: RoIOutputs = self.roi(maps, boxes, RoISamples(torch.cat(labels), torch.cat(wanted)))
-        return outputs
+        roi = self.roi(maps, Regions.from_list(boxes), RegionTargets(torch.cat(labels), torch.cat(target_boxes)))
+        return RegionBasedOutputs(roi, None)
 
     def pyramid(self, image: Tensor) -> list[Level]:
         return pyramid(image, self.windows, self.backbone.out_strides[-1])
@@ -89,39 +104,42 @@ class SlidingWindow(RegionBasedDetector):
 
     @torch.no_grad()
     def sample(self, levels: list[Level], target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A training batch of one image: crops, their boxes, labels (0 is background), and the boxes wanted."""
-        config, (objects, object_labels) = self.roi.config, target.objects()
+        """A training batch of one image: crops, their boxes, labels (0 is background), and target boxes."""
+        config, objects = self.roi.config, target.not_ignored()
         windows = torch.cat([level.boxes() for level in levels])
-        matches = self.roi.match(windows, objects)
-        positive, background = sample_matches(matches, config.batch_size_per_image, config.positive_fraction)
-        _, pool = sample_matches(matches, config.mined, 0.0)
-        hard = self.hardest(levels, pool, round(config.hard_fraction * len(background)))
+        assignment = self.roi.assigner.assign(windows, target)
+        positive, background = sample(assignment, config.batch_size_per_image, config.positive_fraction)
+        _, candidates = sample(assignment, config.mined, 0.0)
+        hard = self.hardest(levels, candidates, round(config.hard_fraction * len(background)))
         background = torch.cat([hard, background[len(hard) :]])
-        chosen = torch.cat([positive, background])
-        labels = torch.cat([object_labels[matches[positive]] + 1, torch.zeros_like(background)])
+        sampled = torch.cat([positive, background])
+        matched = assignment.index[positive]
         return (
-            cut_windows(levels, chosen),
-            windows[chosen],
-            labels,
-            torch.cat([objects[matches[positive]], windows[background]]),
+            cut_windows(levels, sampled),
+            windows[sampled],
+            torch.cat([objects.labels[matched] + 1, torch.zeros_like(background)]),
+            torch.cat([objects.boxes[matched], windows[background]]),
         )
 
-    def hardest(self, levels: list[Level], pool: Tensor, count: int) -> Tensor:
-        """Those of the background windows `pool` that look most like an object (section 5: the "most offending")."""
-        if count == 0 or len(pool) == 0:
-            return pool[:0]
-        self.eval()
-        logits = self.roi.classifier(self.roi.describe(self.backbone(cut_windows(levels, pool))[-1]))
-        self.train()
-        background = logits.softmax(dim=1)[:, 0]
-        return pool[background.topk(min(count, len(pool)), largest=False).indices]
+    def hardest(self, levels: list[Level], candidates: Tensor, count: int) -> Tensor:
+        """The `count` background windows that look most like an object (section 5: the "most offending").
+
+        The network is in the mode that it trains in. LeNet-5, the trunk as published, computes the same in both modes.
+        A trunk with batch norm normalises these windows by their own statistics, which also enter its running ones,
+        and dropout is active.
+        """
+        if count == 0 or len(candidates) == 0:
+            return candidates[:0]
+        maps = self.backbone(cut_windows(levels, candidates))[-1]
+        background = self.roi.classifier(self.roi.last_hidden(maps)).softmax(dim=1)[:, 0]
+        return candidates[background.topk(min(count, len(candidates)), largest=False).indices]
 
 
-def build_sliding_window(config: SlidingWindowConfig, class_names: Sequence[str]) -> SlidingWindow:
+def build_sliding_window(config: SlidingWindowConfig, categories: Categories) -> SlidingWindow:
     backbone = build_backbone(config.backbone)
     window = config.windows.window
     with torch.no_grad():
         cells = backbone.eval()(torch.zeros(1, 3, window, window))[-1].shape[-1]
     backbone.train()
-    roi = WindowHead(config.roi, backbone.out_channels[-1], cells, class_names)
-    return SlidingWindow(backbone, config.windows, roi, ImageInput(config.input, 1), class_names)
+    roi = WindowHead(config.roi, backbone.out_channels[-1], cells, len(categories))
+    return SlidingWindow(backbone, config.windows, roi, ImageInput(config.input, 1), categories)

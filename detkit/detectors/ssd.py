@@ -5,7 +5,6 @@ SSD300, SSD512, MobileNet-SSD and SSDLite are configurations; the head also goes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,23 +13,25 @@ from detkit.config import Config
 from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.vgg import SSDVGGConfig
-from detkit.nn.heads.ssd import SSDHead, SSDHeadConfig
+from detkit.nn.heads.ssd import SSDHead, SSDHeadConfig, SSDOutputs
 from detkit.nn.input import ImageInput, InputConfig, ResizeConfig, StretchConfig
-from detkit.nn.necks.extra_levels import ExtraLevels, ExtraLevelsConfig
-from detkit.nn.necks.fpn import FPN, FPNConfig
+from detkit.nn.necks import build_neck
+from detkit.nn.necks.extra_levels import ExtraLevelsConfig
+from detkit.nn.necks.fpn import FPNConfig
+from detkit.structures import Categories
 
-NeckConfig = Annotated[ExtraLevelsConfig | FPNConfig, Field(discriminator="name")]
+SSDNeckConfig = Annotated[ExtraLevelsConfig | FPNConfig, Field(discriminator="name")]
 
 
 class SSDInputConfig(InputConfig):
-    """Caffe's mean, in RGB as torchvision's weights want it."""
+    """Caffe's mean, in RGB as torchvision's weights expect it."""
 
     resize: ResizeConfig = StretchConfig(size=300)
     mean: tuple[float, float, float] = (123.0, 117.0, 104.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-class SSD(SingleShotDetector):
+class SSD(SingleShotDetector[SSDOutputs]):
     """Default boxes of growing size on ever coarser levels."""
 
 
@@ -39,42 +40,32 @@ class SSDConfig(Config):
 
     name: Literal["ssd"] = "ssd"
     backbone: BackboneConfig = SSDVGGConfig()
-    neck: NeckConfig | None = ExtraLevelsConfig()  # null: the backbone's levels as they are
+    neck: SSDNeckConfig | None = ExtraLevelsConfig()  # null: the backbone's levels as they are
     head: SSDHeadConfig = SSDHeadConfig()
     input: SSDInputConfig = SSDInputConfig()
 
     @model_validator(mode="after")
     def _levels_agree(self) -> SSDConfig:
-        levels = len(self.backbone.levels)
-        match self.neck:
-            case ExtraLevelsConfig():
-                levels += len(self.neck.out_channels)
-            case FPNConfig():
-                levels += self.neck.extra_level != "none"
-        if len(self.head.min_sizes) != levels:
+        levels = len(self.backbone.strides) + (self.neck.num_extra_levels if self.neck else 0)
+        sizes, resize = self.head.priors.min_sizes, self.input.resize
+        if len(sizes) != levels:
             raise ValueError(
-                f"head.min_sizes: expected {levels} entries, one a feature level, found {len(self.head.min_sizes)}"
+                f"head.priors.min_sizes: expected {levels} entries, one for each feature level, found {len(sizes)}"
             )
-        if not isinstance(self.input.resize, StretchConfig):
+        if not isinstance(resize, StretchConfig):
             raise ValueError("input.resize: priors are laid out for one input size; use {name: stretch, size: 300}")
         if getattr(self.backbone, "weights", None) == "IMAGENET1K_V1" and max(self.input.std) < 2:
             raise ValueError(
-                "input.std: backbone.weights IMAGENET1K_V1 want ImageNet's pixels, mean [123.675, 116.28, 103.53] and "
+                "input.std: backbone.weights IMAGENET1K_V1 need ImageNet's pixels, mean [123.675, 116.28, 103.53] and "
                 f"std [58.395, 57.12, 57.375], found {list(self.input.std)}"
             )
-        if self.input.resize.train_sizes and self.head.steps:
-            raise ValueError("input.resize.train_sizes: head.steps are those of one input size; use steps: null")
+        if resize.train_sizes and self.head.priors.steps:
+            raise ValueError("input.resize.train_sizes: head.priors.steps are those of one input size; use steps: null")
         return self
 
 
-def build_ssd(config: SSDConfig, class_names: Sequence[str]) -> SSD:
+def build_ssd(config: SSDConfig, categories: Categories) -> SSD:
     backbone = build_backbone(config.backbone)
-    channels = backbone.out_channels
-    neck: ExtraLevels | FPN | None = None
-    match config.neck:
-        case ExtraLevelsConfig():
-            neck = ExtraLevels(config.neck, channels, backbone.out_strides)
-        case FPNConfig():
-            neck = FPN(config.neck, channels, backbone.out_strides)
-    head = SSDHead(config.head, (neck or backbone).out_channels, class_names)
-    return SSD(backbone, neck, head, ImageInput(config.input, stride=1), class_names)
+    neck = build_neck(config.neck, backbone.out_channels, backbone.out_strides)
+    head = SSDHead(config.head, (neck or backbone).out_channels, len(categories))
+    return SSD(backbone, neck, head, ImageInput(config.input, stride=1), categories)

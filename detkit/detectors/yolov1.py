@@ -6,7 +6,6 @@ yolov1.cfg (batch norm, a locally connected layer, three boxes a cell) and yolov
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import model_validator
@@ -15,11 +14,12 @@ from detkit.config import Config
 from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.darknet import DarknetConfig
-from detkit.nn.heads.yolo_v1 import YOLOv1Head, YOLOv1HeadConfig
+from detkit.nn.heads.yolo_v1 import YOLOv1Head, YOLOv1HeadConfig, YOLOv1Outputs
 from detkit.nn.input import DarknetInputConfig, ImageInput, StretchConfig
+from detkit.structures import Categories
 
 
-class YOLOv1(SingleShotDetector):
+class YOLOv1(SingleShotDetector[YOLOv1Outputs]):
     """A single coarse level, read as a whole."""
 
 
@@ -27,7 +27,7 @@ class YOLOv1Config(Config):
     """Defaults: the paper."""
 
     name: Literal["yolov1"] = "yolov1"
-    backbone: BackboneConfig = DarknetConfig(name="yolov1", norm="none", levels=(6,))
+    backbone: BackboneConfig = DarknetConfig(name="yolov1", norm="none", strides=(64,))
     head: YOLOv1HeadConfig = YOLOv1HeadConfig()
     input: DarknetInputConfig = DarknetInputConfig(resize=StretchConfig(size=448))
 
@@ -36,15 +36,15 @@ class YOLOv1Config(Config):
         resize = self.input.resize
         if not isinstance(resize, StretchConfig) or resize.train_sizes:
             raise ValueError("input.resize: the fully connected layers read one size; use {name: stretch, size: 448}")
-        if len(self.backbone.levels) != 1:
-            raise ValueError(f"backbone.levels: expected one level, found {list(self.backbone.levels)}")
+        if len(self.backbone.strides) != 1:
+            raise ValueError(f"backbone.strides: expected one level, found {list(self.backbone.strides)}")
         return self
 
 
-def build_yolov1(config: YOLOv1Config, class_names: Sequence[str]) -> YOLOv1:
+def build_yolov1(config: YOLOv1Config, categories: Categories) -> YOLOv1:
     backbone = build_backbone(config.backbone)
     (channels,), (stride,) = backbone.out_channels, backbone.out_strides
     assert isinstance(config.input.resize, StretchConfig)
     side = -(-config.input.resize.size // stride)
-    head = YOLOv1Head(config.head, channels, (side, side), class_names)
-    return YOLOv1(backbone, None, head, ImageInput(config.input, stride), class_names)
+    head = YOLOv1Head(config.head, channels, (side, side), len(categories))
+    return YOLOv1(backbone, None, head, ImageInput(config.input, stride), categories)

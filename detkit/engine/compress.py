@@ -16,7 +16,12 @@ from detkit.engine.run import RunConfig, create_folder, detector_state, load_det
 
 
 def compress(source: str | Path, ranks: Sequence[int], output: Path) -> str:
-    """Writes the detector with each of its hidden layers cut to that rank as a checkpoint; what it saved, in words."""
+    """Cuts each hidden layer of a trained region head to its rank and writes the detector as a checkpoint.
+
+    source  run folder or checkpoint
+    ranks   one for each layer of `model.roi.hidden`
+    Returns a sentence with the number of parameters before and after.
+    """
     detector, config = load_detector(source)
     if config is None:
         raise UserError(f"{source}: public weights; only a detector that was trained here can be compressed")
@@ -24,12 +29,12 @@ def compress(source: str | Path, ranks: Sequence[int], output: Path) -> str:
         raise UserError(f"{source}: {type(detector).__name__} has no region head with fully connected layers to cut")
     if detector.roi.config.ranks:
         raise UserError(f"{source}: its layers are cut already, to ranks {list(detector.roi.config.ranks)}")
-    largest = [min(layer.weight.shape) for layer in detector.roi.hidden]  # type: ignore[arg-type]
-    if len(ranks) != len(largest) or not all(1 <= rank <= most for rank, most in zip(ranks, largest, strict=True)):
-        raise UserError(f"--ranks: expected {len(largest)}, each of at least 1 and at most {largest}, found {[*ranks]}")
+    highest = [min(layer.weight.shape) for layer in detector.roi.hidden]  # type: ignore[arg-type]
+    if len(ranks) != len(highest) or not all(1 <= rank <= most for rank, most in zip(ranks, highest, strict=True)):
+        raise UserError(f"--ranks: expected {len(highest)}, each of at least 1 and at most {highest}, found {[*ranks]}")
     tree = override(config.model_dump(mode="json"), [f"model.roi.ranks={list(ranks)}", "model.backbone.weights=null"])
     thin_config = parse_config(tree, RunConfig, where="--ranks")
-    thin = build_detector(thin_config.model, detector.class_names)
+    thin = build_detector(thin_config.model, detector.categories)
     state = detector.state_dict()
     for number, rank in enumerate(ranks):
         weight, bias = state.pop(f"roi.hidden.{number}.weight"), state.pop(f"roi.hidden.{number}.bias")

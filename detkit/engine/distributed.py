@@ -1,4 +1,4 @@
-"""More than one process: torchrun starts them, torch.distributed joins them, nothing of our own between."""
+"""More than one process: torchrun starts them and torch.distributed connects them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from detkit.config import Config
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 
 
 class EMAConfig(Config):
@@ -18,14 +18,14 @@ class EMAConfig(Config):
 
 
 class EMA:
-    """`detector` is a copy whose weights trail the trained ones; it is what is validated and kept."""
+    """`detector` is a copy whose weights are the moving average of the trained ones; it is validated and saved."""
 
-    def __init__(self, config: EMAConfig, detector: Detector) -> None:
+    def __init__(self, config: EMAConfig, detector: AnyDetector) -> None:
         self.config = config
         self.detector = copy.deepcopy(detector).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, detector: Detector, step: int) -> None:
+    def update(self, detector: AnyDetector, step: int) -> None:
         """After optimizer step `step` (from 1): float tensors are averaged, counters copied."""
         config = self.config
         decay = config.decay * (1 - math.exp(-step / config.warmup)) if config.warmup else config.decay

@@ -2,113 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from detkit.config import UserError, load_config, override, parse_config
-from detkit.data.build import build_dataset, build_loader
+from detkit.data.build import build_dataset
 from detkit.data.dataset import ImageDataset
-from detkit.data.proposals import ProposalFolder
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import AMP, autocast
-from detkit.engine.proposals import proposals_for
+from detkit.engine.loaders import evaluation_loader
+from detkit.engine.proposal_search import proposals_for
 from detkit.engine.run import RunConfig, load_detector
-from detkit.evaluation.coco import CocoBackend
-from detkit.evaluation.evaluator import Arrays, Evaluation, Evaluator, Protocol
-from detkit.structures import Batch, Detections, ImageId
+from detkit.evaluation.build import build_evaluators
+from detkit.evaluation.evaluator import Evaluation, Evaluator, summarise
+from detkit.evaluation.protocols import Protocol
+from detkit.evaluation.store import DetectionStore
+from detkit.structures import Batch, Categories, Detections
 
 
 @torch.inference_mode()
 def evaluate(
-    detector: Detector,
+    detector: AnyDetector,
     loader: Iterable[Batch],
-    evaluator: Evaluator,
-    protocols: Sequence[Protocol],
+    store: DetectionStore,
+    evaluators: Mapping[Protocol, Evaluator],
     *,
     device: torch.device,
     amp: AMP = "off",
     progress: bool = True,
 ) -> Evaluation:
-    """Detects on every image of `loader`, joins the parts of all processes and computes `protocols`.
+    """Detects on every image of `loader` and measures with `evaluators`, which read the detections from `store`.
 
-    Afterwards `evaluator` holds the detections of the whole data set.
+    Afterwards `store` holds the detections of the whole data set, those of other processes too.
     """
     detector.eval()
-    evaluator.reset()
-    to_dataset = class_map(detector.class_names, evaluator.class_names)
+    store.reset()
+    dataset_label = label_map(detector.categories, store.categories)
     for batch in tqdm(loader, desc="evaluating", leave=False, disable=not progress, dynamic_ncols=True):
         batch = batch.to(device)
         with autocast(device, amp):
             outputs = detector(batch)
         for info, detections in zip(batch.infos, detector.postprocess(outputs, batch.infos), strict=True):
-            evaluator.update(info.image_id, _relabel(detections.to("cpu"), to_dataset, evaluator.class_names))
-    joined: dict[ImageId, Arrays] = {}
-    for part in distributed.gather(evaluator.state()):  # an image that two processes saw counts once
-        joined |= part
-    evaluator.merge([joined])
-    return evaluator.compute(protocols)
+            store.update(info.image_id, relabel(detections, dataset_label, store.categories))
+    if distributed.world_size() > 1:
+        store.merge(distributed.gather(store.state()))
+    return summarise(store, evaluators)
 
 
-def class_map(detector_names: Sequence[str], dataset_names: Sequence[str]) -> torch.Tensor:
-    """int64 `[K]`: the data set's label of each detector class, -1 where the data set does not have it.
+def label_map(detector: Categories, dataset: Categories) -> torch.Tensor:
+    """int64 `[K]`: the data set's label of each detector class, by name; -1 where the data set does not have it.
 
     Raises UserError if the detector lacks a class of the data set.
     """
-    missing = [name for name in dataset_names if name not in detector_names]
+    missing = [name for name in dataset.names if name not in detector.names]
     if missing:
         raise UserError(
-            f"this detector does not know {len(missing)} of the data set's {len(dataset_names)} classes "
-            f"({', '.join(missing[:5])}); it was trained on {', '.join(detector_names[:8])}"
-            f"{', ...' if len(detector_names) > 8 else ''}; evaluate it on data with its own classes"
+            f"this detector does not know {len(missing)} of the data set's {len(dataset)} classes "
+            f"({', '.join(missing[:5])}); it was trained on {', '.join(detector.names[:8])}"
+            f"{', ...' if len(detector) > 8 else ''}; evaluate it on data with its own classes"
         )
-    return torch.tensor([dataset_names.index(name) if name in dataset_names else -1 for name in detector_names])
+    return torch.tensor([dataset.names.index(name) if name in dataset.names else -1 for name in detector.names])
 
 
-def _relabel(detections: Detections, to_dataset: torch.Tensor, class_names: tuple[str, ...]) -> Detections:
-    labels = to_dataset[detections.labels]
-    keep = labels >= 0
-    return Detections(detections.boxes[keep], detections.scores[keep], labels[keep], class_names)
+def relabel(detections: Detections, dataset_label: torch.Tensor, categories: Categories) -> Detections:
+    """The same detections in the labels of a data set, without those of classes that it does not have."""
+    if detections.categories == categories:
+        return detections
+    labels = dataset_label[detections.labels]
+    objects = replace(detections.objects, labels=labels).take(labels >= 0)
+    return Detections(objects, categories)
 
 
-def build_evaluator(dataset: ImageDataset, coco_backend: CocoBackend = "pycocotools") -> Evaluator:
-    ground_truth = [dataset.ground_truth(index) for index in range(len(dataset))]
-    return Evaluator(dataset.class_names, dataset.category_ids, ground_truth, coco_backend=coco_backend)
-
-
-def evaluation_loader(
-    dataset: ImageDataset,
-    detector: Detector,
-    *,
-    batch_size: int,
-    workers: int,
-    proposals: ProposalFolder | None = None,
-    with_targets: bool = False,
-    divided: bool = True,
-) -> DataLoader[Batch]:
-    """Every image once, in the order of the data set, resized as the detector's input spec says.
-
-    divided  among the processes; else each sees all
-    """
-    return build_loader(
-        dataset,
-        place=detector.input.place,
-        stride=detector.input.stride,
-        batch_size=batch_size,
-        augment=None,
-        seed=0,
-        workers=workers,
-        shuffle=False,
-        aspect_grouping=False,
-        rank=distributed.rank() if divided else 0,
-        world_size=distributed.world_size() if divided else 1,
-        with_targets=with_targets,
-        proposals=proposals,
-    )
+def detection_store(dataset: ImageDataset) -> DetectionStore:
+    return DetectionStore(dataset.categories, [dataset.ground_truth(index) for index in range(len(dataset))])
 
 
 def evaluate_source(
@@ -117,10 +88,10 @@ def evaluate_source(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
-) -> tuple[Evaluation, Evaluator]:
+) -> tuple[Evaluation, DetectionStore]:
     """Measures a run, a checkpoint or a public detector (see `load_detector`) on validation data.
 
-    The data are those it was trained with, or those of the YAML file `config`; `overrides` change them. The evaluator
+    The data are those it was trained with, or those of the YAML file `config`; `overrides` change them. The store
     holds the detections.
     """
     detector, trained = load_detector(source)
@@ -134,13 +105,15 @@ def evaluate_source(
         with distributed.first_process_first():
             dataset = build_dataset(settings.data, "val")
         detector.to(device)
+        workers, root = settings.loader.workers, Path(settings.data.root)
         loader = evaluation_loader(
             dataset,
             detector,
             batch_size=settings.eval.batch_size,
-            workers=settings.loader.workers,
-            proposals=proposals_for(detector, dataset, settings.data.root, workers=settings.loader.workers),
+            workers=workers,
+            proposals=proposals_for(detector, dataset, root, workers=workers),
         )
-        evaluator = build_evaluator(dataset, settings.eval.coco_backend)
-        evaluation = evaluate(detector, loader, evaluator, protocols, device=device, amp=settings.eval.amp)
-        return evaluation, evaluator
+        store = detection_store(dataset)
+        evaluators = build_evaluators(protocols, store, coco_backend=settings.eval.coco_backend)
+        evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=settings.eval.amp)
+        return evaluation, store

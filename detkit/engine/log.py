@@ -1,4 +1,4 @@
-"""What a run writes down: `metrics.jsonl`, TensorBoard events, `curves.png`, and the progress bar."""
+"""The records of a run: `metrics.jsonl`, TensorBoard events, `curves.png`, and the progress bar."""
 
 from __future__ import annotations
 
@@ -43,13 +43,17 @@ class RunLog:
         yield from self.bar
 
     def passes(self, items: Iterable[Item], title: str) -> Iterable[Item]:
-        """The same items, each time they are gone through, with a bar of that pass."""
+        """The same items with a progress bar for each pass over them."""
         return _Passes(items, title, self.enabled)
 
     def losses(self, values: dict[str, float]) -> None:
         """The losses of one batch, by name."""
         for name, value in {"loss": sum(values.values()), **values}.items():
-            self.recent[name].append(value)
+            self.record(name, value)
+
+    def record(self, name: str, value: float) -> None:
+        """A number of one batch or step; means over several are written down."""
+        self.recent[name].append(value)
 
     def step(self, step: int, epoch: int, lr: float, *, last: bool) -> None:
         """After an optimizer step (from 1): the mean losses since are written down every `log_every` of them, and after

@@ -1,7 +1,7 @@
-"""Memory of the process that trains: kept instead of given back.
+"""Keeps freed memory in the process, because asking the system for new memory is slow.
 
-glibc gives every large block that is freed back to the system. The next one has new pages, which are cleared and mapped
-4 KiB at a time: features and gradients of a training on the CPU are written at a tenth of the speed of memory.
+glibc returns every large block that is freed to the system. The next block has new pages, which are cleared and mapped
+4 KiB at a time, so features and gradients of a training on the CPU are written at a tenth of the speed of memory.
 """
 
 from __future__ import annotations

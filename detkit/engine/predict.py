@@ -15,11 +15,11 @@ from tqdm import tqdm
 from detkit.config import UserError
 from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.engine.distributed import process_group
-from detkit.engine.proposals import ProposalSource, source_of
+from detkit.engine.proposal_search import ProposalSource, source_of
 from detkit.engine.run import create_folder, load_detector
-from detkit.structures import Detections, ImageId, Sample
+from detkit.structures import Detections, ImageId, Objects, Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -37,25 +37,24 @@ PALETTE = (
 
 @torch.inference_mode()
 def predict(
-    detector: Detector,
+    detector: AnyDetector,
     images: Sequence[np.ndarray],
     image_ids: Sequence[ImageId] = (),
     proposals: ProposalSource | None = None,
 ) -> list[Detections]:
-    """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs where the detector is.
+    """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs on the device of the detector.
 
-    `proposals` is for a detector that is given them; None: made from its configuration, at every call.
+    `proposals` is for a detector that is given them; None: the source of its configuration, built at every call.
     """
     detector.eval()
     proposals = proposals or source_of(detector)
     items = []
     for image_id, image in zip(image_ids or range(len(images)), images, strict=True):
-        empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
         info = detector.input.place(image_id, image.shape[:2])
-        boxes = proposals.of_picture(image) if proposals else None
-        items.append((resize_sample(Sample(image, *empty, image_id, boxes), info.input_size), info))
+        sample = Sample(image, Objects.empty(), image_id, proposals.of_picture(image) if proposals else None)
+        items.append((resize_sample(sample, info.input_size), info))
     batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)
-    return [found.to("cpu") for found in detector.postprocess(detector(batch), batch.infos)]
+    return detector.postprocess(detector(batch), batch.infos)
 
 
 def find_media(sources: Sequence[Path]) -> dict[str, Path]:
@@ -64,7 +63,7 @@ def find_media(sources: Sequence[Path]) -> dict[str, Path]:
     A name is the path below the folder, or the file's own; raises UserError if a source is missing or holds neither, or
     if two files would be drawn under one name.
     """
-    found: dict[str, Path] = {}
+    media: dict[str, Path] = {}
     for source in sources:
         if not source.exists():
             raise UserError(f"{source}: no such file or folder")
@@ -75,11 +74,11 @@ def find_media(sources: Sequence[Path]) -> dict[str, Path]:
         for path in files:
             drawing = path.relative_to(source) if source.is_dir() else Path(path.name)
             name = (drawing.with_suffix(".mp4") if path.suffix.lower() in VIDEO_SUFFIXES else drawing).as_posix()
-            if found.setdefault(name, path) != path:
+            if media.setdefault(name, path) != path:
                 raise UserError(
-                    f"{path} and {found[name]} would both be drawn as {name}; predict them into two folders"
+                    f"{path} and {media[name]} would both be drawn as {name}; predict them into two folders"
                 )
-    return found
+    return media
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -107,12 +106,12 @@ class Video:
         self.fps = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        found, frame = self.capture.read()
-        if not found:
+        decoded, frame = self.capture.read()
+        if not decoded:
             raise UserError(f"{self.path}: no frame can be decoded")
-        while found:
+        while decoded:
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            found, frame = self.capture.read()
+            decoded, frame = self.capture.read()
         self.capture.release()
 
 
@@ -127,7 +126,7 @@ def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.5
         colour = PALETTE[label % len(PALETTE)]
         x1, y1, x2, y2 = detections.boxes[index].round().int().tolist()
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
-        text = f"{detections.class_names[label]} {detections.scores[index]:.2f}"
+        text = f"{detections.categories.names[label]} {detections.scores[index]:.2f}"
         (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
         top = max(0, y1 - height - base)
         cv2.rectangle(canvas, (x1, top), (x1 + width, top + height + base), colour, -1)
@@ -140,14 +139,14 @@ def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.5
 def predict_files(
     source: str | Path, files: Sequence[Path], output: Path, *, score_threshold: float, device: str
 ) -> list[dict[str, Any]]:
-    """Draws every picture, and every frame of every video, under its name in `output`; returns what was found."""
+    """Draws every picture, and every frame of every video, under its name in `output`; returns the detections."""
     media = find_media(files)
     for name, path in media.items():
         if (output / name).resolve() == path.resolve():
             raise UserError(f"{path}: its drawing would overwrite it; choose another --output")
     results = []
-    with process_group(device) as where:
-        detector = load_detector(source)[0].to(where)
+    with process_group(device) as own_device:
+        detector = load_detector(source)[0].to(own_device)
         proposals = source_of(detector)
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):
@@ -164,7 +163,7 @@ def predict_files(
 
 
 def _predict_video(
-    detector: Detector, proposals: ProposalSource | None, path: Path, target: Path, score_threshold: float
+    detector: AnyDetector, proposals: ProposalSource | None, path: Path, target: Path, score_threshold: float
 ) -> list[dict[str, Any]]:
     video, writer, results = Video(path), None, []
     for index, frame in enumerate(tqdm(video, total=video.num_frames or None, desc=path.name, leave=False)):
@@ -183,7 +182,7 @@ def _predict_video(
 def as_dicts(detections: Detections) -> list[dict[str, Any]]:
     """One dict a detection: class, score and box (xyxy, pixels of the picture), best first."""
     return [
-        {"class": detections.class_names[label], "score": score, "box": box}
+        {"class": detections.categories.names[label], "score": score, "box": box}
         for label, score, box in zip(
             detections.labels.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
         )

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, field_validator
 
-from detkit.config import Config, ConfigError, UserError, dump_config, load_config, parse_config
+from detkit.config import Config, ConfigError, UserError, dump_config, override, parse_config, parse_yaml, read_yaml
 from detkit.data.build import DataConfig, LoaderConfig
 from detkit.data.transforms import AugmentConfig
 from detkit.detectors.build import DetectorConfig, build_detector
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.engine.amp import AMP
 from detkit.engine.checkpoint import CheckpointError, load_checkpoint
 from detkit.engine.distributed import DEVICES
 from detkit.engine.ema import EMAConfig
 from detkit.engine.optim import OptimizerConfig
 from detkit.engine.schedule import ScheduleConfig, StepConfig, WarmupConfig
-from detkit.evaluation.evaluator import EvalConfig
+from detkit.engine.upgrade import upgrade_config, upgrade_state
+from detkit.evaluation.protocols import EvalConfig
+from detkit.structures import Categories
 
 LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
 
@@ -41,11 +43,9 @@ class TrainConfig(Config):
     eval_every: int = Field(1, ge=1)  # epochs; the last one is always evaluated
 
 
-class RunConfig(Config):
-    """The top of every YAML file in `configs/`."""
+class RunSettings(Config):
+    """How a run trains and measures, whatever its detector and data are."""
 
-    model: DetectorConfig
-    data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     loader: LoaderConfig = LoaderConfig()
     train: TrainConfig
@@ -60,18 +60,27 @@ class RunConfig(Config):
         return value
 
 
+class _ModelAndData(Config):
+    model: DetectorConfig
+    data: DataConfig
+
+
+class RunConfig(RunSettings, _ModelAndData):
+    """The top of every YAML file in `configs/`."""
+
+
 # what may differ when a run is resumed: how long, on what machine and by what means
 RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root", "eval.coco_backend")
 
 
-def create_run_folder(wanted: Path | None, name: str) -> Path:
-    """A folder for a new run: `wanted`, which must hold none yet, or the first free of `runs/NAME`, `runs/NAME-2`."""
-    if wanted is not None:
-        if (wanted / CONFIG).exists():
+def create_run_folder(output: Path | None, name: str) -> Path:
+    """A folder for a new run: `output`, which must hold none yet, or the first free of `runs/NAME`, `runs/NAME-2`."""
+    if output is not None:
+        if (output / CONFIG).exists():
             raise UserError(
-                f"{wanted}: holds a run already; choose another --output, or continue it with --resume {wanted}"
+                f"{output}: holds a run already; choose another --output, or continue it with --resume {output}"
             )
-        folder = wanted
+        folder = output
     else:
         folder, number = Path("runs") / name, 2
         while folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -107,7 +116,7 @@ def run_config_file(folder: Path) -> Path:
 
 def resumed_config(folder: Path, config: RunConfig) -> RunConfig:
     """`config`, if the run in `folder` was started with the same. Raises ConfigError naming every difference."""
-    started = _flat(load_config(run_config_file(folder), RunConfig).model_dump(mode="json"))
+    started = _flat(load_run_config(folder).model_dump(mode="json"))
     asked = _flat(config.model_dump(mode="json"))
     differences = [
         f"{key}: the run has {started.get(key)!r}, asked for {asked.get(key)!r}"
@@ -121,20 +130,41 @@ def resumed_config(folder: Path, config: RunConfig) -> RunConfig:
     return config
 
 
-def save_config(folder: Path, config: RunConfig) -> None:
-    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
+def load_run_config(folder: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """The configuration of the run in `folder`, also of one that an earlier detkit wrote."""
+    path = run_config_file(folder)
+    return parse_config(override(upgrade_config(read_yaml(path)), overrides), RunConfig, where=str(path))
 
 
-def detector_state(config: RunConfig, detector: Detector) -> dict[str, Any]:
-    """The part of a checkpoint from which `load_detector` makes the detector again."""
+def save_config(folder: Path, settings: RunSettings) -> None:
+    (folder / CONFIG).write_text(dump_config(settings), encoding="utf-8")
+
+
+def detector_state(settings: RunSettings, detector: AnyDetector) -> dict[str, Any]:
+    """The part of a checkpoint from which `load_detector` builds the detector again."""
     return {
-        "config": dump_config(config),
-        "class_names": list(detector.class_names),
+        "config": dump_config(settings),
+        "categories": detector.categories.to_plain(),
         "model": detector.state_dict(),
     }
 
 
-def load_detector(source: str | Path) -> tuple[Detector, RunConfig | None]:
+def load_training_state(folder: Path, categories: Categories) -> dict[str, Any]:
+    """The last checkpoint of a run. Raises CheckpointError if training cannot go on from it with these categories."""
+    if not (folder / LAST).exists():
+        raise CheckpointError(f"{folder}: no checkpoint yet, the run ended in its first epoch; start it anew")
+    state = upgrade_state(load_checkpoint(folder / LAST))
+    if "optimizer" not in state:
+        raise CheckpointError(f"{folder / LAST}: holds no training state; resume needs a checkpoint written as {LAST}")
+    names = state["categories"]["names"]
+    if names != list(categories.names):
+        raise CheckpointError(
+            f"{folder / LAST}: trained on the classes {', '.join(names)}; the data has {', '.join(categories.names)}"
+        )
+    return state
+
+
+def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
     """A detector in evaluation mode, and the configuration it was trained with.
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
@@ -157,15 +187,22 @@ def load_detector(source: str | Path) -> tuple[Detector, RunConfig | None]:
 
         return load_darknet_source(str(source).removeprefix("darknet:")), None
     path = Path(source) / LAST if Path(source).is_dir() else Path(source)
-    state = load_checkpoint(path)
-    config = parse_config(yaml.safe_load(state["config"]), RunConfig, where=f"{path}: its configuration")
+    state = upgrade_state(load_checkpoint(path))
+    tree = upgrade_config(parse_yaml(state["config"], f"{path}: its configuration"))
+    if "model" not in tree:
+        raise CheckpointError(
+            f"{path}: its detector was built in Python, so there is no configuration to build it from; build it as "
+            "the training did and load the weights that stand under 'model'"
+        )
+    config = parse_config(tree, RunConfig, where=f"{path}: its configuration")
     backbone = config.model.backbone.model_copy(update={"weights": None})
-    detector = build_detector(config.model.model_copy(update={"backbone": backbone}), state["class_names"])
+    model = config.model.model_copy(update={"backbone": backbone})
+    detector = build_detector(model, Categories.from_plain(state["categories"]))
     load_weights(detector, state["model"], path)
     return detector.eval(), config
 
 
-def load_weights(detector: Detector, weights: dict[str, Any], path: Path) -> None:
+def load_weights(detector: AnyDetector, weights: dict[str, Any], path: Path) -> None:
     try:
         detector.load_state_dict(weights)
     except RuntimeError as error:

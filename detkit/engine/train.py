@@ -1,8 +1,11 @@
-"""The training loop, in sight."""
+"""The training loop, in sight: `train` for objects made in Python, `train_config` for a YAML file."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,235 +14,293 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from detkit.config import UserError
-from detkit.data.build import build_dataset, build_loader
-from detkit.data.transforms import Augment
+from detkit.data.build import build_dataset
+from detkit.data.dataset import ImageDataset
 from detkit.detectors.build import build_detector
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import autocast
-from detkit.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from detkit.engine.checkpoint import load_checkpoint, save_checkpoint
+from detkit.engine.checks import check_device, check_gradient, check_losses
 from detkit.engine.ema import EMA
-from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
+from detkit.engine.evaluate import detection_store, evaluate
+from detkit.engine.loaders import evaluation_loader, training_loader
 from detkit.engine.log import RunLog
 from detkit.engine.optim import build_optimizer, set_lr
-from detkit.engine.proposals import proposals_for
-from detkit.engine.run import BEST, LAST, RunConfig, detector_state, load_weights, save_config
+from detkit.engine.proposal_search import proposals_for
+from detkit.engine.run import (
+    BEST,
+    LAST,
+    RunConfig,
+    RunSettings,
+    create_folder,
+    detector_state,
+    load_training_state,
+    load_weights,
+    save_config,
+)
 from detkit.engine.schedule import lr_factor
+from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.report import format_table
-from detkit.structures import Batch
+from detkit.structures import Batch, ImageId
 
 
-class TrainingError(UserError):
-    """Training cannot go on."""
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from and what it is measured on.
+
+    proposals  folder in which proposals are kept, for detectors that are given them; None: the folder of the run
+    """
+
+    train: ImageDataset
+    val: ImageDataset
+    proposals: Path | None = None
 
 
-def train(config: RunConfig, folder: Path, *, resume: bool = False, stop_after: int | None = None) -> Evaluation | None:
-    """Trains in `folder`, or goes on there, and returns the last evaluation.
+def train_config(
+    config: RunConfig, folder: Path, *, resume: bool = False, stop_after: int | None = None
+) -> Evaluation | None:
+    """Builds the data and the detector of `config` and trains; see `train`."""
+    with distributed.process_group(config.device) as device:
+        check_device(config.train, device)
+        with distributed.first_process_first():
+            data = TrainingData(
+                build_dataset(config.data, "train"), build_dataset(config.data, "val"), Path(config.data.root)
+            )
+        torch.manual_seed(config.train.seed)
+        detector = build_detector(config.model, data.train.categories)
+        return train(detector, data, config, folder, resume=resume, stop_after=stop_after)
+
+
+def train(
+    detector: AnyDetector,
+    data: TrainingData,
+    settings: RunSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+) -> Evaluation | None:
+    """Trains `detector` in `folder`, or goes on there, and returns the last evaluation.
 
     `stop_after` ends the run after that epoch as an interruption would. Resumed, it gives what an uninterrupted run
     gives, to the bit on the CPU: every random number is a function of the seed, the epoch and the place.
     """
-    with distributed.process_group(config.device) as device:
-        return _train(config, folder, device, resume, stop_after)
+    with distributed.process_group(settings.device) as device:
+        check_device(settings.train, device)
+        create_folder(folder)
+        run = Run(detector, data, settings, folder, device)
+        if resume:
+            run.resume()
+        return run.run(stop_after)
 
 
-def _train(
-    config: RunConfig, folder: Path, device: torch.device, resume: bool, stop_after: int | None
-) -> Evaluation | None:
-    settings, rank, world_size = config.train, distributed.rank(), distributed.world_size()
-    if settings.amp == "fp16" and device.type != "cuda":
-        raise UserError("train.amp: fp16 needs a CUDA device; use bf16 or off on the CPU")
-    if settings.sync_bn and device.type != "cuda":
-        raise UserError("train.sync_bn: needs CUDA devices")
-    with distributed.first_process_first():
-        train_set, val_set = build_dataset(config.data, "train"), build_dataset(config.data, "val")
-    torch.manual_seed(settings.seed)
-    detector = build_detector(config.model, train_set.class_names).to(device)
-    if settings.sync_bn:
-        detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
-    model = DistributedDataParallel(detector) if world_size > 1 else detector
-    optimizer = build_optimizer(settings.optimizer, detector)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp == "fp16")
-    ema = EMA(settings.ema, detector) if settings.ema else None
-    proposals = proposals_for(detector, train_set, config.data.root, workers=config.loader.workers)
-    loader = build_loader(
-        train_set,
-        place=detector.input.place,
-        stride=detector.input.stride,
-        batch_size=settings.batch_size,
-        augment=Augment(config.augment),
-        seed=settings.seed,
-        workers=config.loader.workers,
-        aspect_grouping=config.loader.aspect_grouping,
-        shuffle=True,
-        rank=rank,
-        world_size=world_size,
-        with_targets=True,
-        draw_every=detector.input.resize.draw_every,
-        proposals=proposals,
-    )
-    val_loader = evaluation_loader(
-        val_set,
-        detector,
-        batch_size=config.eval.batch_size,
-        workers=config.loader.workers,
-        proposals=proposals_for(detector, val_set, config.data.root, workers=config.loader.workers),
-    )
-    evaluator = build_evaluator(val_set, config.eval.coco_backend)
-    start, step, best, finished = 0, 0, -math.inf, False
-    if resume:
-        start, step, best, finished = resume_state(folder, detector, optimizer, scaler, ema)
-    if rank == 0:
-        save_config(folder, config)
-    log = RunLog(folder, resume_step=step, enabled=rank == 0)
-    log.message(
-        f"{train_set.summary}\n{val_set.summary}\n{describe(detector, device, world_size)}\nwriting to {folder}"
-    )
+class Run:
+    """A training in progress: what it needs, and how far it is.
 
-    batches = len(loader)
-    steps_per_epoch = math.ceil(batches / settings.accumulate)
-    evaluation = None
-    kept = ema.detector if ema else detector
+    detector     the one that is trained; `evaluated` is the one that is validated and saved as the result: its
+                 average where there is one, else itself
+    epoch, step  epochs and optimizer steps done
+    finished     nothing is left to do, the stage after gradient descent included
+    """
 
-    def save_last(epochs: int, finished: bool) -> None:
-        if rank == 0:
-            progress = {"trained": detector.state_dict(), "optimizer": optimizer.state_dict()}
-            counters = {"scaler": scaler.state_dict(), "epoch": epochs, "step": step, "finished": finished}
-            save_checkpoint(folder / LAST, {**detector_state(config, kept), **progress, **counters})
+    def __init__(
+        self, detector: AnyDetector, data: TrainingData, settings: RunSettings, folder: Path, device: torch.device
+    ) -> None:
+        self.settings, self.data, self.folder, self.device = settings, data, folder, device
+        detector = detector.to(device)
+        if settings.train.sync_bn:
+            detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
+        self.detector = detector
+        self.model: nn.Module = detector
+        self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
+        if distributed.world_size() > 1:
+            self.model = model = DistributedDataParallel(detector)
+            self.no_sync = model.no_sync
+        self.optimizer = build_optimizer(settings.train.optimizer, detector)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.train.amp == "fp16")
+        self.ema = EMA(settings.train.ema, detector) if settings.train.ema else None
+        self.evaluated = self.ema.detector if self.ema else detector
+        proposals, workers = data.proposals or folder, settings.loader.workers
+        self.train_proposals = proposals_for(detector, data.train, proposals, workers=workers)
+        self.loader = training_loader(data.train, detector, settings, self.train_proposals)
+        val_proposals = proposals_for(detector, data.val, proposals, workers=workers)
+        self.val_loader = evaluation_loader(
+            data.val, detector, batch_size=settings.eval.batch_size, workers=workers, proposals=val_proposals
+        )
+        self.store = detection_store(data.val)
+        protocols, backend = [settings.eval.protocol], settings.eval.coco_backend
+        self.evaluators = build_evaluators(protocols, self.store, coco_backend=backend)
+        self.epoch = self.step = self.images_seen = 0
+        self.best = -math.inf
+        self.finished = False
 
-    def finish() -> None:
+    def resume(self) -> None:
+        """Loads the last checkpoint of the folder."""
+        state = load_training_state(self.folder, self.detector.categories)
+        load_weights(self.detector, state["trained"], self.folder / LAST)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            load_weights(self.ema.detector, state["model"], self.folder / LAST)
+        if (self.folder / BEST).exists():
+            self.best = load_checkpoint(self.folder / BEST)["score"]
+        self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
+        self.images_seen = state["images_seen"]
+
+    def run(self, stop_after: int | None = None) -> Evaluation | None:
+        """The epochs that are left, each followed by a checkpoint and, if it is due, a validation."""
+        train, evaluation = self.settings.train, None
+        if distributed.rank() == 0:
+            save_config(self.folder, self.settings)
+        self.log = RunLog(self.folder, resume_step=self.step, enabled=distributed.rank() == 0)
+        self.log.message(self.describe())
+        if self.epoch >= train.epochs and self.finished:
+            self.log.message(f"all {self.epoch} epochs are done; raise train.epochs to go on")
+        elif self.epoch >= train.epochs:
+            self.finish()
+            evaluation = self.validate()
+        while self.epoch < min(train.epochs, stop_after or train.epochs):
+            self.train_epoch()
+            done = self.epoch == train.epochs
+            self.finished = done and self.evaluated.finish_training is None
+            self.save()
+            if done:
+                self.finish()
+            if done or self.epoch % train.eval_every == 0:
+                evaluation = self.validate()
+        if evaluation:
+            self.log.message(format_table(evaluation, self.settings.eval.protocol))
+        self.log.close()
+        return evaluation
+
+    def train_epoch(self) -> None:
+        train, batches = self.settings.train, len(self.loader)
+        torch.manual_seed(epoch_seed(train.seed, self.epoch, distributed.rank()))
+        self.loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]
+        self.detector.train()
+        title = f"epoch {self.epoch + 1}/{train.epochs}"
+        done, total = self.epoch * batches, train.epochs * batches
+        group: list[tuple[list[ImageId], dict[str, Tensor]]] = []  # images and losses of the batches of the next step
+        for index, batch in enumerate(self.log.progress(self.loader, done=done, total=total, title=title)):
+            first = index // train.accumulate * train.accumulate
+            size = min(train.accumulate, batches - first)
+            is_last = index + 1 == first + size
+            with nullcontext() if is_last else self.no_sync():
+                losses = self.backward(batch, size)
+            group.append(([info.image_id for info in batch.infos], losses))
+            if is_last:
+                self.optimizer_step(group, math.ceil(batches / train.accumulate))
+                self.log.step(self.step, self.epoch + 1, self.lr, last=index + 1 == batches)
+                group = []
+        self.epoch += 1
+
+    def backward(self, batch: Batch, group_size: int) -> dict[str, Tensor]:
+        """Adds the gradients of one of `group_size` batches; its losses, which stay on the device."""
+        batch = batch.to(self.device)
+        self.detector.images_seen = self.images_seen
+        with autocast(self.device, self.settings.train.amp):
+            outputs = self.model(batch)
+        losses = self.detector.criterion(outputs, batch.targets or ())
+        total = torch.stack(list(losses.values())).sum() / group_size
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.images_seen += len(batch)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def optimizer_step(self, group: list[tuple[list[ImageId], dict[str, Tensor]]], steps_per_epoch: int) -> None:
+        train = self.settings.train
+        set_lr(self.optimizer, lr_factor(train.schedule, train.warmup, self.step, steps_per_epoch, train.epochs))
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_grad_norm_(self.detector.parameters(), train.clip_norm or math.inf)
+        # the only wait for the device in a step: the losses and the norm come over together
+        values = torch.stack([*(loss for _, losses in group for loss in losses.values()), norm]).tolist()
+        for image_ids, losses in group:
+            self.log.losses(check_losses(dict(zip(losses, values, strict=False)), image_ids, self.step))
+            values = values[len(losses) :]
+        if not self.scaler.is_enabled():  # fp16 overflows now and then; the scaler skips such a step
+            check_gradient(values[0], [image_id for image_ids, _ in group for image_id in image_ids], self.step)
+        self.log.record("grad_norm", values[0])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.detector, self.step)
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def finish(self) -> None:
         """The stage after gradient descent, for a detector that has one; each process does it, with all images."""
-        if kept.finish_training is None:
+        if self.evaluated.finish_training is None:
             return
-        everything = evaluation_loader(
-            train_set,
-            detector,
-            batch_size=config.eval.batch_size,
-            workers=config.loader.workers,
-            proposals=proposals,
+        images = evaluation_loader(
+            self.data.train,
+            self.detector,
+            batch_size=self.settings.eval.batch_size,
+            workers=self.settings.loader.workers,
+            proposals=self.train_proposals,
             with_targets=True,
             divided=False,
         )
-        made = kept.finish_training(log.passes(everything, "finishing"))
-        log.message(f"finished: {made}")
-        distributed.broadcast(kept)
-        save_last(settings.epochs, finished=True)
+        summary = self.evaluated.finish_training(self.log.passes(images, "finishing"))
+        self.log.message(f"finished: {summary}")
+        distributed.broadcast(self.evaluated)
+        self.finished = True
+        self.save()
 
-    def validate(epoch: int) -> Evaluation:
-        nonlocal best
+    def validate(self) -> Evaluation:
+        """Measures the detector and keeps it as the best one if it is."""
+        settings, rank = self.settings.eval, distributed.rank()
         evaluation = evaluate(
-            kept,
-            val_loader,
-            evaluator,
-            [config.eval.protocol],
-            device=device,
-            amp=config.eval.amp,
+            self.evaluated,
+            self.val_loader,
+            self.store,
+            self.evaluators,
+            device=self.device,
+            amp=settings.amp,
             progress=rank == 0,
         )
-        result = evaluation.results[config.eval.protocol]
-        log.validation(step, epoch, result.metrics)
-        log.message(f"epoch {epoch}/{settings.epochs}: {config.eval.protocol} {result.headline} {result.score:.4f}")
-        if rank == 0 and result.score > best:
-            best = result.score
-            counters = {"epoch": epoch, "step": step, "score": best}
-            save_checkpoint(folder / BEST, {**detector_state(config, kept), **counters})
+        result = evaluation.results[settings.protocol]
+        self.log.validation(self.step, self.epoch, result.metrics)
+        epochs = self.settings.train.epochs
+        self.log.message(f"epoch {self.epoch}/{epochs}: {settings.protocol} {result.headline} {result.score:.4f}")
+        if rank == 0 and result.score > self.best:
+            self.best = result.score
+            progress = {"epoch": self.epoch, "step": self.step, "score": self.best}
+            save_checkpoint(self.folder / BEST, {**detector_state(self.settings, self.evaluated), **progress})
         return evaluation
 
-    if start >= settings.epochs and finished:
-        log.message(f"all {start} epochs are done; raise train.epochs to go on")
-    elif start >= settings.epochs:
-        finish()
-        evaluation = validate(start)
-    for epoch in range(start, min(settings.epochs, stop_after or settings.epochs)):
-        torch.manual_seed(epoch_seed(settings.seed, epoch, rank))
-        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-        detector.train()
-        title = f"epoch {epoch + 1}/{settings.epochs}"
-        progress = log.progress(loader, done=epoch * batches, total=settings.epochs * batches, title=title)
-        for index, batch in enumerate(progress):
-            group_start = index // settings.accumulate * settings.accumulate
-            group_size = min(settings.accumulate, batches - group_start)
-            lr = lr_factor(settings.schedule, settings.warmup, step, steps_per_epoch, settings.epochs)
-            set_lr(optimizer, lr)
+    def save(self) -> None:
+        """Writes the last checkpoint, from which the run goes on and its detector is rebuilt."""
+        if distributed.rank() > 0:
+            return
+        training = {
+            "trained": self.detector.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "images_seen": self.images_seen,
+            "finished": self.finished,
+        }
+        save_checkpoint(self.folder / LAST, {**detector_state(self.settings, self.evaluated), **training})
 
-            batch = batch.to(device)
-            with autocast(device, settings.amp):
-                outputs = model(batch)
-            losses = detector.criterion(outputs, batch.targets)
-            log.losses(check_finite(losses, batch, step))
-            scaler.scale(torch.stack(list(losses.values())).sum() / group_size).backward()  # type: ignore[no-untyped-call]
-            if index + 1 < group_start + group_size:
-                continue
-
-            scaler.unscale_(optimizer)
-            if settings.clip_norm:
-                clip_grad_norm_(detector.parameters(), settings.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            if ema:
-                ema.update(detector, step)
-            log.step(step, epoch + 1, optimizer.param_groups[0]["lr"], last=index + 1 == batches)
-
-        done = epoch + 1 == settings.epochs
-        save_last(epoch + 1, finished=done and kept.finish_training is None)
-        if done:
-            finish()
-        if done or (epoch + 1) % settings.eval_every == 0:
-            evaluation = validate(epoch + 1)
-    if evaluation:
-        log.message(format_table(evaluation, config.eval.protocol))
-    log.close()
-    return evaluation
-
-
-def resume_state(
-    folder: Path, detector: Detector, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, ema: EMA | None
-) -> tuple[int, int, float, bool]:
-    """Loads `last.pt` into the parts of a run; the epochs and steps done, the best score so far, whether it is over."""
-    if not (folder / LAST).exists():
-        raise CheckpointError(f"{folder}: no checkpoint yet, the run ended in its first epoch; start it anew")
-    state = load_checkpoint(folder / LAST)
-    if "optimizer" not in state:
-        raise CheckpointError(f"{folder / LAST}: holds no training state; resume needs a checkpoint written as {LAST}")
-    if state["class_names"] != list(detector.class_names):
-        raise CheckpointError(
-            f"{folder / LAST}: trained on the classes {', '.join(state['class_names'])}; "
-            f"the data has {', '.join(detector.class_names)}"
-        )
-    load_weights(detector, state["trained"], folder / LAST)
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    if ema:
-        load_weights(ema.detector, state["model"], folder / LAST)
-    best = load_checkpoint(folder / BEST)["score"] if (folder / BEST).exists() else -math.inf
-    return state["epoch"], state["step"], best, state.get("finished", True)  # older runs have no such stage
-
-
-def check_finite(losses: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
-    """The losses as numbers. Raises TrainingError with the names of the images if one is not finite."""
-    values = {name: loss.item() for name, loss in losses.items()}
-    if not all(math.isfinite(value) for value in values.values()):
-        raise TrainingError(
-            f"the loss is not finite at step {step}: "
-            f"{', '.join(f'{name} {value}' for name, value in values.items())}; "
-            f"images: {', '.join(str(info.image_id) for info in batch.infos)}; start again with a lower "
-            f"train.optimizer.lr, a longer train.warmup or with train.clip_norm"
-        )
-    return values
+    def describe(self) -> str:
+        parameters = list(self.detector.parameters())
+        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        lines = [
+            self.data.train.summary,
+            self.data.val.summary,
+            f"{type(self.detector).__name__}: {sum(p.numel() for p in parameters):,} parameters, {trained:,} trained; "
+            f"{len(self.detector.categories)} classes; {distributed.world_size()} x {self.device}",
+            *self.detector.notes,
+            f"writing to {self.folder}",
+        ]
+        return "\n".join(lines)
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])
-
-
-def describe(detector: Detector, device: torch.device, world_size: int) -> str:
-    total = sum(parameter.numel() for parameter in detector.parameters())
-    trained = sum(parameter.numel() for parameter in detector.parameters() if parameter.requires_grad)
-    return (
-        f"{type(detector).__name__}: {total:,} parameters, {trained:,} trained; {len(detector.class_names)} classes; "
-        f"{world_size} x {device}"
-    )

@@ -1,1 +1,1 @@
-"""Measuring detections: VOC and COCO, one evaluator everywhere."""
+"""Measures detections by the protocols of PASCAL VOC and COCO."""

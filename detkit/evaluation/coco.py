@@ -1,7 +1,8 @@
-"""The COCO box metrics, computed by pycocotools, or to the same bits by kernels of our own in a hundredth of the time.
+"""The COCO box metrics, computed by pycocotools or, with the same bits in a hundredth of the time, by `coco_fast.py`.
 
-Boxes become COCO's xywh here and in `data/coco.py`, nowhere else. pycocotools takes an object with id 0 for unmatched
-and orders equal scores by image id, so it never sees the data set's own ids: everything is numbered from 1.
+Legend: K classes, A ranges of area, T IoU thresholds, R recalls, M limits on the detections of an image and class.
+pycocotools treats an object with the id 0 as unmatched, and it orders detections of equal score by the id of their
+image. Images, classes and objects are therefore numbered from 1 here, whatever ids the data set has.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,30 +18,42 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detkit.config import UserError
+from detkit.evaluation.evaluator import Evaluator, ProtocolResult, by_class
+from detkit.evaluation.flat_boxes import FlatBoxes
+from detkit.evaluation.protocols import CocoBackend
+from detkit.evaluation.store import DetectionStore
 from detkit.ops.compiled import usable
-from detkit.structures import Detections, GroundTruth, ImageId
+from detkit.structures import Detections, GroundTruth, ImageId, Objects
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
-CocoBackend: TypeAlias = Literal["pycocotools", "fast"]
+
+class COCOEvaluator(Evaluator):
+    """The COCO box metrics; see `coco_metrics`. Raises UserError at once if `backend` cannot run here."""
+
+    def __init__(self, store: DetectionStore, *, backend: CocoBackend = "pycocotools") -> None:
+        super().__init__(store)
+        check_backend(backend)
+        self.backend = backend
+
+    def compute(self) -> ProtocolResult:
+        categories = self.store.categories
+        metrics, per_class = coco_metrics(
+            self.store.ground_truth, self.store.in_order(), len(categories), backend=self.backend
+        )
+        rules = "COCO, AP over IoU 0.50:0.05:0.95 and 101 recalls, 100 detections an image and class, ignored as crowd"
+        return ProtocolResult(rules, "AP", metrics, by_class(categories, per_class))
 
 
-class Boxes(NamedTuple):
-    """The boxes of a data set, image by image.
-
-    images  int64 `[N]`: the number of the image, from 0
-    labels  int64 `[N]`
-    xywh    float64 `[N, 4]`
-    areas   float64 `[N]`, px^2
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    xywh: np.ndarray
-    areas: np.ndarray
-
-    def take(self, indices: np.ndarray) -> Boxes:
-        return Boxes(*(column[indices] for column in self))
+def check_backend(backend: CocoBackend) -> None:
+    """Raises UserError if `backend` is `fast` and numba cannot compile its kernels in this process."""
+    if backend not in get_args(CocoBackend):
+        raise ValueError(f"backend {backend!r}: expected one of {', '.join(get_args(CocoBackend))}")
+    if backend == "fast" and not usable():
+        raise UserError(
+            "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
+            "pip install numba, or choose pycocotools"
+        )
 
 
 def coco_metrics(
@@ -52,84 +65,83 @@ def coco_metrics(
 ) -> tuple[dict[str, float], np.ndarray]:
     """The 12 numbers by name, and AP of every class, float64 `[K]`; all in [0, 1], nan where there is no object.
 
-    `detections[i]` are those of `ground_truth[i]`; at least one image. Ignored objects are crowds: any number of
-    detections may fall on one, measured by intersection over the area of the detection. At most 100 detections an image
-    and class count. The result is the same to the bit by each `backend`; see `check_backend`.
+    `detections[i]` belong to `ground_truth[i]`; at least one image. Ignored objects are crowds: any number of
+    detections may match one, and their overlap is the intersection over the area of the detection. At most 100
+    detections of an image and class count. Both backends give the same bits; see `check_backend`.
     """
     check_backend(backend)
     pairs = sorted(zip(ground_truth, detections, strict=True), key=lambda pair: _sort_key(pair[0].image_id))
-    images, answers = zip(*pairs, strict=True)
-    boxes, labels, areas, crowd = (
-        np.concatenate([getattr(image, name) for image in images]) for name in ("boxes", "labels", "area", "ignore")
-    )
-    objects = _join([len(image.labels) for image in images], boxes, labels)._replace(areas=areas.astype(np.float64))
-    boxes, labels, scores = (
-        torch.cat([getattr(answer, name) for answer in answers]).numpy() for name in ("boxes", "labels", "scores")
-    )
-    found = _join([len(answer) for answer in answers], boxes, labels)
+    objects, crowd = _flat_objects([image.objects for image, _ in pairs])
+    flat_detections, scores = _flat_detections([image_detections for _, image_detections in pairs])
 
     summary = COCOeval(iouType="bbox")
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports every step
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
         if backend == "fast":
-            from detkit.evaluation.coco_fast import curves  # numba
+            from detkit.evaluation.coco_fast import compute_curves  # imports numba, which pycocotools does not need
 
-            summary.eval = curves(objects, crowd, found, scores, num_classes, summary.params)
+            summary.eval = compute_curves(objects, crowd, flat_detections, scores, num_classes, summary.params)
         else:
-            summary.eval = _pycocotools(objects, crowd, found, scores, len(pairs), num_classes)
+            summary.eval = _pycocotools_curves(objects, crowd, flat_detections, scores, len(pairs), num_classes)
         summary.summarize()
-    precision = summary.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, K] of all areas and 100 detections
+    precision = summary.eval["precision"][:, :, :, 0, -1]  # [T, R, K] of all areas and at most 100 detections
     numbers, per_class = _absent_to_nan(summary.stats), _absent_to_nan(precision.mean(axis=(0, 1)))
     return dict(zip(METRICS, numbers.tolist(), strict=True)), per_class
 
 
-def check_backend(backend: CocoBackend) -> None:
-    """Raises UserError where this process cannot compile the kernels of `fast`."""
-    if backend not in get_args(CocoBackend):
-        raise ValueError(f"backend {backend!r}: expected one of {', '.join(get_args(CocoBackend))}")
-    if backend == "fast" and not usable():
-        raise UserError(
-            "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
-            "pip install numba, or choose pycocotools"
-        )
+def _flat_objects(images: Sequence[Objects[np.ndarray]]) -> tuple[FlatBoxes, np.ndarray]:
+    """The annotated objects of all images and whether each is a crowd, bool `[N]`."""
+    boxes, labels, crowd = (
+        np.concatenate([getattr(objects, name) for objects in images]) for name in ("boxes", "labels", "ignore")
+    )
+    flat = FlatBoxes.of_corners(list(map(len, images)), boxes, labels)
+    return flat._replace(areas=np.concatenate(list(map(_areas, images))).astype(np.float64)), crowd
 
 
-def to_xywh(boxes: np.ndarray) -> np.ndarray:
-    """COCO boxes, float64, of xyxy `[N, 4]`, rounded to a thousandth of a pixel.
-
-    float32 corners hold little more than that, and it gives COCO's two decimals back exactly: an annotated width of
-    348.26 would else return as 348.2600097656 and could fall on the other side of a threshold.
-    """
-    corners = boxes.astype(np.float64)
-    return np.round(np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]), 3)
+def _areas(objects: Objects[np.ndarray]) -> np.ndarray:
+    """The annotated areas, or those of the boxes where none are annotated."""
+    if objects.area is not None:
+        return objects.area
+    areas: np.ndarray = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(axis=1)
+    return areas
 
 
-def _join(counts: Sequence[int], boxes: np.ndarray, labels: np.ndarray) -> Boxes:
-    """Of the number of each image's boxes, xyxy and labels; the areas are those of the boxes."""
-    xywh = to_xywh(boxes)
-    return Boxes(np.repeat(np.arange(len(counts)), counts), labels, xywh, xywh[:, 2] * xywh[:, 3])
+def _flat_detections(images: Sequence[Detections]) -> tuple[FlatBoxes, np.ndarray]:
+    """The detections of all images and their scores, float32 `[N]`."""
+    boxes, labels, scores = (
+        torch.cat([getattr(detections, name) for detections in images]).numpy()
+        for name in ("boxes", "labels", "scores")
+    )
+    return FlatBoxes.of_corners(list(map(len, images)), boxes, labels), scores
 
 
-def _pycocotools(
-    objects: Boxes, crowd: np.ndarray, found: Boxes, scores: np.ndarray, num_images: int, num_classes: int
+def _pycocotools_curves(
+    objects: FlatBoxes,
+    crowd: np.ndarray,
+    detections: FlatBoxes,
+    scores: np.ndarray,
+    num_images: int,
+    num_classes: int,
 ) -> dict[str, np.ndarray]:
-    """`precision` `[T, R, K, A, M]` and `recall` `[T, K, A, M]`: IoU thresholds, recalls, classes, areas and limits."""
-    truth = _coco(_entries(objects, iscrowd=crowd.astype(np.int64)), num_images, num_classes)
-    evaluation = COCOeval(truth, _coco(_entries(found, score=scores), num_images, num_classes), iouType="bbox")
+    """`precision` `[T, R, K, A, M]` and `recall` `[T, K, A, M]`, among other entries."""
+    annotated = _coco(_annotations(objects, iscrowd=crowd.astype(np.int64)), num_images, num_classes)
+    detected = _coco(_annotations(detections, score=scores), num_images, num_classes)
+    evaluation = COCOeval(annotated, detected, iouType="bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     curves: dict[str, np.ndarray] = evaluation.eval
     return curves
 
 
-def _entries(boxes: Boxes, **more: np.ndarray) -> list[dict[str, Any]]:
-    """An annotation a box, with one more field."""
+def _annotations(boxes: FlatBoxes, **extra: np.ndarray) -> list[dict[str, Any]]:
+    """A COCO annotation of each box, numbered from 1, with the columns `extra` as further fields."""
     columns = {"image_id": boxes.images + 1, "category_id": boxes.labels + 1, "bbox": boxes.xywh, "area": boxes.areas}
-    columns |= more
+    columns |= extra
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [{"id": number, **dict(zip(columns, row, strict=True))} for number, row in enumerate(rows, start=1)]
 
 
 def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) -> COCO:
+    """A data set of pycocotools in memory."""
     coco = COCO()
     coco.dataset = {
         "images": [{"id": number} for number in range(1, num_images + 1)],
@@ -141,10 +153,10 @@ def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) 
 
 
 def _sort_key(image_id: ImageId) -> tuple[bool, ImageId]:
-    """Numbers by value, then strings by letter."""
+    """Orders numbers by value, and after them strings by their letters."""
     return isinstance(image_id, str), image_id
 
 
 def _absent_to_nan(values: np.ndarray) -> np.ndarray:
-    """pycocotools says -1 where there is no object."""
+    """Replaces the -1 that pycocotools gives where there is no object."""
     return np.where(values < 0, np.nan, values)

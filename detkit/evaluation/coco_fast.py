@@ -1,8 +1,9 @@
-"""The precision and recall that pycocotools computes, to the bit, by compiled kernels on flat arrays; see `coco.py`.
+"""The precision and recall of `COCOeval`, computed by compiled kernels on flat arrays; see `coco.py`.
 
 Legend: G objects and D detections of one class, K classes, A ranges of area, T IoU thresholds, R recalls, M limits on
 the detections of an image and class. Boxes are COCO's xywh in float64.
-Every number is made by the operations of pycocotools in their order, so a comment here says only what is not there.
+The kernels do the floating point operations of pycocotools in its order, so that both give the same bits. Comments
+explain only what pycocotools does differently.
 Source: `COCOeval.evaluateImg` and `COCOeval.accumulate` of pycocotools, `bbIou` of its maskApi.
 """
 
@@ -12,11 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detkit.evaluation.coco import Boxes
+from detkit.evaluation.flat_boxes import FlatBoxes
 from detkit.ops.compiled import in_threads, kernel
 
 EPSILON = float(np.spacing(1))
-WRONG, RIGHT, LEFT_OUT = 0, 1, 2  # what a detection is, by one range and one threshold
+# The outcome of a detection for one range of areas and one threshold; an ignored one counts neither way.
+FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 
 
 class _Rules(NamedTuple):
@@ -33,13 +35,18 @@ class _Rules(NamedTuple):
     limits: np.ndarray
 
 
-def curves(
-    objects: Boxes, crowd: np.ndarray, found: Boxes, scores: np.ndarray, num_classes: int, params: Any
+def compute_curves(
+    objects: FlatBoxes,
+    crowd: np.ndarray,
+    detections: FlatBoxes,
+    scores: np.ndarray,
+    num_classes: int,
+    params: Any,
 ) -> dict[str, np.ndarray]:
     """`precision` `[T, R, K, A, M]`, of the last limit only, and `recall` `[T, K, A, M]`; -1 where there is no object.
 
     crowd   bool, of the objects
-    scores  of the detections, falling within an image
+    scores  of the detections, descending within an image
     params  ranges, thresholds, recalls and limits of `COCOeval`
     """
     rules = _Rules(
@@ -51,13 +58,13 @@ def curves(
     num_ranges, num_thresholds, num_recalls, num_limits = map(len, rules)
     precision = np.full((num_thresholds, num_recalls, num_classes, num_ranges, num_limits), -1.0)
     recall = np.full((num_thresholds, num_classes, num_ranges, num_limits), -1.0)
-    objects_of, found_of = _by_class(objects.labels, num_classes), _by_class(found.labels, num_classes)
+    object_rows, detection_rows = _by_class(objects.labels, num_classes), _by_class(detections.labels, num_classes)
 
     def measure(first: int, end: int) -> None:
         for label in range(first, end):
-            theirs, ours = objects_of[label], found_of[label]
-            by_score = np.argsort(-scores[ours], kind="stable")
-            boxes = objects.take(theirs), crowd[theirs], found.take(ours), by_score
+            rows_g, rows_d = object_rows[label], detection_rows[label]
+            by_score = np.argsort(-scores[rows_d], kind="stable")
+            boxes = objects.take(rows_g), crowd[rows_g], detections.take(rows_d), by_score
             _measure(precision[..., -1], recall, label, *boxes, rules)
 
     in_threads(measure, num_classes)
@@ -66,7 +73,7 @@ def curves(
 
 def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The indices of each class, rising."""
-    order = np.argsort(labels.astype(np.min_scalar_type(num_classes)), kind="stable")  # few bytes are sorted fast
+    order = np.argsort(labels.astype(np.min_scalar_type(num_classes)), kind="stable")  # short integers sort faster
     return np.split(order, np.bincount(labels, minlength=num_classes).cumsum()[:-1])
 
 
@@ -75,82 +82,103 @@ def _measure(
     precision: np.ndarray,
     recall: np.ndarray,
     label: int,
-    objects: Boxes,
+    objects: FlatBoxes,
     crowd: np.ndarray,
-    found: Boxes,
+    detections: FlatBoxes,
     by_score: np.ndarray,
     rules: _Rules,
 ) -> None:
     """Fills `precision` `[T, R, K, A]` and `recall` `[T, K, A, M]` of one class, where the range has an object."""
-    num_objects, ignore = np.zeros(len(rules.ranges), np.int64), np.empty((len(rules.ranges), len(crowd)), np.bool_)
-    for a in range(len(rules.ranges)):
-        for g in range(len(crowd)):
-            ignore[a, g] = crowd[g] or objects.areas[g] < rules.ranges[a, 0] or objects.areas[g] > rules.ranges[a, 1]
-            num_objects[a] += not ignore[a, g]
-
-    verdicts = np.empty((len(rules.ranges), len(rules.thresholds), len(by_score)), np.uint8)
-    for a in range(len(rules.ranges)):
-        for t in range(len(rules.thresholds)):
-            for d in range(len(by_score)):  # until it is matched
-                in_range = rules.ranges[a, 0] <= found.areas[d] <= rules.ranges[a, 1]
-                verdicts[a, t, d] = WRONG if in_range else LEFT_OUT
-    hits = np.zeros((len(rules.ranges), len(rules.thresholds), len(rules.limits)), np.int64)
+    ignore = _ignored_objects(objects, crowd, rules)
+    outcomes = _unmatched_outcomes(detections, rules)
+    true_positives = np.zeros((len(rules.ranges), len(rules.thresholds), len(rules.limits)), np.int64)
     end_d = end_g = 0
     while end_d < len(by_score):  # one image after the other
-        image, start_d = found.images[end_d], end_d
-        while end_d < len(by_score) and found.images[end_d] == image:
+        image, start_d = detections.images[end_d], end_d
+        while end_d < len(by_score) and detections.images[end_d] == image:
             end_d += 1
         while end_g < len(crowd) and objects.images[end_g] < image:
             end_g += 1
         start_g = end_g
         while end_g < len(crowd) and objects.images[end_g] == image:
             end_g += 1
-        some, their = slice(start_d, min(end_d, start_d + rules.limits[-1])), slice(start_g, end_g)
-        verdicts[:, :, some.stop : end_d] = LEFT_OUT
-        if start_g == end_g:
-            continue
-        iou = np.empty((some.stop - start_d, end_g - start_g))
-        _overlap(iou, found.xywh[some], found.areas[some], objects.xywh[their], crowd[their])
-        _match(verdicts[:, :, some], hits, iou, crowd[their], ignore[:, their], rules)
+        within_limit, on_image = slice(start_d, min(end_d, start_d + rules.limits[-1])), slice(start_g, end_g)
+        outcomes[:, :, within_limit.stop : end_d] = IGNORED
+        if start_g < end_g:
+            iou = _overlap(
+                detections.xywh[within_limit], detections.areas[within_limit], objects.xywh[on_image], crowd[on_image]
+            )
+            _match(outcomes[:, :, within_limit], true_positives, iou, crowd[on_image], ignore[:, on_image], rules)
 
     for a in range(len(rules.ranges)):
-        for t in range(len(rules.thresholds) if num_objects[a] else 0):
-            _curve(precision[t, :, label, a], verdicts[a, t], by_score, num_objects[a], rules.recalls)
+        num_objects = int(np.count_nonzero(~ignore[a]))
+        for t in range(len(rules.thresholds) if num_objects else 0):
+            _curve(precision[t, :, label, a], outcomes[a, t], by_score, num_objects, rules.recalls)
             for m in range(len(rules.limits)):
-                recall[t, label, a, m] = hits[a, t, m] / num_objects[a]
+                recall[t, label, a, m] = true_positives[a, t, m] / num_objects
 
 
 @kernel
-def _overlap(iou: np.ndarray, found: np.ndarray, areas: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> None:
-    """Fills `iou` `[D, G]` of one image, of boxes `[D, 4]` and `[G, 4]`; of a crowd, over the area of the detection."""
-    iou[:] = 0
-    for d in range(len(found)):
-        for g in range(len(objects)):
-            box1, box2 = found[d], objects[g]
+def _ignored_objects(objects: FlatBoxes, crowd: np.ndarray, rules: _Rules) -> np.ndarray:
+    """bool `[A, G]`: whether an object is a crowd or its area lies outside the range."""
+    ignore = np.empty((len(rules.ranges), len(crowd)), np.bool_)
+    for a in range(len(rules.ranges)):
+        for g in range(len(crowd)):
+            ignore[a, g] = crowd[g] or objects.areas[g] < rules.ranges[a, 0] or objects.areas[g] > rules.ranges[a, 1]
+    return ignore
+
+
+@kernel
+def _unmatched_outcomes(detections: FlatBoxes, rules: _Rules) -> np.ndarray:
+    """uint8 `[A, T, D]`: the outcome of every detection if it matches no object."""
+    outcomes = np.empty((len(rules.ranges), len(rules.thresholds), len(detections.areas)), np.uint8)
+    for a in range(len(rules.ranges)):
+        for t in range(len(rules.thresholds)):
+            for d in range(len(detections.areas)):
+                in_range = rules.ranges[a, 0] <= detections.areas[d] <= rules.ranges[a, 1]
+                outcomes[a, t, d] = FALSE_POSITIVE if in_range else IGNORED
+    return outcomes
+
+
+@kernel
+def _overlap(boxes1: np.ndarray, areas1: np.ndarray, boxes2: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """float64 `[D, G]`: the IoU of detections `boxes1` `[D, 4]` with objects `boxes2` `[G, 4]` of one image.
+
+    Of a crowd it is the intersection over the area of the detection.
+    """
+    iou = np.zeros((len(boxes1), len(boxes2)))
+    for d in range(len(boxes1)):
+        for g in range(len(boxes2)):
+            box1, box2 = boxes1[d], boxes2[g]
             width = min(box1[2] + box1[0], box2[2] + box2[0]) - max(box1[0], box2[0])
             height = min(box1[3] + box1[1], box2[3] + box2[1]) - max(box1[1], box2[1])
             if width > 0 and height > 0:
-                shared = width * height
-                iou[d, g] = shared / (areas[d] if crowd[g] else areas[d] + box2[2] * box2[3] - shared)
+                intersection = width * height
+                union = areas1[d] if crowd[g] else areas1[d] + box2[2] * box2[3] - intersection
+                iou[d, g] = intersection / union
+    return iou
 
 
 @kernel
 def _match(
-    verdicts: np.ndarray,
-    hits: np.ndarray,
+    outcomes: np.ndarray,
+    true_positives: np.ndarray,
     iou: np.ndarray,
     crowd: np.ndarray,
     ignore: np.ndarray,
     rules: _Rules,
 ) -> None:
-    """Changes `verdicts` `[A, T, D]` of one image where there is a match, and adds the right ones within each limit.
+    """Changes `outcomes` `[A, T, D]` of the detections of one image that match an object of it.
 
-    hits `[A, T, M]`, iou `[D, G]`, crowd bool `[G]`, ignore bool `[A, G]`
+    true_positives  int64 `[A, T, M]`: those within each limit are added to it
+    iou             float64 `[D, G]`
+    crowd           bool `[G]`
+    ignore          bool `[A, G]`
     """
     order, taken = np.empty(len(crowd), np.int64), np.empty(len(crowd), np.bool_)
     for a in range(len(rules.ranges)):
         count = 0
-        for last in (False, True):  # the ignored last
+        for last in (False, True):  # ignored objects come last
             for i in range(len(crowd)):
                 if ignore[a, i] == last:
                     order[count] = i
@@ -168,27 +196,28 @@ def _match(
                         best, match = iou[d, g], int(g)
                 if match >= 0:
                     taken[match] = True
-                    verdicts[a, t, d] = LEFT_OUT if ignore[a, match] else RIGHT
+                    outcomes[a, t, d] = IGNORED if ignore[a, match] else TRUE_POSITIVE
                     for m in range(len(rules.limits)):
-                        hits[a, t, m] += not ignore[a, match] and d < rules.limits[m]
+                        true_positives[a, t, m] += not ignore[a, match] and d < rules.limits[m]
 
 
 @kernel
 def _curve(
-    precision: np.ndarray, verdicts: np.ndarray, by_score: np.ndarray, num_objects: int, recalls: np.ndarray
+    precision: np.ndarray, outcomes: np.ndarray, by_score: np.ndarray, num_objects: int, recalls: np.ndarray
 ) -> None:
-    """Fills `precision` `[R]`: the best at each recall or beyond, 0 where it is not reached."""
-    best = np.empty(num_objects)  # the precision where a detection is right: elsewhere it is no better
-    num_right = num_wrong = 0
+    """Fills `precision` `[R]`: the best one at each recall or beyond, 0 where that recall is not reached."""
+    # pycocotools stores the precision at every detection. False positives only lower it, so true ones suffice here.
+    best = np.empty(num_objects)
+    num_true = num_false = 0
     for d in by_score:
-        num_wrong += verdicts[d] == WRONG
-        if verdicts[d] == RIGHT:
-            num_right += 1
-            best[num_right - 1] = num_right / (num_wrong + num_right + EPSILON)
-    for i in range(num_right - 1, 0, -1):
+        num_false += outcomes[d] == FALSE_POSITIVE
+        if outcomes[d] == TRUE_POSITIVE:
+            num_true += 1
+            best[num_true - 1] = num_true / (num_false + num_true + EPSILON)
+    for i in range(num_true - 1, 0, -1):
         best[i - 1] = max(best[i - 1], best[i])
     i = 0
     for r in range(len(recalls)):
-        while i < num_right and (i + 1) / num_objects < recalls[r]:
+        while i < num_true and (i + 1) / num_objects < recalls[r]:
             i += 1
-        precision[r] = best[i] if i < num_right else 0.0
+        precision[r] = best[i] if i < num_true else 0.0

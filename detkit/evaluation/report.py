@@ -1,23 +1,24 @@
-"""An evaluation as text and as JSON, and detections as COCO results files."""
+"""Prints an evaluation, turns it into JSON, and reads and writes detections as COCO results files."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from detkit.evaluation.coco import to_xywh
-from detkit.evaluation.evaluator import Evaluation, Protocol
-from detkit.structures import Detections, ImageId
+from detkit.evaluation.evaluator import Evaluation
+from detkit.evaluation.flat_boxes import to_xywh
+from detkit.evaluation.protocols import Protocol
+from detkit.structures import Categories, Detections, ImageId, Objects
 
 
 def format_table(evaluation: Evaluation, protocol: Protocol) -> str:
-    """The result of one protocol: its rules, what was measured, AP by class, and its numbers; `-` without objects."""
+    """The result of one protocol: its rules, the size of the data, AP by class and its numbers; `-` for nan."""
     result = evaluation.results[protocol]
     width = max(map(len, [*result.per_class, "class"]))
     lines = [
@@ -42,41 +43,42 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def detections_to_coco(detections: Mapping[ImageId, Detections], category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The entries of a COCO results file, with the data set's own ids; `category_ids[label]`.
+def detections_to_coco(detections: Mapping[ImageId, Detections], categories: Categories) -> list[dict[str, Any]]:
+    """The entries of a COCO results file, with the ids that the data set uses for its classes.
 
-    Evaluated by pycocotools, the file gives the numbers that the evaluator gave.
+    pycocotools measures the same numbers on the file as the evaluator on the detections.
     """
     return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for image_id, found in detections.items()
+        {"image_id": image_id, "category_id": categories.ids[label], "bbox": box, "score": score}
+        for image_id, image_detections in detections.items()
         for box, score, label in zip(
-            to_xywh(found.boxes.cpu().numpy()).tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+            to_xywh(image_detections.boxes.cpu().numpy()).tolist(),
+            image_detections.scores.tolist(),
+            image_detections.labels.tolist(),
+            strict=True,
         )
     ]
 
 
-def load_coco_detections(
-    path: str | Path, class_names: Sequence[str], category_ids: Sequence[int]
-) -> dict[ImageId, Detections]:
+def load_coco_detections(path: str | Path, categories: Categories) -> dict[ImageId, Detections]:
     """Reads a COCO results file. Images without an entry are absent. Equal scores keep the order of the file."""
-    labels = {category_id: label for label, category_id in enumerate(category_ids)}
-    images: dict[ImageId, list[dict[str, Any]]] = {}
+    labels = {category_id: label for label, category_id in enumerate(categories.ids)}
+    entries_by_image: dict[ImageId, list[dict[str, Any]]] = {}
     for number, entry in enumerate(json.loads(Path(path).read_text(encoding="utf-8"))):
         if entry["category_id"] not in labels:
             raise ValueError(f"{path}: entry {number}: category id {entry['category_id']!r} is not in the data set")
-        images.setdefault(entry["image_id"], []).append(entry)
+        entries_by_image.setdefault(entry["image_id"], []).append(entry)
     detections: dict[ImageId, Detections] = {}
-    for image_id, entries in images.items():
+    for image_id, entries in entries_by_image.items():
         entries.sort(key=lambda entry: -entry["score"])
         boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64)
         boxes[:, 2:] += boxes[:, :2]
-        detections[image_id] = Detections(
-            torch.from_numpy(boxes).float(),
-            torch.tensor([entry["score"] for entry in entries], dtype=torch.float32),
-            torch.tensor([labels[entry["category_id"]] for entry in entries], dtype=torch.int64),
-            tuple(class_names),
+        objects = Objects(
+            boxes=torch.from_numpy(boxes).float(),
+            labels=torch.tensor([labels[entry["category_id"]] for entry in entries], dtype=torch.int64),
+            scores=torch.tensor([entry["score"] for entry in entries], dtype=torch.float32),
         )
+        detections[image_id] = Detections(objects, categories)
     return detections
 
 

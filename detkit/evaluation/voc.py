@@ -1,8 +1,8 @@
-"""PASCAL VOC average precision.
+"""The average precision of PASCAL VOC.
 
 Legend: D detections and G objects of the data set, K classes.
-The devkit counts inclusive pixels of 1-based files (width = xmax - xmin + 1). Our boxes are continuous and were read by
-subtracting 1 from xmin and ymin only, so the plain IoU of continuous boxes *is* the devkit's, without a `+1` anywhere.
+The devkit counts inclusive pixels of 1-based files (width = xmax - xmin + 1). The boxes here are continuous and were
+read by subtracting 1 from xmin and ymin only, so their plain IoU *is* the devkit's, without a `+1` anywhere.
 """
 
 from __future__ import annotations
@@ -13,11 +13,35 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from detkit.evaluation.evaluator import Evaluator, ProtocolResult, by_class
+from detkit.evaluation.store import DetectionStore
 from detkit.ops.iou import box_iou
 from detkit.structures import Detections, GroundTruth
 
 # Not k / 10: with this step 0.3, 0.6 and 0.7 come out a little larger, and a recall of exactly 3/10 misses the point.
 RECALL_POINTS = np.arange(0, 1.1, 0.1)
+
+
+class VOCEvaluator(Evaluator):
+    """Mean AP over the classes that have an object that is not difficult; see `voc_ap`.
+
+    eleven_point  VOC 2007, otherwise the area under the curve of VOC 2010 and later
+    """
+
+    def __init__(self, store: DetectionStore, *, eleven_point: bool) -> None:
+        super().__init__(store)
+        self.eleven_point = eleven_point
+
+    def compute(self) -> ProtocolResult:
+        categories = self.store.categories
+        per_class = voc_ap(
+            self.store.ground_truth, self.store.in_order(), len(categories), eleven_point=self.eleven_point
+        )
+        present = per_class[~np.isnan(per_class)]
+        mean = float(present.mean()) if len(present) else float("nan")
+        curve = "VOC 2007 11-point" if self.eleven_point else "VOC 2010 area under the curve"
+        rules = f"{curve}, IoU > 0.5, inclusive pixels, difficult ignored"
+        return ProtocolResult(rules, "mAP", {"mAP": mean}, by_class(categories, per_class))
 
 
 def voc_ap(
@@ -31,32 +55,33 @@ def voc_ap(
 ) -> np.ndarray:
     """AP of every class, float64 `[K]` in [0, 1]; nan for a class without a non-difficult object.
 
-    Per class, best score first over all images (equal scores in the order of the images), each detection answers for
-    the object of its class in its image with the largest IoU, even when that one is taken. Above the threshold it is a
-    true positive if it is the first there, a false positive if not, and left out if the object is difficult (`ignore`);
-    below the threshold it is a false positive. Recall counts the objects that are not difficult.
+    The detections of a class are taken best score first over all images (equal scores in the order of the images).
+    Each is compared with the object of its class in its image with the largest IoU, even if an earlier detection has
+    matched that object. Above the threshold it is a true positive if it is the first to match the object, a false
+    positive if not, and left out if the object is difficult (`ignore`). Below the threshold it is a false positive.
+    Recall counts the objects that are not difficult.
 
-    `detections[i]` are those of `ground_truth[i]`; at least one image. `eleven_point` is VOC 2007, otherwise the area
+    `detections[i]` belong to `ground_truth[i]`; at least one image. `eleven_point` is VOC 2007, otherwise the area
     under the curve, VOC 2010 and later. `strict` asks for IoU > threshold, as `voc_eval` of py-faster-rcnn and
     detectron2 do, otherwise for IoU >= threshold, as the Matlab devkit does.
     Source: Everingham et al., IJCV 2010, section 4.2; py-faster-rcnn lib/datasets/voc_eval.py.
     """
     matches = _match(ground_truth, detections)
-    ignore = np.concatenate([image.ignore for image in ground_truth])
-    labels = np.concatenate([image.labels for image in ground_truth])
+    ignore = np.concatenate([image.objects.ignore for image in ground_truth])
+    labels = np.concatenate([image.objects.labels for image in ground_truth])
     num_objects = np.bincount(labels[~ignore], minlength=num_classes)
-    found = matches.overlaps > iou_threshold if strict else matches.overlaps >= iou_threshold
+    above = matches.overlaps > iou_threshold if strict else matches.overlaps >= iou_threshold
     average = eleven_point_ap if eleven_point else area_ap
 
     result = np.full(num_classes, np.nan)
     for label in np.flatnonzero(num_objects):
-        mine = np.flatnonzero(matches.labels == label)
-        mine = mine[np.argsort(-matches.scores[mine], kind="stable")]
-        hits = np.where(found[mine], matches.objects[mine], -1)  # which object, -1 for none
-        hits = hits[(hits < 0) | ~ignore[hits]]
-        is_first = np.zeros(len(hits), dtype=bool)
-        is_first[np.unique(hits, return_index=True)[1]] = True
-        result[label] = average(is_first & (hits >= 0), num_objects[label])
+        rows = np.flatnonzero(matches.labels == label)
+        rows = rows[np.argsort(-matches.scores[rows], kind="stable")]
+        matched = np.where(above[rows], matches.objects[rows], -1)  # the index of the object, -1 for none
+        matched = matched[(matched < 0) | ~ignore[matched]]
+        is_first = np.zeros(len(matched), dtype=bool)
+        is_first[np.unique(matched, return_index=True)[1]] = True
+        result[label] = average(is_first & (matched >= 0), num_objects[label])
     return result
 
 
@@ -85,12 +110,12 @@ def _best_precision(true_positive: np.ndarray) -> np.ndarray:
 
 
 class _Matches(NamedTuple):
-    """Each detection of the data set, in the order of the images, and the object it answers for.
+    """Each detection of the data set, in the order of the images, and the object that it is compared with.
 
     labels    int64 `[D]`
     scores    float32 `[D]`
     overlaps  float64 `[D]`: the largest IoU with an object of the class in the image, -1 where there is none
-    objects   int64 `[D]`: that object as an index into all G objects
+    objects   int64 `[D]`: the index of that object among all G objects
     """
 
     labels: np.ndarray
@@ -101,15 +126,16 @@ class _Matches(NamedTuple):
 
 def _match(ground_truth: Sequence[GroundTruth], detections: Sequence[Detections]) -> _Matches:
     parts = []
-    num_seen = 0
-    for image, found in zip(ground_truth, detections, strict=True):
-        labels = found.labels.numpy()
-        overlaps, objects = np.full(len(found), -1.0), np.zeros(len(found), np.int64)
-        if len(found) and len(image.labels):
+    num_earlier = 0  # objects of the images before this one
+    for image, image_detections in zip(ground_truth, detections, strict=True):
+        annotated = image.objects
+        labels = image_detections.labels.numpy()
+        overlaps, objects = np.full(len(labels), -1.0), np.zeros(len(labels), np.int64)
+        if len(labels) and len(annotated):
             # In float64, so that an IoU of exactly one half is one half.
-            iou = box_iou(found.boxes.double(), torch.from_numpy(image.boxes).double()).numpy()
-            iou[labels[:, None] != image.labels] = -1.0
+            iou = box_iou(image_detections.boxes.double(), torch.from_numpy(annotated.boxes).double()).numpy()
+            iou[labels[:, None] != annotated.labels] = -1.0
             overlaps, objects = iou.max(axis=1), iou.argmax(axis=1)
-        parts.append(_Matches(labels, found.scores.numpy(), overlaps, num_seen + objects))
-        num_seen += len(image.labels)
+        parts.append(_Matches(labels, image_detections.scores.numpy(), overlaps, num_earlier + objects))
+        num_earlier += len(annotated)
     return _Matches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

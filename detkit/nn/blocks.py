@@ -15,7 +15,7 @@ Activation = Literal["linear", "relu", "relu6", "leaky", "logistic", "mish", "sw
 
 
 def activation(name: Activation) -> nn.Module:
-    """The layer of that name; darknet's names, and its slope of 0.1 in `leaky`."""
+    """The layer of a name; the names, and the slope of 0.1 in `leaky`, are darknet's."""
     match name:
         case "linear":
             return nn.Identity()
@@ -34,7 +34,10 @@ def activation(name: Activation) -> nn.Module:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Takes the running statistics where a batch has one value a channel: one image, a map of 1 x 1 (SSD's last)."""
+    """A batch norm that trains on a batch with one value per channel too: one image, a map of 1 x 1 (SSD's last).
+
+    One value has no variance, so that the running statistics are used instead.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:
@@ -44,7 +47,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm (or a bias instead) and activation; padding keeps the size at stride 1 unless given."""
+    """Convolution, batch norm (or a bias instead) and activation.
+
+    padding  None: half of the kernel size, which preserves the size of the map at stride 1
+    """
 
     def __init__(
         self,
@@ -76,7 +82,8 @@ class ConvBlock(nn.Module):
 
 
 class L2Norm(nn.Module):
-    """Divides by the norm over the channels and multiplies by a learned scale each (ParseNet, arXiv 1506.04579)."""
+    """Divides each cell by its norm over the channels and multiplies each channel by a learned scale (ParseNet, arXiv
+    1506.04579)."""
 
     def __init__(self, channels: int, scale: float, eps: float = 1e-10) -> None:
         super().__init__()
@@ -90,8 +97,9 @@ class L2Norm(nn.Module):
 class Reorg(nn.Module):
     """Darknet's `reorg`: `[B, C, H, W]` -> `[B, C s^2, H / s, W / s]`.
 
-    Not space-to-depth: the layer runs its forward map backwards on a tensor that it takes to be `[C / s^2, H s, W s]`,
-    so neighbouring pixels do not land in one cell. Released YOLOv2 weights were trained with exactly this order.
+    This is not space-to-depth: darknet applies the inverse of its own mapping, and reads the input as if its shape were
+    `[C / s^2, H s, W s]`, so that the s x s pixels of a neighbourhood do not end up in one cell. The released weights
+    of YOLOv2 were trained with exactly this order.
     """
 
     def __init__(self, stride: int = 2) -> None:
@@ -107,7 +115,7 @@ class Reorg(nn.Module):
 
 
 class SPP(nn.Module):
-    """Max pools of several sizes at stride 1 beside the input: largest first, the input last (YOLOv3-SPP)."""
+    """Concatenates max pools of several sizes at stride 1, the largest first, and then the input (YOLOv3-SPP)."""
 
     def __init__(self, sizes: tuple[int, ...] = (5, 9, 13)) -> None:
         super().__init__()
@@ -120,7 +128,9 @@ class SPP(nn.Module):
 class LocallyConnected(nn.Module):
     """A convolution whose weights are not shared: every output cell has its own (darknet's `local` layer).
 
-    weight  `[H' W', out, in k k]`; bias `[out, H', W']`
+    in_size  (h, w) of the input
+    weight   `[H' W', out, in k k]`
+    bias     `[out, H', W']`
     """
 
     def __init__(
@@ -144,4 +154,4 @@ class LocallyConnected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # [B, in k k, H' W']
         y: Tensor = torch.einsum("bic,coi->boc", patches, self.weight)
-        return y.view(len(x), *self.bias.shape) + self.bias
+        return y.view(x.shape[0], *self.bias.shape) + self.bias

@@ -1,7 +1,7 @@
-"""Convolutions of a built detector in the form that runs fastest, with the weights and the checkpoint that they had.
+"""Makes the convolutions of a built network faster on a CPU. Parameters and state dicts stay the same; results differ
+by rounding.
 
-Measured with torch 2.14 and its oneDNN on two Zen 3 cores (AVX2). Results differ by rounding from those of the modules
-as they were built.
+Where a faster form is used was decided by measurements with torch 2.14 and its oneDNN on two Zen 3 cores (AVX2).
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.ops.compiled import usable
 
-LEAST_CHANNELS = 16  # in, of a convolution whose gradient is worth a copy
-LEAST_PIXELS = 400  # out, of all images, of a convolution whose weights are worth a transform
+MIN_IN_CHANNELS = 16  # with fewer, the copies that the gradient takes here cost more time than they save
+MIN_OUT_PIXELS = 400  # over all images; with fewer, transforming the weights for Winograd costs more than it saves
 
 
 def accelerate(network: nn.Module) -> None:
-    """Makes every `nn.Conv2d` of `network` a `FastConv2d`, in channels_last.
+    """Turns every `nn.Conv2d` of `network` into a `FastConv2d`, and its weights into channels_last.
 
-    A frozen batch norm right after a convolution, among the children of one module, becomes a part of it: `network`
-    must run what it has in that order, as torchvision's classifiers do.
+    A frozen batch norm that directly follows a convolution among the children of one module becomes a part of it. So
+    `network` must run these two in that order, as torchvision's classifiers do.
     """
     for parent in network.modules():
         for conv, norm in pairwise(parent.children()):
             if type(conv) is nn.Conv2d and type(norm) is FrozenBatchNorm2d:
                 conv.__class__, norm.__class__ = FastConv2d, _FoldedBatchNorm2d
-                conv.norm = (norm,)  # type: ignore[assignment]  # in a tuple it is no submodule of the convolution too
+                # in a tuple, so that the norm does not become a submodule of the convolution as well
+                conv.norm = (norm,)  # type: ignore[assignment]
     for module in network.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = FastConv2d
@@ -40,17 +41,17 @@ def accelerate(network: nn.Module) -> None:
 
 
 class _FoldedBatchNorm2d(FrozenBatchNorm2d):  # type: ignore[misc]
-    """Its work is done by the convolution before it."""
+    """A batch norm that the convolution before it applies, so that it does nothing itself."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class FastConv2d(nn.Conv2d):
-    """A convolution and the frozen batch norm after it, if there is one.
+    """A convolution together with the frozen batch norm that follows it, if there is one.
 
-    norm(W x + b) = scale (W x + b) + shift = (scale W) x + (scale b + shift): for constant scale and shift the scaled
-    weights save a pass over the features, and its memory, in training as in inference.
+    norm(W x + b) = scale (W x + b) + shift = (scale W) x + (scale b + shift). As scale and shift are constant, scaling
+    the weights instead of the features saves a pass over the features and its memory, in training and in inference.
     """
 
     norm: tuple[FrozenBatchNorm2d, ...] = ()
@@ -75,16 +76,16 @@ class FastConv2d(nn.Conv2d):
 
 
 def _is_dense_with_avx2(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Where oneDNN leaves time on the table: dense weights larger than 1 x 1 in channels_last, without AVX-512.
+    """Whether oneDNN is slower here than need be: dense weights larger than 1 x 1 in channels_last, without AVX-512.
 
-    An input of another shape or dtype than the weights take is left to torch, which says so.
+    False for an input whose shape or dtype does not fit the weights, so that torch raises its own error.
     """
     return (
         x.dim() == 4
         and x.shape[1] == conv.in_channels
         and conv.groups == 1
         and max(conv.kernel_size) > 1
-        and conv.in_channels >= LEAST_CHANNELS
+        and conv.in_channels >= MIN_IN_CHANNELS
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and x.device.type == "cpu"
@@ -101,18 +102,19 @@ def _is_for_winograd(conv: nn.Conv2d, x: Tensor) -> bool:
         conv.kernel_size == (3, 3)
         and conv.stride == conv.dilation == conv.padding == (1, 1)
         and conv.in_channels % 16 == conv.out_channels % 16 == 0
-        and len(x) * x.shape[2] * x.shape[3] >= LEAST_PIXELS
+        and len(x) * x.shape[2] * x.shape[3] >= MIN_OUT_PIXELS
         and usable(x)
     )
 
 
 def _has_slow_gradient(conv: nn.Conv2d) -> bool:
-    """It takes 1.6 to 5 times as long as in the contiguous format there, which is worth two copies."""
+    """Whether the gradient of the weight is computed. In channels_last that takes 1.6 to 5 times as long as in the
+    contiguous format, so that copying input and gradient to the latter pays."""
     return torch.is_grad_enabled() and conv.weight.requires_grad
 
 
 class _Convolution(torch.autograd.Function):
-    """`conv2d` in channels_last, but for the gradient of the weight, which is computed in the contiguous format."""
+    """`conv2d` in channels_last, except for the gradient of the weight, which is computed in the contiguous format."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
@@ -122,15 +124,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[1]:  # first: its copies are gone before there is another gradient
-            plain = x.contiguous(), weight.shape, gradient.contiguous()
-            of_weight = conv2d_weight(*plain, *ctx.geometry)  # type: ignore[no-untyped-call]
-            del plain
+        grad_input = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:  # before grad_input, so that these copies are freed when that is allocated
+            contiguous = x.contiguous(), weight.shape, grad_output.contiguous()
+            grad_weight = conv2d_weight(*contiguous, *ctx.geometry)  # type: ignore[no-untyped-call]
+            del contiguous
         if ctx.needs_input_grad[0]:
-            of_x = conv2d_input(x.shape, weight, gradient, *ctx.geometry)  # type: ignore[no-untyped-call]
+            grad_input = conv2d_input(x.shape, weight, grad_output, *ctx.geometry)  # type: ignore[no-untyped-call]
         if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum(dim=(0, 2, 3))
-        return of_x, of_weight, of_bias, None, None, None
+            grad_bias = grad_output.sum(dim=(0, 2, 3))
+        return grad_input, grad_weight, grad_bias, None, None, None

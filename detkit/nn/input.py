@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config
-from detkit.structures import Batch, ImageId, ImageInfo, Size
+from detkit.structures import ImageId, ImageInfo, Size
 
 
 class ShortSideConfig(Config):
@@ -104,13 +104,22 @@ class ImageInput(nn.Module):
                 offset = ((size - w) // 2, (size - h) // 2)
         return ImageInfo(image_id, orig_size, (h, w), (w / width, h / height), offset)
 
-    def forward(self, batch: Batch) -> Tensor:
-        images = batch.images.flip(1) if self.flip_channels else batch.images
+    def windows(self, sizes: Tensor) -> Tensor:
+        """float32 `[B, 4]` xyxy in input px: where pictures of `sizes`, `[B, 2]` (h, w), lie on their canvas."""
+        sides = sizes.flip(1)  # (w, h)
+        corner = torch.zeros_like(sides)
+        if isinstance(self.resize, LetterboxConfig):  # centred on a square as large as the longer side
+            corner = (sides.amax(dim=1, keepdim=True) - sides) // 2
+        return torch.cat([corner, corner + sides], dim=1).float()
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """uint8 `[B, 3, H, W]` with pictures of `sizes`, int64 `[B, 2]` (h, w), on it."""
+        if self.flip_channels:
+            images = images.flip(1)
         # [B, 3, H, W] in memory too, whatever the batch has: the same numbers from every loader
         pixels = (images.to(self.mean.dtype, memory_format=torch.contiguous_format) - self.mean) / self.std
         padding = (127.5 - self.mean[0]) / self.std[0] if isinstance(self.resize, LetterboxConfig) else 0.0
-        for image, info in zip(pixels, batch.infos, strict=True):
-            (x, y), (height, width) = info.offset, info.input_size
-            for border in (image[:, :y], image[:, y + height :], image[:, :, :x], image[:, :, x + width :]):
-                border[:] = padding
-        return pixels
+        x1, y1, x2, y2 = self.windows(sizes)[:, :, None].unbind(dim=1)  # each [B, 1]
+        x, y = (torch.arange(side, device=images.device) for side in (images.shape[3], images.shape[2]))
+        inside = ((y >= y1) & (y < y2))[:, None, :, None] & ((x >= x1) & (x < x2))[:, None, None, :]
+        return torch.where(inside, pixels, padding)

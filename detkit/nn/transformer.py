@@ -1,13 +1,13 @@
-"""The transformer of set prediction (DETR, arXiv 2005.12872, section A.3): positions enter every attention.
+"""The transformer of set prediction (DETR, arXiv 2005.12872, section A.3): position embeddings enter every attention.
 
-Legend: B images, S cells of the feature map, Q queries, D width.
-Sequences are `[B, S or Q, D]`. A mask is True where attention may look, broadcastable to `[B, heads, Q, S]`; None: all.
+Legend: B images, S cells of the feature map, Q queries, D width, L decoder layers.
+Sequences are `[B, S or Q, D]`. The memory is the output of the encoder. A mask is True where attention
+may look, broadcastable to `[B, heads, Q, S]`; None: everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -20,7 +20,7 @@ from detkit.structures import Size
 
 
 class TransformerConfig(Config):
-    """Defaults: the paper."""
+    """Defaults: DETR R50."""
 
     width: int = Field(256, ge=4)  # a multiple of 4 (sines and cosines of two axes) and of `heads`
     heads: int = Field(8, ge=1)
@@ -44,7 +44,7 @@ class Attention(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
         for linear in (self.q, self.k, self.v):
-            # as part of one [3 D, D] matrix, which is how the published model draws them
+            # Xavier's bound of one [3 D, D] matrix, in which the published model has all three.
             nn.init.xavier_uniform_(linear.weight, gain=2**-0.5)
             nn.init.zeros_(linear.bias)
         nn.init.xavier_uniform_(self.out.weight)
@@ -64,8 +64,17 @@ class Attention(nn.Module):
         return y
 
 
+class CrossAttention(Attention):
+    """Queries attend to a memory; position embeddings are added to queries and keys, but not to values."""
+
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, query_pos: Tensor, memory: Tensor, pos_embed: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        return super().forward(hidden + query_pos, memory + pos_embed, memory, mask)
+
+
 class FeedForward(nn.Module):
-    """Two layers at every place, added to their input and normalised after (post-norm)."""
+    """Two linear layers for each element of a sequence, added to their input and normalised after (post-norm)."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -89,28 +98,45 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        placed = x + positions
-        x = self.norm(x + self.dropout(self.attention(placed, placed, x, mask)))
-        y: Tensor = self.feedforward(x)
+    def forward(self, hidden: Tensor, pos_embed: Tensor, mask: Tensor | None) -> Tensor:
+        with_pos = hidden + pos_embed
+        hidden = self.norm(hidden + self.dropout(self.attention(with_pos, with_pos, hidden, mask)))
+        y: Tensor = self.feedforward(hidden)
         return y
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: TransformerConfig) -> None:
+    """Queries attend to each other, then to the memory by a `CrossAttention` of the given class."""
+
+    def __init__(self, config: TransformerConfig, cross_attention: type[CrossAttention]) -> None:
         super().__init__()
         self.self_attention = Attention(config.width, config.heads, config.dropout)
         self.self_norm = nn.LayerNorm(config.width)
-        self.cross_attention = Attention(config.width, config.heads, config.dropout)
+        self.cross_attention = cross_attention(config.width, config.heads, config.dropout)
         self.cross_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
 
-    def forward(self, x: Tensor, queries: Tensor, memory: Tensor, placed_memory: Tensor, mask: Tensor | None) -> Tensor:
-        placed = x + queries
-        x = self.self_norm(x + self.dropout(self.self_attention(placed, placed, x)))
-        x = self.cross_norm(x + self.dropout(self.cross_attention(x + queries, placed_memory, memory, mask)))
-        y: Tensor = self.feedforward(x)
+    def forward(
+        self,
+        hidden: Tensor,
+        query_pos: Tensor,
+        cross_query_pos: Tensor,
+        memory: Tensor,
+        pos_embed: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """
+        hidden           `[B, Q, D]`
+        query_pos        `[B, Q, D]`: position embedding of the queries where they attend to each other
+        cross_query_pos  `[B, Q, D]`: the same where they attend to the memory
+        memory           `[B, S, D]` with the position embedding `pos_embed`, `[B, S, D]`
+        """
+        with_pos = hidden + query_pos
+        hidden = self.self_norm(hidden + self.dropout(self.self_attention(with_pos, with_pos, hidden)))
+        attended = self.cross_attention(hidden, cross_query_pos, memory, pos_embed, mask)
+        hidden = self.cross_norm(hidden + self.dropout(attended))
+        y: Tensor = self.feedforward(hidden)
         return y
 
 
@@ -119,28 +145,27 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, pos_embed: Tensor, mask: Tensor | None) -> Tensor:
         for layer in self.layers:
-            x = layer(x, positions, mask)
-        return x
+            hidden = layer(hidden, pos_embed, mask)
+        return hidden
 
 
 class Decoder(nn.Module):
-    """Object queries `[B, Q, D]`, which are positions, fill an empty sequence from the memory `[B, S, D]`."""
+    """DETR's decoder: hidden states start at zero, and the object queries are learned position embeddings."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, CrossAttention) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, queries: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
-        """What every layer says, normalised by one shared norm: `[layers, B, Q, D]`."""
-        placed_memory = memory + positions
-        x, said = torch.zeros_like(queries), []
+    def forward(self, query_pos: Tensor, memory: Tensor, pos_embed: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the hidden states `[L, B, Q, D]` after every layer, normalised by one shared norm."""
+        hidden, hidden_states = torch.zeros_like(query_pos), []
         for layer in self.layers:
-            x = layer(x, queries, memory, placed_memory, mask)
-            said.append(self.norm(x))
-        return torch.stack(said)
+            hidden = layer(hidden, query_pos, query_pos, memory, pos_embed, mask)
+            hidden_states.append(self.norm(hidden))
+        return torch.stack(hidden_states)
 
 
 class MLP(nn.Sequential):
@@ -153,28 +178,35 @@ class MLP(nn.Sequential):
         super().__init__(*layers[:-1])
 
 
-def padding_mask(sizes: Sequence[Size], canvas: Size, cells: Size, device: torch.device) -> Tensor:
-    """Bool `[B, h, w]`, True at padding: cells of a map `cells` whose first pixel lies beyond the image.
+def padding_mask(sizes: Tensor, canvas: Size, cells: Size) -> Tensor:
+    """bool `[B, h, w]`, True at padding: cells of a map whose first pixel lies beyond the picture.
 
-    sizes   (h, w) px of each image, which lies in the upper left corner of the `canvas` (h, w) px
+    sizes   int64 `[B, 2]`: (h, w) in px of each picture, which lies in the upper left corner of the canvas
+    canvas  (h, w) in px
+    cells   (h, w) of the map
     """
     inside = []
     for axis in (0, 1):
-        first_pixel = torch.arange(cells[axis], device=device) * canvas[axis] // cells[axis]
-        inside.append(first_pixel < torch.tensor([size[axis] for size in sizes], device=device)[:, None])
+        first_pixels = torch.arange(cells[axis], device=sizes.device) * canvas[axis] // cells[axis]
+        inside.append(first_pixels < sizes[:, axis, None])
     return ~(inside[0][:, :, None] & inside[1][:, None, :])
 
 
-def map_positions(padding: Tensor, width: int, temperature: float = 10000.0) -> Tensor:
-    """Fixed positions `[B, h, w, D]` of the cells of a map: sines of y, then of x, each counted from 1 to its last cell
-    that is no padding, as parts of 2 pi (section A.4; `padding` bool `[B, h, w]`)."""
-    place, last = map_places(padding)
-    return sine_embedding(place / (last + 1e-6), width, temperature)
+def map_pos_embed(padding: Tensor, width: int, temperature: float) -> Tensor:
+    """Fixed position embedding `[B, h, w, D]` of the cells of a map (section A.4): sines of y, then of x.
+
+    Rows and columns are counted from 1, relative to the last one that is no padding. `padding` is bool `[B, h, w]`.
+    """
+    cells, last = count_cells(padding)
+    return sine_embedding(cells / (last + 1e-6), width, temperature)
 
 
-def map_places(padding: Tensor) -> tuple[Tensor, Tensor]:
-    """Float `[B, h, w, 2]` each: the row and column of every cell, counted from 1, and those of the last cell of its
-    column and row that is no padding (`padding` bool `[B, h, w]`)."""
+def count_cells(padding: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every cell, counted from 1 and without padding, bool `[B, h, w]`.
+
+    Returns two float tensors `[B, h, w, 2]`: (row, column) of the cell, and (row, column) of the last cell that is no
+    padding in the same column and row.
+    """
     inside = ~padding
     rows, columns = inside.cumsum(1).float(), inside.cumsum(2).float()
     last = torch.stack([rows[:, -1:].expand_as(rows), columns[:, :, -1:].expand_as(columns)], dim=-1)
@@ -182,8 +214,10 @@ def map_places(padding: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sine_embedding(parts: Tensor, width: int, temperature: float) -> Tensor:
-    """Numbers `[..., N]` in [0, 1] -> `[..., D]`: each as D / N sines and cosines in turn, of wavelengths from 1 to
-    `temperature` (Vaswani et al., arXiv 1706.03762, section 3.5)."""
+    """Numbers `[..., N]` in [0, 1] -> `[..., D]`: D / N sines and cosines of each number, in turn.
+
+    Their wavelengths rise from 1 to `temperature` (Vaswani et al., arXiv 1706.03762, section 3.5).
+    """
     count = width // parts.shape[-1]
     exponent = torch.arange(count, device=parts.device) // 2 * 2 / count
     angles = parts[..., None] * (2 * math.pi) / temperature**exponent

@@ -1,4 +1,4 @@
-"""Anchors: the boxes of one cell, and their copies on a grid.
+"""Anchors: the boxes of one cell, and their copies on all cells of a feature map.
 
 Legend: A anchors a cell, H x W cells. Anchors are float `[..., 4]` xyxy in input pixels.
 """
@@ -6,26 +6,11 @@ Legend: A anchors a cell, H x W cells. Anchors are float `[..., 4]` xyxy in inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Tensor])
-
-
-def cached(function: FunctionT) -> FunctionT:
-    """Keeps the last 16 results of `function`, whose arguments are hashable; nobody may write to them."""
-    kept = lru_cache(maxsize=16)(torch.inference_mode(False)(function))  # training too may need it, after inference
-
-    @wraps(function)
-    def remembered(*args: Any) -> Tensor:
-        # what a program is traced with are no real tensors
-        return function(*args) if torch.compiler.is_compiling() else kept(*args)
-
-    return cast(FunctionT, remembered)
 
 
 def cell_anchors(
@@ -40,10 +25,10 @@ def cell_anchors(
     """Anchors centred on zero, one for each ratio and size: sides of area size^2 and the given ratio.
 
     sizes      square roots of the areas, in pixels
-    ratio      what a ratio is: h/w in the R-CNN family, w/h in SSD
-    rounding   none: Detectron2. corners: torchvision, whole corners. sides: py-faster-rcnn, whole sides of a box of
-               `base_size` pixels (width first, then height), scaled to the size afterwards
-    inclusive  corners of the outermost pixels: half of side - 1 from the centre
+    ratio      whether ratios are h/w, as in the R-CNN family, or w/h, as in SSD
+    rounding   none: as Detectron2. corners: to whole corners, as torchvision. sides: to whole sides of a box of
+               `base_size` pixels (width first, then height), which is scaled to the size afterwards, as py-faster-rcnn
+    inclusive  x2 and y2 are the last pixels inside: corners are (side - 1) / 2 from the centre
     Returns float32 `[A, 4]`: all sizes of the first ratio, then of the next, as torchvision and py-faster-rcnn list
     them. (Detectron2 lists all ratios of the first size, then of the next.)
     """
@@ -77,8 +62,8 @@ def prior_anchors(
 ) -> Tensor:
     """SSD's default boxes of one cell, centred on zero (arXiv 1512.02325, section 2.2), in the order of Caffe's layer.
 
-    min_size  side of the first, in pixels
-    max_size  the second is square too, with a side of sqrt(min_size * max_size); None: there is none
+    min_size  side of the first box, a square, in pixels
+    max_size  the second box is a square with a side of sqrt(min_size * max_size); None: there is no second square
     ratios    w/h above 1; each gives a box of that ratio and one of its inverse, both of area min_size^2
     largest   limit of the sides, in pixels (torchvision's clip); None: no limit
     Returns float32 `[A, 4]`.
@@ -101,7 +86,8 @@ def grid_anchors(
     cell_anchors  `[A, 4]` centred on zero; gives dtype and device (half is too coarse for coordinates above 2048)
     feature_size  (H, W)
     stride        input pixels between two cells, one number or (sy, sx)
-    offset        place of the centre in the cell: 0 in FPN, 0.5 in SSD, 7.5 / 16 in py-faster-rcnn (inclusive corners)
+    offset        of the centre in its cell, in strides: 0 in FPN, 0.5 in SSD, 7.5 / 16 in py-faster-rcnn (whose corners
+                  are inclusive)
     Returns `[H * W * A, 4]`, ordered by y, then x, then anchor.
     """
     if cell_anchors.ndim != 2 or cell_anchors.shape[1] != 4:

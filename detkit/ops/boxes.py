@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def box_area(boxes: Tensor, *, inclusive: bool = False) -> Tensor:
-    """Area `[...]` of each box in px^2, 0 where x2 < x1 or y2 < y1; at least float32, as half precision overflows."""
+    """Area `[...]` of each box in px^2, at least float32, as half precision overflows; 0 where x2 < x1 or y2 < y1."""
     width, height = box_sides(boxes, inclusive=inclusive)
     return width.clamp(min=0) * height.clamp(min=0)
 
@@ -32,13 +32,25 @@ def box_sides(boxes: Tensor, *, inclusive: bool = False) -> tuple[Tensor, Tensor
 def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes `[..., 4]` xyxy cut off at the borders of an image of size `(h, w)`: x in [0, w], y in [0, h].
 
-    A box outside the image becomes one without area. Inclusive corners end at `(h - 1, w - 1)`.
+    A box outside the image becomes one without area. For inclusive corners pass `(h - 1, w - 1)`.
     """
     check_boxes("boxes", boxes)
     height, width = size
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x, y), dim=-1).flatten(-2)
+
+
+def clip_to_windows(boxes: Tensor, windows: Tensor) -> Tensor:
+    """Boxes `[..., 4]` xyxy cut off at the borders of windows xyxy, which are `[..., 4]`, one a box, or `[4]` for all.
+
+    A box outside its window becomes one without area.
+    """
+    check_boxes("boxes", boxes)
+    check_boxes("windows", windows)
+    low, high = windows[..., :2], windows[..., 2:]
+    corners = [corner.maximum(low).minimum(high) for corner in boxes.chunk(2, dim=-1)]
+    return torch.cat(corners, dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
@@ -76,11 +88,11 @@ def valid_boxes(boxes: Tensor, min_size: float) -> Tensor:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor itself in float32 or float64, a float32 copy in half precision and integers: safe to multiply."""
+    """The tensor itself if it is float32 or float64, else a float32 copy, whose products do not overflow."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def check_boxes(name: str, boxes: Tensor) -> None:
-    """ValueError unless the last dimension is 4."""
+    """Raises ValueError unless the last dimension is 4."""
     if boxes.shape[-1:] != (4,):
         raise ValueError(f"{name}: expected boxes [..., 4], got {list(boxes.shape)}")

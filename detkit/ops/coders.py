@@ -20,11 +20,11 @@ class BoxCoder:
 
         dx = (x - xa) / wa    dy = (y - ya) / ha    dw = log(w / wa)    dh = log(h / ha)
 
-    weights    factors of (dx, dy, dw, dh): 1 / std in Fast R-CNN, 1 / variance in SSD; (10, 10, 5, 5) is both
-    clamp      largest dw, dh when decoding, before exp, or None; log(1000 / 16) in torchvision and Detectron2, none in
-               py-faster-rcnn and SSD
-    inclusive  x2 and y2 are the last pixels inside: w = x2 - x1 + 1, centre = x1 + w / 2, as in py-faster-rcnn.
-               Decoding undoes encoding here; py-faster-rcnn does not take the 1 from x2 and y2 again.
+    weights    factors of (dx, dy, dw, dh): 1 / std in Fast R-CNN, 1 / variance in SSD; both use (10, 10, 5, 5)
+    clamp      largest dw and dh in decoding, before exp; None: no limit. log(1000 / 16) in torchvision and Detectron2,
+               none in py-faster-rcnn and SSD
+    inclusive  x2 and y2 are the last pixels inside: w = x2 - x1 + 1, centre = x1 + w / 2, as in py-faster-rcnn. Here
+               decoding is the inverse of encoding; py-faster-rcnn does not subtract the 1 from x2 and y2.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -32,7 +32,7 @@ class BoxCoder:
     inclusive: bool = False
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Deltas `[..., 4]`, at least float32, of boxes `[..., 4]` to as many anchors; all sides must be positive."""
+        """Deltas `[..., 4]`, at least float32, of boxes `[..., 4]` from as many anchors; all sides must be positive."""
         check_boxes("boxes", boxes)
         if boxes.shape != anchors.shape:
             raise ValueError(f"anchors: expected the shape of boxes {list(boxes.shape)}, got {list(anchors.shape)}")
@@ -46,7 +46,7 @@ class BoxCoder:
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Boxes in the shape of the deltas, at least float32; not clipped to any image.
 
-        deltas   `[N, 4]`, or `[N, K, 4]` with K boxes for each anchor
+        deltas   `[N, 4]`, or `[N, K, 4]`: K boxes from each anchor
         anchors  `[N, 4]`
         """
         check_boxes("deltas", deltas)
@@ -81,7 +81,8 @@ class GridCoder:
 
         x = (sigmoid(tx) + cx) * stride    y = (sigmoid(ty) + cy) * stride    w = pw * exp(tw)    h = ph * exp(th)
 
-    scale_xy  YOLOv4's grid sensitivity s: sigmoid(t) * s - (s - 1) / 2 reaches the borders of a cell; 1 before v4
+    scale_xy  YOLOv4's grid sensitivity s: in place of sigmoid(t) stands sigmoid(t) * s - (s - 1) / 2, which can reach
+              the borders of a cell; 1 before YOLOv4
     """
 
     scale_xy: float = 1.0
@@ -90,13 +91,13 @@ class GridCoder:
         """Boxes `[..., 4]` xyxy in input pixels, at least float32; not clipped to any image.
 
         raw      `[..., 4]` tx, ty, tw, th
-        cells    `[..., 2]` column and row, broadcast with raw
+        cells    `[..., 2]` column and row, broadcast with `raw`
         anchors  `[..., 2]` width and height in input pixels
-        stride   input pixels of a cell
+        stride   input pixels between two cells
         """
         check_boxes("raw", raw)
         raw = at_least_float32(raw)
-        inside = raw[..., :2].sigmoid() * self.scale_xy - (self.scale_xy - 1) / 2
-        center = (inside + cells) * stride
+        offset = raw[..., :2].sigmoid() * self.scale_xy - (self.scale_xy - 1) / 2
+        center = (offset + cells) * stride
         half = raw[..., 2:].exp() * anchors / 2
         return torch.cat((center - half, center + half), dim=-1)

@@ -1,7 +1,7 @@
-"""Kernels for the CPU, written in Python and compiled by numba the first time they run; kept on disk after that.
+"""Kernels for the CPU: Python functions that numba compiles the first time they run and keeps on disk.
 
-An op with such a kernel has it in a file of its own, named `*_cpu.py`, imported when it is first needed, and asks
-`usable` whether it may be called. Otherwise, and where numba is missing, the op does the same in torch and torchvision.
+An op with such a kernel imports it from a file of its own, `*_cpu.py`, if `usable` says that it may be called. If not,
+or if numba is not installed, the op does the same with torch and torchvision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-PROCESS = os.getpid()  # that imported this, and no process that it forks
+PROCESS = os.getpid()  # of the process that imported this; processes forked from it have another
 
 KernelT = TypeVar("KernelT", bound=Callable[..., Any])
 
@@ -26,9 +26,9 @@ _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether a kernel can read the memory of these: on the CPU, of ordinary tensors, in a process with numba.
+    """Whether kernels can read the memory of these tensors: ordinary ones on the CPU, and numba is installed.
 
-    A program that is being traced or compiled is made of torch's own operations, so there it is False.
+    False while a program is traced or compiled, as that must consist of torch's own operations.
     """
     return (
         all(type(tensor) is Tensor and tensor.device.type == "cpu" for tensor in tensors)
@@ -39,35 +39,38 @@ def usable(*tensors: Tensor) -> bool:
 
 
 def kernel(function: KernelT) -> KernelT:
-    """Compiles `function` of numpy arrays and numbers, which then leaves the interpreter lock to others.
+    """Compiles `function`, which takes numpy arrays and numbers, and runs it without the interpreter lock.
 
-    Floating point is as written: nothing is reordered or contracted, division by zero gives inf or nan.
+    Floating-point operations are done as written: none is reordered or fused, and division by zero gives inf or nan.
     """
     import numba
 
     compile_: Callable[..., Any] = partial(numba.njit, nogil=True, error_model="numpy")
     try:
         compiled: KernelT = compile_(function, cache=True)
-    except RuntimeError:  # there is no folder that it may write to
+    except RuntimeError:  # numba finds no folder in which it may write its cache
         compiled = compile_(function)
     return compiled
 
 
-def in_threads(work: Callable[[int, int], Any], total: int, *, least: int = 1) -> None:
-    """Calls `work(start, end)` on parts of `range(total)`, `least` or more each, at once on torch's number of threads.
+def in_threads(work: Callable[[int, int], Any], total: int, *, min_part: int = 1) -> None:
+    """Splits `range(total)` into parts and calls `work(start, end)` for all of them in parallel.
 
-    `work` must be a kernel's, which leaves the interpreter lock, and its parts must not write to the same memory.
+    There are as many threads as torch has. `work` must spend its time in a kernel, which releases the interpreter
+    lock, and must not write to the same memory in two parts. The first exception of `work` is raised here.
+
+    min_part  smallest part; a smaller total is done without threads
     """
-    parts = max(1, min(torch.get_num_threads(), total // least))
+    parts = max(1, min(torch.get_num_threads(), total // min_part))
     if parts == 1:
         work(0, total)
         return
     bounds = [part * total // parts for part in range(parts + 1)]
-    todo = iter(list(pairwise(bounds)))  # a thread takes the next one that no other has
+    remaining = iter(list(pairwise(bounds)))  # every thread takes its next part from here
     failures: list[BaseException] = []
 
     def run(_: object = None) -> None:
-        for start, end in todo:
+        for start, end in remaining:
             try:
                 work(start, end)
             except BaseException as error:
@@ -75,7 +78,8 @@ def in_threads(work: Callable[[int, int], Any], total: int, *, least: int = 1) -
 
     openmp = _gnu_openmp(os.getpid())
     if openmp is None:
-        with ThreadPoolExecutor(parts - 1) as pool:  # made anew: a forked process would inherit one without threads
+        # A pool for every call: one that is kept would have no threads in a forked process.
+        with ThreadPoolExecutor(parts - 1) as pool:
             for _ in range(parts - 1):
                 pool.submit(run)
             run()
@@ -87,15 +91,17 @@ def in_threads(work: Callable[[int, int], Any], total: int, *, least: int = 1) -
 
 @cache
 def _gnu_openmp(process: int) -> ctypes.CDLL | None:
-    """The library whose threads torch works with. None where it is another, and in a forked process, where it hangs.
+    """GNU OpenMP, if torch runs its own operations on the threads of that library; else None.
 
-    Its threads wait for more work without sleep, a while: others beside them would have half of the cores.
+    Kernels run on the same threads as torch because idle OpenMP threads do not sleep at once but spin for a while,
+    waiting for more work: other threads would have to share the cores with them. In a forked process, which is not
+    `PROCESS`, GNU OpenMP hangs, so there it is None.
     """
     if process != PROCESS:
         return None
     try:
         return ctypes.CDLL("libgomp.so.1", os.RTLD_NOLOAD)
-    except (AttributeError, OSError):  # AttributeError: there is no such mode on Windows
+    except (AttributeError, OSError):  # AttributeError: Windows has no RTLD_NOLOAD
         return None
 
 

@@ -25,8 +25,8 @@ from detkit.ops.compiled import usable
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: bool = False) -> Tensor:
     """Intersection over union (Jaccard index), in [0, 1]."""
-    boxes1, boxes2 = _face(boxes1, boxes2, paired)
-    if not paired and _is_plain_pair(boxes1, boxes2):
+    boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
+    if not paired and _kernel_takes(boxes1, boxes2):
         from detkit.ops.iou_cpu import box_iou as kernel
 
         return kernel(boxes1[:, 0], boxes2[0], inclusive)
@@ -34,14 +34,14 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: 
 
 
 def box_iof(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: bool = False) -> Tensor:
-    """Intersection over foreground, the area of `boxes1`, in [0, 1]: COCO's overlap of a detection with a crowd."""
-    boxes1, boxes2 = _face(boxes1, boxes2, paired)
+    """Intersection over the area of `boxes1` ("foreground"), in [0, 1]: COCO's overlap of a detection with a crowd."""
+    boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
     return _quotient(_intersection(boxes1, boxes2, inclusive), box_area(boxes1, inclusive=inclusive))
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: bool = False) -> Tensor:
     """GIoU = IoU - (C - U) / C with U the union and C the smallest enclosing box, in [-1, 1]; arXiv 1902.09630."""
-    boxes1, boxes2 = _face(boxes1, boxes2, paired)
+    boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
     intersection, union = _intersection_and_union(boxes1, boxes2, inclusive)
     width, height = _enclosing_sides(boxes1, boxes2, inclusive)
     enclosing = width * height
@@ -53,7 +53,7 @@ def distance_box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, in
 
     In (-1, 1]; arXiv 1911.08287, eq. 7.
     """
-    boxes1, boxes2 = _face(boxes1, boxes2, paired)
+    boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
     iou = _quotient(*_intersection_and_union(boxes1, boxes2, inclusive))
     return iou - _center_distance(boxes1, boxes2, inclusive)
 
@@ -63,7 +63,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, in
 
     alpha is a constant in the gradient. arXiv 1911.08287, eq. 8-11.
     """
-    boxes1, boxes2 = _face(boxes1, boxes2, paired)
+    boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
     iou = _quotient(*_intersection_and_union(boxes1, boxes2, inclusive))
     v = (4 / math.pi**2) * (_shape_angle(boxes1, inclusive) - _shape_angle(boxes2, inclusive)) ** 2
     with torch.no_grad():
@@ -71,8 +71,8 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, in
     return iou - _center_distance(boxes1, boxes2, inclusive) - alpha * v
 
 
-def _face(boxes1: Tensor, boxes2: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
-    """Both sets with shapes that broadcast to the result: `[..., N, 1, 4]` and `[..., 1, M, 4]` unless paired."""
+def _broadcastable(boxes1: Tensor, boxes2: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
+    """Both sets in shapes that broadcast to each other: `[..., N, 1, 4]` and `[..., 1, M, 4]` unless paired."""
     check_boxes("boxes1", boxes1)
     check_boxes("boxes2", boxes2)
     boxes1, boxes2 = at_least_float32(boxes1), at_least_float32(boxes2)
@@ -85,15 +85,15 @@ def _face(boxes1: Tensor, boxes2: Tensor, paired: bool) -> tuple[Tensor, Tensor]
     return boxes1, boxes2
 
 
-def _is_plain_pair(boxes1: Tensor, boxes2: Tensor) -> bool:
-    """Whether the kernel takes what `_face` gave: two sets of one precision, without gradients."""
+def _kernel_takes(boxes1: Tensor, boxes2: Tensor) -> bool:
+    """Whether the CPU kernel can compare these: `[N, 1, 4]` and `[1, M, 4]` of one dtype, without gradients."""
     needs_gradient = torch.is_grad_enabled() and (boxes1.requires_grad or boxes2.requires_grad)
-    plain = boxes1.ndim == boxes2.ndim == 3 and boxes1.dtype == boxes2.dtype and not needs_gradient
-    return plain and usable(boxes1, boxes2)
+    alike = boxes1.ndim == boxes2.ndim == 3 and boxes1.dtype == boxes2.dtype
+    return alike and not needs_gradient and usable(boxes1, boxes2)
 
 
 def _intersection(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:
-    # Column by column: the [N, M, 2] corners would take twice the memory of everything else.
+    # Each coordinate by itself, because corners [N, M, 2] would take twice the memory of all other tensors.
     width = torch.minimum(boxes1[..., 2], boxes2[..., 2]) - torch.maximum(boxes1[..., 0], boxes2[..., 0])
     height = torch.minimum(boxes1[..., 3], boxes2[..., 3]) - torch.maximum(boxes1[..., 1], boxes2[..., 1])
     if inclusive:
@@ -122,13 +122,13 @@ def _center_distance(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:
 
 
 def _shape_angle(boxes: Tensor, inclusive: bool) -> Tensor:
-    """atan(w / h), in [0, pi / 2]; 0 for a point, which has no shape."""
+    """atan(w / h) of each box, in [0, pi / 2]; 0 for a point, which has no shape."""
     width, height = (side.clamp(min=0) for side in box_sides(boxes, inclusive=inclusive))
     is_point = width**2 + height**2 <= torch.finfo(width.dtype).tiny
     return torch.atan2(width, torch.where(is_point, 1, height))
 
 
 def _quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """numerator / denominator, undivided where the denominator is zero, so that value and gradient stay finite."""
+    """numerator / denominator, or / 1 where the denominator is zero, so that value and gradient stay finite."""
     tiny = torch.finfo(denominator.dtype).tiny
     return numerator / torch.where(denominator > tiny, denominator, 1)

@@ -1,4 +1,4 @@
-"""`box_iou` of all with all in one pass over the result; see `iou.py`."""
+"""The kernel of `box_iou` of all boxes with all, in one pass over the result; see `iou.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:
     columns = np.ascontiguousarray(boxes2.detach().numpy().T)
     areas1, areas2 = (box_area(boxes.detach(), inclusive=inclusive).numpy() for boxes in (boxes1, boxes2))
     sets = (np.ascontiguousarray(boxes1.detach().numpy()), areas1, columns, areas2)
-    in_threads(partial(_rows, result.numpy(), *sets, extra), len(boxes1), least=max(1, 2**16 // max(1, len(boxes2))))
+    in_threads(partial(_rows, result.numpy(), *sets, extra), len(boxes1), min_part=max(1, 2**16 // max(1, len(boxes2))))
     return result
 
 
@@ -35,7 +35,12 @@ def _rows(
     start: int,
     end: int,
 ) -> None:
-    """Rows `start` to `end` of `result` `[N, M]`; columns `[4, M]`, constants: what inclusive adds, the least union."""
+    """Writes the rows `start` to `end` of `result` `[N, M]`.
+
+    boxes1, areas1   `[N, 4]`, `[N]`
+    columns, areas2  the coordinates of the second boxes `[4, M]`, and their areas `[M]`
+    constants        of the dtype of the boxes: 1 if corners are inclusive, else 0; the union that counts as zero
+    """
     x1, y1, x2, y2 = columns[0], columns[1], columns[2], columns[3]
     extra, tiny = constants[0], constants[1]
     zero, one = extra - extra, tiny / tiny
@@ -45,6 +50,6 @@ def _rows(
         for j in range(len(row)):
             width = (right if right < x2[j] else x2[j]) - (left if left > x1[j] else x1[j]) + extra
             height = (bottom if bottom < y2[j] else y2[j]) - (top if top > y1[j] else y1[j]) + extra
-            shared = (zero if width < zero else width) * (zero if height < zero else height)
-            union = area + areas2[j] - shared
-            row[j] = shared / (one if union <= tiny else union)  # written so that nan remains nan
+            intersection = (zero if width < zero else width) * (zero if height < zero else height)
+            union = area + areas2[j] - intersection
+            row[j] = intersection / (one if union <= tiny else union)  # in this form nan stays nan

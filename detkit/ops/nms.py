@@ -38,12 +38,17 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """`nms` among the boxes of each label alone. Returns int64 `[M]` indices into `boxes`, best score first over all.
 
-    `labels` may be any integer group: a class, a pyramid level, an image. CUDA runs one kernel, with the labels moved
-    apart. The move is in float64, where it costs a pixel coordinate no digit: in float32 class 80 of a 1333 px image
+    `labels` may be any integer group: a class, a pyramid level, an image. CUDA and exported programs run one kernel, with
+    the labels moved apart. The move is in float64, where it costs a pixel coordinate no digit: in float32 class 80 of a 1333 px image
     would be rounded to 1/128 px. The CPU looks at the boxes of each label alone.
     """
     _check(boxes, scores, labels)
-    if boxes.is_cuda and len(boxes) > 0:
+    if torch.compiler.is_compiling():
+        # torchvision tells the compiler that at least two boxes are kept; these two always are, as the last
+        boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
+        labels = torch.cat([labels, labels.new_tensor([-1, -2])])
+        return nms(_moved_apart(boxes, labels), scores, iou_threshold)[:-2]
+    if boxes.is_cuda:
         return nms(_moved_apart(boxes, labels), scores, iou_threshold)
 
     keep = torch.zeros_like(labels, dtype=torch.bool)
@@ -117,7 +122,8 @@ def class_aware_merge(
 def _moved_apart(boxes: Tensor, labels: Tensor) -> Tensor:
     """The boxes in float64, each label in a frame of its own, so that boxes of two labels cannot meet."""
     boxes = boxes.double()
-    spacing = boxes.max() - boxes.min() + 1
+    coordinates = F.pad(boxes.flatten(), (0, 1))  # one more, 0, so that there is always one
+    spacing = coordinates.max() - coordinates.min() + 1
     return boxes + (labels * spacing)[:, None]
 
 

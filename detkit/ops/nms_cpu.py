@@ -1,4 +1,4 @@
-"""Greedy suppression of groups of boxes; see `nms.py`."""
+"""The kernel of greedy suppression within groups of boxes; see `nms.py`."""
 
 from __future__ import annotations
 
@@ -10,41 +10,46 @@ from detkit.ops.compiled import kernel
 
 
 def suppress(boxes: Tensor, order: Tensor, starts: Tensor, iou_threshold: float) -> Tensor:
-    """Mask `[N]`, bool: which boxes stay, in the order given.
+    """Mask, bool `[N]`, of the boxes that are kept, in the order of `order`.
 
     boxes   `[N, 4]` xyxy, float32 or float64
-    order   int64 `[N]`: group by group, the best of each group first
-    starts  int64 `[G + 1]`: where each group begins in `order`, and N
+    order   int64 `[N]`: indices of the boxes, group by group, the best of each group first
+    starts  int64 `[G + 1]`: the position in `order` at which each group begins, and N
     """
     columns = np.ascontiguousarray(boxes.detach().numpy()[order.numpy()].T)
     areas = (columns[2] - columns[0]) * (columns[3] - columns[1])
-    # the largest number of the boxes' own precision that is not above the threshold: IoU > it is IoU > threshold
+    # The threshold rounded down to the precision of the boxes: an IoU is above it exactly if it is above the threshold.
     limit = columns.dtype.type(iou_threshold)
     if limit > iou_threshold:
         limit = np.nextafter(limit, columns.dtype.type(-np.inf))
-    stays = np.ones(len(boxes), np.int32 if columns.dtype == np.float32 else np.int64)  # as wide as a coordinate: fast
-    _suppress(stays, columns, areas, starts.numpy(), np.array([limit, 0], columns.dtype))
-    return torch.from_numpy(stays.astype(np.bool_))
+    flag = np.int32 if columns.dtype == np.float32 else np.int64  # as wide as a coordinate, which is fast
+    keep = np.ones(len(boxes), flag)
+    _suppress(keep, columns, areas, starts.numpy(), np.array([limit, 0], columns.dtype))
+    return torch.from_numpy(keep.astype(np.bool_))
 
 
 @kernel
 def _suppress(
-    stays: np.ndarray, columns: np.ndarray, areas: np.ndarray, starts: np.ndarray, constants: np.ndarray
+    keep: np.ndarray, columns: np.ndarray, areas: np.ndarray, starts: np.ndarray, constants: np.ndarray
 ) -> None:
-    """columns `[4, N]`; constants: the limit, and zero. The inner loop is written so that it becomes vectors."""
+    """Sets entries of `keep` `[N]` to 0. The inner loop is written so that the compiler makes vectors of it.
+
+    columns    `[4, N]`: the coordinates of the boxes in their order, and their `areas` `[N]`
+    constants  of the dtype of the boxes: the IoU above which a box is suppressed, and zero
+    """
     limit, zero = constants[0], constants[1]
     for group in range(len(starts) - 1):
         end = starts[group + 1]
         for i in range(starts[group], end):
-            if not stays[i]:
+            if not keep[i]:
                 continue
             left, top, right, bottom, area = columns[0, i], columns[1, i], columns[2, i], columns[3, i], areas[i]
             rest = slice(i + 1, end)
-            x1, y1, x2, y2, others = columns[0, rest], columns[1, rest], columns[2, rest], columns[3, rest], areas[rest]
-            left_over = stays[rest]
-            for j in range(len(left_over)):
+            x1, y1, x2, y2 = columns[0, rest], columns[1, rest], columns[2, rest], columns[3, rest]
+            areas_rest, keep_rest = areas[rest], keep[rest]
+            for j in range(len(keep_rest)):
                 width = (right if right < x2[j] else x2[j]) - (left if left > x1[j] else x1[j])
                 height = (bottom if bottom < y2[j] else y2[j]) - (top if top > y1[j] else y1[j])
-                shared = (width if width > zero else zero) * (height if height > zero else zero)
-                suppressed = shared / (area + others[j] - shared) > limit
-                left_over[j] = 0 if suppressed else left_over[j]
+                intersection = (width if width > zero else zero) * (height if height > zero else zero)
+                suppressed = intersection / (area + areas_rest[j] - intersection) > limit
+                keep_rest[j] = 0 if suppressed else keep_rest[j]

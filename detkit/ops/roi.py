@@ -1,9 +1,10 @@
 """Region features: max and bilinear pooling from one map, from the fitting level of a pyramid, and crops of the image.
 
 Legend: B images, P_i boxes of image i, P = sum P_i, C channels, L levels, oh x ow cells of a pooled region.
-Features are `[B, C, H, W]`; boxes are B tensors `[P_i, 4]` xyxy in input pixels. All pooling returns `[P, C, oh, ow]`
-in the order of the boxes and in the dtype of the features, but computes in float32 at least. Without any box the
-result is empty and still connected to the features. There is no gradient for the boxes.
+Features are `[B, C, H, W]`; boxes are B tensors `[P_i, 4]` xyxy in input pixels, or one tensor `[P, 5]`: image index,
+x1, y1, x2, y2. All pooling returns `[P, C, oh, ow]` in the order of the boxes and in the dtype of the features, but
+computes in float32 at least. Without any box the result is empty and still connected to the features. There is no
+gradient for the boxes.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from torch import Tensor
 from detkit.ops.boxes import at_least_float32, box_area
 from detkit.ops.compiled import usable
 
+Boxes = Tensor | Sequence[Tensor]  # `[P, 5]` with the image first, or B tensors `[P_i, 4]`
 
-def roi_pool(
-    features: Tensor, boxes: Sequence[Tensor], output_size: int | tuple[int, int], spatial_scale: float
-) -> Tensor:
+
+def roi_pool(features: Tensor, boxes: Boxes, output_size: int | tuple[int, int], spatial_scale: float) -> Tensor:
     """Maximum over each cell of the box, whose corners are rounded to whole feature cells; Fast R-CNN, section 2.1.
 
     spatial_scale  feature cells = input pixels * spatial_scale
@@ -29,7 +30,7 @@ def roi_pool(
     """
     from torchvision.ops import roi_pool as kernel  # seconds to import, so not at the head
 
-    rois = _to_rois(boxes, len(features))
+    rois = _to_rois(boxes, features.shape[0])
     source = at_least_float32(features)
     pooled: Tensor = kernel(source, rois.to(source.dtype), output_size, spatial_scale)
     return pooled.to(features.dtype)
@@ -37,7 +38,7 @@ def roi_pool(
 
 def roi_align(
     features: Tensor,
-    boxes: Sequence[Tensor],
+    boxes: Boxes,
     output_size: int | tuple[int, int],
     spatial_scale: float,
     *,
@@ -51,13 +52,13 @@ def roi_align(
     aligned         pixel centres at half integers (Detectron2); False: at integers, and boxes at least one feature
                     cell wide (torchvision's detectors)
     """
-    rois = _to_rois(boxes, len(features))
+    rois = _to_rois(boxes, features.shape[0])
     return _align(features, rois, output_size, spatial_scale, sampling_ratio, aligned)
 
 
 def multilevel_roi_align(
     features: Sequence[Tensor],
-    boxes: Sequence[Tensor],
+    boxes: Boxes,
     strides: Sequence[int],
     output_size: int | tuple[int, int],
     *,
@@ -72,22 +73,21 @@ def multilevel_roi_align(
     """
     if len(features) != len(strides):
         raise ValueError(f"features: expected one for each of the {len(strides)} strides, got {len(features)}")
-    rois = _to_rois(boxes, len(features[0]))
+    rois = _to_rois(boxes, features[0].shape[0])
     if len(features) == 1:
         return _align(features[0], rois, output_size, 1 / strides[0], sampling_ratio, aligned)
 
     levels = feature_levels(rois[:, 1:], strides, canonical_size=canonical_size, canonical_level=canonical_level)
-    order = levels.argsort(stable=True)
-    counts = levels.bincount(minlength=len(strides)).tolist()
+    rows = [torch.nonzero(levels == number).squeeze(1) for number in range(len(strides))]
     # A level without boxes is pooled all the same: it keeps its (zero) gradient. Under autocast levels may differ
     # in dtype; the first decides.
     pooled = torch.cat(
         [
-            _align(level, level_rois, output_size, 1 / stride, sampling_ratio, aligned).to(features[0].dtype)
-            for level, stride, level_rois in zip(features, strides, torch.split(rois[order], counts), strict=True)
+            _align(level, rois[indices], output_size, 1 / stride, sampling_ratio, aligned).to(features[0].dtype)
+            for level, stride, indices in zip(features, strides, rows, strict=True)
         ]
     )
-    return torch.empty_like(pooled).index_copy_(0, order, pooled)
+    return pooled.new_empty(rois.shape[0], *pooled.shape[1:]).index_copy_(0, torch.cat(rows), pooled)
 
 
 def feature_levels(
@@ -114,7 +114,7 @@ def feature_levels(
     return torch.tensor([strides.index(power) for power in powers], device=levels.device)[levels]
 
 
-def roi_warp(images: Tensor, boxes: Sequence[Tensor], output_size: int, *, context: int = 0) -> Tensor:
+def roi_warp(images: Tensor, boxes: Boxes, output_size: int, *, context: int = 0) -> Tensor:
     """What is in each box, stretched to a square of `output_size` px; R-CNN, arXiv 1311.2524, appendix A.
 
     context  px of the result on each side that show what surrounds the box, which is enlarged for it by output_size /
@@ -124,25 +124,26 @@ def roi_warp(images: Tensor, boxes: Sequence[Tensor], output_size: int, *, conte
     """
     if not 0 <= 2 * context < output_size:
         raise ValueError(f"context: expected at least 0 and less than half of {output_size}, got {context}")
-    rois = _to_rois(boxes, len(images)).to(at_least_float32(images).dtype)
+    rois = _to_rois(boxes, images.shape[0]).to(at_least_float32(images).dtype)
     center, half = (rois[:, 1:3] + rois[:, 3:]) / 2, (rois[:, 3:] - rois[:, 1:3]) / 2
     half = half * output_size / (output_size - 2 * context)
     start = torch.floor(center - half + 0.5)
     end = torch.maximum(torch.floor(center + half + 0.5), start + 1)
     limit = rois.new_tensor([images.shape[3], images.shape[2]])
     steps = (torch.arange(output_size, device=rois.device, dtype=rois.dtype) + 0.5) / output_size
-    places = start[:, :, None] + (end - start)[:, :, None] * steps  # [P, 2, output_size], continuous x and y
-    inside = (places >= 0) & (places <= limit[:, None])
+    points = start[:, :, None] + (end - start)[:, :, None] * steps  # [P, 2, output_size], continuous x and y
+    inside = (points >= 0) & (points <= limit[:, None])
     first, last = start.clamp(min=0) + 0.5, torch.minimum(end, limit) - 0.5  # centres of the outermost pixels
-    places = torch.maximum(torch.minimum(places, last[:, :, None]), first[:, :, None])
-    x, y = (places / limit[:, None] * 2 - 1).unbind(dim=1)
+    points = torch.maximum(torch.minimum(points, last[:, :, None]), first[:, :, None])
+    x, y = (points / limit[:, None] * 2 - 1).unbind(dim=1)
     grid = torch.stack((x[:, None].expand(-1, output_size, -1), y[:, :, None].expand(-1, -1, output_size)), dim=-1)
-    crops = [
-        F.grid_sample(image.expand(len(part), -1, -1, -1), part, mode="bilinear", align_corners=False)
-        for image, part in zip(at_least_float32(images), torch.split(grid, [len(b) for b in boxes]), strict=True)
-    ]
-    seen = inside[:, 1, None, :, None] & inside[:, 0, None, None, :]
-    return (torch.cat(crops) * seen).to(images.dtype)
+    crops = images.new_empty(rois.shape[0], images.shape[1], output_size, output_size, dtype=rois.dtype)
+    for number, image in enumerate(at_least_float32(images)):
+        rows = torch.nonzero(rois[:, 0] == number).squeeze(1)
+        copies = image.expand(len(rows), -1, -1, -1)
+        crops[rows] = F.grid_sample(copies, grid[rows], mode="bilinear", align_corners=False)
+    inside_both = inside[:, 1, None, :, None] & inside[:, 0, None, None, :]
+    return (crops * inside_both).to(images.dtype)
 
 
 def _align(
@@ -168,8 +169,12 @@ def _align(
     return pooled.to(features.dtype)
 
 
-def _to_rois(boxes: Sequence[Tensor], num_images: int) -> Tensor:
+def _to_rois(boxes: Boxes, num_images: int) -> Tensor:
     """The boxes of all images in one tensor `[P, 5]`: image index, x1, y1, x2, y2."""
+    if isinstance(boxes, Tensor):
+        if boxes.ndim != 2 or boxes.shape[1] != 5:
+            raise ValueError(f"boxes: expected [P, 5] with the image first, got {list(boxes.shape)}")
+        return at_least_float32(boxes.detach())
     if len(boxes) != num_images or any(b.ndim != 2 or b.shape[1] != 4 for b in boxes):
         raise ValueError(f"boxes: expected {num_images} tensors [P, 4], got {[list(b.shape) for b in boxes]}")
     return torch.cat([F.pad(at_least_float32(b.detach()), (1, 0), value=i) for i, b in enumerate(boxes)])

@@ -1,8 +1,8 @@
-"""RoIAlign and its gradient; see `roi.py`.
+"""The kernels of RoIAlign and its gradient; see `roi.py`.
 
-Bilinear interpolation is separable: the samples of a cell are so much of some rows times so much of some columns. So a
-region is first reduced to its `oh` rows, then to its `ow` columns, all channels of a cell at once. The threads share
-the channels, which makes the gradient the same whatever their number.
+Bilinear interpolation is separable: the mean of the samples of a pooled cell is a weighted sum over columns of the map,
+of weighted sums over its rows. So each region is first reduced to `oh` rows, then these to `ow` columns, all channels
+of a cell at once. Each thread has channels of its own, so that the gradient does not depend on the number of threads.
 
 Legend: B images, C channels, H x W cells of a map, P regions, oh x ow cells of a pooled region.
 """
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from detkit.ops.compiled import in_threads, kernel
 
-LEAST_CHANNELS = 32  # of a thread
+MIN_CHANNELS = 32  # of one thread
 
 
 class RoIAlign(torch.autograd.Function):
@@ -44,24 +44,24 @@ class RoIAlign(torch.autograd.Function):
         ctx.shape = cells.shape
         ctx.regions = _regions(rois, output_size, spatial_scale, sampling_ratio, aligned)
         work = partial(_forward, pooled.numpy(), cells.numpy(), *ctx.regions)
-        in_threads(work, features.shape[1], least=LEAST_CHANNELS)
+        in_threads(work, features.shape[1], min_part=MIN_CHANNELS)
         return pooled
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        cells = gradient.new_zeros(ctx.shape)
-        work = partial(_backward, gradient.contiguous().numpy(), cells.numpy(), *ctx.regions)
-        in_threads(work, ctx.shape[3], least=LEAST_CHANNELS)
-        return cells.permute(0, 3, 1, 2), None, None, None, None, None
+    def backward(ctx: Any, grad_pooled: Tensor) -> tuple[Tensor | None, ...]:
+        grad_cells = grad_pooled.new_zeros(ctx.shape)
+        work = partial(_backward, grad_pooled.contiguous().numpy(), grad_cells.numpy(), *ctx.regions)
+        in_threads(work, ctx.shape[3], min_part=MIN_CHANNELS)
+        return grad_cells.permute(0, 3, 1, 2), None, None, None, None, None
 
 
 def _regions(
     rois: Tensor, output_size: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool
 ) -> tuple[np.ndarray, ...]:
-    """The image of each region `[P]`; its upper left corner, the sides of its cells and the samples in them `[P, 2]`.
+    """The image of each region `[P]`, its upper left corner, the sides of its pooled cells and their samples `[P, 2]`.
 
-    All are (y, x), in cells of the map, and rounded as torchvision's kernel rounds them.
+    Pairs are (y, x); corners and sides are in cells of the map. All are rounded as in torchvision's kernel.
     """
     corners = rois[:, [2, 1, 4, 3]] * spatial_scale - (0.5 if aligned else 0.0)
     sides = corners[:, 2:] - corners[:, :2]
@@ -74,16 +74,18 @@ def _regions(
 
 @kernel
 def _axis(cells: np.ndarray, count: int, extent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `_weigh` writes: weights `[o, S]` of the dtype of `cells`, spans `[o, 2]`, used `[S]`."""
+    """Empty arrays for `_weigh` along an axis of `extent` cells: weights `[o, S]`, spans `[o, 2]`, used `[S]`."""
     return np.empty((count, extent), cells.dtype), np.empty((count, 2), np.int64), np.empty(extent, np.bool_)
 
 
 @kernel
 def _weigh(weights: np.ndarray, spans: np.ndarray, used: np.ndarray, corner: float, side: float, samples: int) -> None:
-    """What part of the mean of each pooled cell each cell of the map is, along one axis.
+    """Writes the weight of each of S cells of the map in the mean of each of o pooled cells, along one axis.
 
-    weights  `[o, S]`, 0 but from `spans[:, 0]` to `spans[:, 1]`
-    used     `[S]`, whether a cell has a weight in any mean
+    weights  `[o, S]`: 0 outside of `spans[:, 0]` to `spans[:, 1]`
+    spans    `[o, 2]`: first cell and one past the last
+    used     `[S]`: whether a cell has a weight in any mean
+    corner   start of the region, `side` the length of a pooled cell, in cells of the map; `samples` in a pooled cell
     """
     number = weights.dtype.type
     extent = weights.shape[1]
@@ -92,13 +94,13 @@ def _weigh(weights: np.ndarray, spans: np.ndarray, used: np.ndarray, corner: flo
     for i in range(len(weights)):
         start, end = extent, 0
         for sample in range(samples):
-            place = corner + number(i) * side + (number(sample) + number(0.5)) * side / number(samples)
-            if not -1 <= place <= extent:
-                continue  # it reads 0 out there
-            place = min(max(place, number(0)), number(extent - 1))
-            low = int(place)
+            location = corner + number(i) * side + (number(sample) + number(0.5)) * side / number(samples)
+            if not -1 <= location <= extent:
+                continue  # samples out there are 0
+            location = min(max(location, number(0)), number(extent - 1))
+            low = int(location)
             high = min(low + 1, extent - 1)
-            part = place - number(low)
+            part = location - number(low)
             weights[i, low] += (number(1) - part) / number(samples)
             weights[i, high] += part / number(samples)
             used[low] = used[high] = True
@@ -117,20 +119,20 @@ def _forward(
     start: int,
     end: int,
 ) -> None:
-    """Channels `start` to `end` of `pooled` `[P, C, oh, ow]` from `cells` `[B, H, W, C]`."""
+    """Writes channels `start` to `end` of `pooled` `[P, C, oh, ow]` from `cells` `[B, H, W, C]`."""
     pooled, cells = pooled[:, start:end], cells[:, :, :, start:end]
     _, channels, oh, ow = pooled.shape
     _, height, width, _ = cells.shape
     rows, row_spans, row_used = _axis(cells, oh, height)
     columns, column_spans, column_used = _axis(cells, ow, width)
-    line, means = np.empty((width, channels), cells.dtype), np.empty((oh * ow, channels), cells.dtype)
+    row_sums, means = np.empty((width, channels), cells.dtype), np.empty((oh * ow, channels), cells.dtype)
     for p in range(len(pooled)):
         _weigh(rows, row_spans, row_used, corners[p, 0], sides[p, 0], samples[p, 0])
         _weigh(columns, column_spans, column_used, corners[p, 1], sides[p, 1], samples[p, 1])
         first, last = column_spans[:, 0].min(), column_spans[:, 1].max()
         means[:] = 0
         for i in range(oh):
-            line[first:last] = 0
+            row_sums[first:last] = 0
             for y in range(row_spans[i, 0], row_spans[i, 1]):
                 if not row_used[y]:
                     continue
@@ -138,12 +140,12 @@ def _forward(
                 for x in range(first, last):
                     if column_used[x]:
                         for c in range(channels):
-                            line[x, c] += weight * cells[images[p], y, x, c]
+                            row_sums[x, c] += weight * cells[images[p], y, x, c]
             for j in range(ow):
                 for x in range(column_spans[j, 0], column_spans[j, 1]):
                     weight = columns[j, x]
                     for c in range(channels):
-                        means[i * ow + j, c] += weight * line[x, c]
+                        means[i * ow + j, c] += weight * row_sums[x, c]
         for c in range(channels):
             for i in range(oh):
                 for j in range(ow):
@@ -152,8 +154,8 @@ def _forward(
 
 @kernel
 def _backward(
-    gradient: np.ndarray,
-    cells: np.ndarray,
+    grad_pooled: np.ndarray,
+    grad_cells: np.ndarray,
     images: np.ndarray,
     corners: np.ndarray,
     sides: np.ndarray,
@@ -161,28 +163,31 @@ def _backward(
     start: int,
     end: int,
 ) -> None:
-    """Adds to channels `start` to `end` of `cells` `[B, H, W, C]` what `gradient` `[P, C, oh, ow]` means for them."""
-    gradient, cells = gradient[:, start:end], cells[:, :, :, start:end]
-    _, channels, oh, ow = gradient.shape
-    _, height, width, _ = cells.shape
-    rows, row_spans, row_used = _axis(cells, oh, height)
-    columns, column_spans, column_used = _axis(cells, ow, width)
-    line, means = np.empty((width, channels), cells.dtype), np.empty((oh * ow, channels), cells.dtype)
-    for p in range(len(gradient)):
+    """Adds to channels `start` to `end` of `grad_cells` `[B, H, W, C]` their gradient.
+
+    grad_pooled  `[P, C, oh, ow]`: the gradient of the pooled cells
+    """
+    grad_pooled, grad_cells = grad_pooled[:, start:end], grad_cells[:, :, :, start:end]
+    _, channels, oh, ow = grad_pooled.shape
+    _, height, width, _ = grad_cells.shape
+    rows, row_spans, row_used = _axis(grad_cells, oh, height)
+    columns, column_spans, column_used = _axis(grad_cells, ow, width)
+    row_sums, means = np.empty((width, channels), grad_cells.dtype), np.empty((oh * ow, channels), grad_cells.dtype)
+    for p in range(len(grad_pooled)):
         _weigh(rows, row_spans, row_used, corners[p, 0], sides[p, 0], samples[p, 0])
         _weigh(columns, column_spans, column_used, corners[p, 1], sides[p, 1], samples[p, 1])
         first, last = column_spans[:, 0].min(), column_spans[:, 1].max()
         for c in range(channels):
             for i in range(oh):
                 for j in range(ow):
-                    means[i * ow + j, c] = gradient[p, c, i, j]
+                    means[i * ow + j, c] = grad_pooled[p, c, i, j]
         for i in range(oh):
-            line[first:last] = 0
+            row_sums[first:last] = 0
             for j in range(ow):
                 for x in range(column_spans[j, 0], column_spans[j, 1]):
                     weight = columns[j, x]
                     for c in range(channels):
-                        line[x, c] += weight * means[i * ow + j, c]
+                        row_sums[x, c] += weight * means[i * ow + j, c]
             for y in range(row_spans[i, 0], row_spans[i, 1]):
                 if not row_used[y]:
                     continue
@@ -190,4 +195,4 @@ def _backward(
                 for x in range(first, last):
                     if column_used[x]:
                         for c in range(channels):
-                            cells[images[p], y, x, c] += weight * line[x, c]
+                            grad_cells[images[p], y, x, c] += weight * row_sums[x, c]

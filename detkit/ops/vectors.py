@@ -1,8 +1,8 @@
 """Vectors of eight float32 in kernels: `load`, `store`, `splat`, `zero`, `multiply_add`, and + and -.
 
-numba makes vectors of simple loops by itself, but keeps no sums in registers across the passes of a loop. These compile
-to one instruction each where the CPU has AVX2 and FMA. An index counts elements from the start of an array, which must
-be contiguous; nothing checks it.
+numba turns simple loops into vector instructions by itself, but does not keep sums in registers from one iteration of a
+loop to the next. Each of these functions compiles to one instruction where the CPU has AVX2 and FMA. An index counts
+elements from the start of an array, which must be contiguous and long enough; nothing checks that.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-call"
@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 8
-_intrinsic: Any = intrinsic  # what it makes is called without `typing`, which its annotation does not know
+_intrinsic: Any = intrinsic  # untyped: the functions it returns are called without their first parameter, `typing`
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INDICES = ir.VectorType(ir.IntType(32), LANES)
 
@@ -65,13 +65,13 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @_intrinsic
 def splat(typing: Any, array: Any, index: Any) -> Any:
-    """Eight times `array[index]`."""
+    """A vector with `array[index]` in all eight places."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(_pointer(context, builder, signature.args[0], *arguments))
-        nothing = ir.Constant(_FLOATS, ir.Undefined)
-        first = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
-        return builder.shuffle_vector(first, nothing, ir.Constant(_INDICES, [0] * LANES))
+        undefined = ir.Constant(_FLOATS, ir.Undefined)
+        first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(_INDICES, [0] * LANES))
 
     return _vector(array, types.intp), generate
 
@@ -83,7 +83,7 @@ def zero(typing: Any) -> Any:
 
 @_intrinsic
 def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """a b + c, rounded once."""
+    """a * b + c, rounded once."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         type_ = ir.FunctionType(_FLOATS, [_FLOATS] * 3)

@@ -4,12 +4,13 @@ A tile of 4 x 4 inputs gives 2 x 2 outputs with 16 multiplications a channel ins
 
     y = A^T [sum over c of (G g G^T) * (B^T d B)] A
 
-so each of 16 positions has a product of matrices, tiles x C times C x K. A block of tiles goes through all of it while
-it is in the cache. Sums are shorter than those of a direct convolution, and so is the error of float32.
+So each of the 16 positions of a tile has a matrix product of its own, tiles x C times C x K. A block of tiles goes
+through all steps while it is in the cache. The sums are shorter than those of a direct convolution, and so the rounding
+error of float32 is smaller.
 
 Legend: B images of H x W pixels, C channels in, K out, T tiles of a block. In memory: tiles `[16, C / 8, T, 8]`,
-products `[16, K / 16, T, 16]`, transformed weights `[16, K / 16, C, 16]`, each of the 16 positions followed by a gap:
-without it they would lie a power of two apart and drive each other out of the cache.
+products `[16, K / 16, T, 16]`, transformed weights `[16, K / 16, C, 16]`. A gap follows each of the 16 positions:
+without it they would lie a power of two apart, and their addresses would compete for the same lines of the cache.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from torch.autograd.function import once_differentiable
 from detkit.ops.compiled import in_threads, kernel
 from detkit.ops.vectors import load, multiply_add, splat, store, zero
 
-PANEL = 16  # channels: of a multiple of it, K and C must be
+PANEL = 16  # channels; K and C must be multiples of it
 GAP = 16  # float32 after each position
 ROWS = 6  # tiles that `_multiply` takes at once
-BLOCK = 96  # tiles: more would not fit the cache, with fewer the weights are read too often
-LEAST_TILES = 32  # of a thread
+BLOCK = 96  # tiles; more would not fit into the cache, with fewer the weights are read more often
+MIN_TILES = 32  # of one thread
 HALF = np.float32(0.5)
 
 
@@ -48,17 +49,17 @@ class Convolution3x3(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = of_weight = of_bias = None
+        grad_output = grad_output.contiguous(memory_format=torch.channels_last)
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            of_x = _convolve(gradient, weight.detach().numpy()[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), None)
+            grad_x = _convolve(grad_output, weight.detach().numpy()[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), None)
         if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(x, gradient)
+            grad_weight = _weight_gradient(x, grad_output)
         if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum(dim=(0, 2, 3))
-        return of_x, of_weight, of_bias
+            grad_bias = grad_output.sum(dim=(0, 2, 3))
+        return grad_x, grad_weight, grad_bias
 
 
 def _convolve(x: Tensor, weight: np.ndarray, bias: Tensor | None) -> Tensor:
@@ -68,26 +69,27 @@ def _convolve(x: Tensor, weight: np.ndarray, bias: Tensor | None) -> Tensor:
     y = torch.empty((images, len(weight), height, width), memory_format=torch.channels_last)
     bias = y.new_zeros(len(weight)) if bias is None else bias
     work = partial(_convolve_tiles, _pixels(x), transformed, bias.detach().numpy(), _pixels(y))
-    in_threads(work, _count_tiles(x), least=LEAST_TILES)
+    in_threads(work, _count_tiles(x), min_part=MIN_TILES)
     return y
 
 
-def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    outputs, channels = gradient.shape[1], x.shape[1]
-    sums: dict[int, np.ndarray] = {}  # by the first tile of a thread
+def _weight_gradient(x: Tensor, grad_output: Tensor) -> Tensor:
+    outputs, channels = grad_output.shape[1], x.shape[1]
+    sums: dict[int, np.ndarray] = {}  # of each part, by its first tile
 
     def work(start: int, end: int) -> None:
         sums[start] = np.zeros(16 * (outputs * channels + GAP), np.float32)
-        _correlate_tiles(_pixels(x), _pixels(gradient), sums[start], start, end)
+        _correlate_tiles(_pixels(x), _pixels(grad_output), sums[start], start, end)
 
-    in_threads(work, _count_tiles(x), least=LEAST_TILES)
+    in_threads(work, _count_tiles(x), min_part=MIN_TILES)
     total = np.add.reduce([sums[start] for start in sorted(sums)])
-    found = np.empty((outputs, 3, 3, channels), np.float32)
-    in_threads(partial(_transform_back, total, found), outputs // PANEL)
-    return torch.from_numpy(found).permute(0, 3, 1, 2)
+    grad_weight = np.empty((outputs, 3, 3, channels), np.float32)
+    in_threads(partial(_transform_back, total, grad_weight), outputs // PANEL)
+    return torch.from_numpy(grad_weight).permute(0, 3, 1, 2)
 
 
 def _pixels(x: Tensor) -> np.ndarray:
+    """`[B, H, W, C]`, the same memory as `x` in the memory format channels_last."""
     return x.detach().permute(0, 2, 3, 1).numpy()
 
 
@@ -97,11 +99,11 @@ def _count_tiles(x: Tensor) -> int:
 
 @kernel
 def _transform_weight(weight: np.ndarray, into: np.ndarray, start: int, end: int) -> None:
-    """G g G^T of the panels `start` to `end`."""
+    """Writes G g G^T of the panels `start` to `end`."""
     outputs, channels = weight.shape[:2]
     step = outputs * channels + GAP
     for panel in range(start, end):
-        for first in range(0, channels, PANEL):  # what is read and written fits the cache
+        for first in range(0, channels, PANEL):  # a piece that fits into the cache
             for k in range(PANEL):
                 for c in range(first, first + PANEL):
                     k_ = panel * PANEL + k
@@ -117,7 +119,7 @@ def _transform_weight(weight: np.ndarray, into: np.ndarray, start: int, end: int
 
 @kernel
 def _transform_back(sums: np.ndarray, into: np.ndarray, start: int, end: int) -> None:
-    """G^T u G of the panels `start` to `end`, into `[K, 3, 3, C]`."""
+    """Writes G^T u G of the panels `start` to `end` into `[K, 3, 3, C]`."""
     outputs, _, _, channels = into.shape
     step = outputs * channels + GAP
     for panel in range(start, end):
@@ -137,7 +139,7 @@ def _transform_back(sums: np.ndarray, into: np.ndarray, start: int, end: int) ->
 
 @kernel
 def _write_numbers(into: np.ndarray, at: int, step: int, row: Any) -> None:
-    """Four positions."""
+    """Writes four positions."""
     into[at] = row[0]
     into[at + step] = row[1]
     into[at + 2 * step] = row[2]
@@ -181,7 +183,7 @@ def _lift(a: Any, b: Any) -> Any:
 
 @kernel
 def _convolve_tiles(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, y: np.ndarray, start: int, end: int) -> None:
-    """The outputs y `[B, H, W, K]` of the tiles `start` to `end`, counted over all images."""
+    """Writes the outputs y `[B, H, W, K]` of the tiles `start` to `end`, which are counted over all images."""
     channels, outputs = x.shape[3], y.shape[3]
     block = min(BLOCK, (end - start + ROWS - 1) // ROWS * ROWS)
     tiles = np.empty(16 * (channels * block + GAP), np.float32)
@@ -211,14 +213,14 @@ def _correlate_tiles(x: np.ndarray, gradient: np.ndarray, sums: np.ndarray, star
 
 @kernel
 def _read_inputs(x: np.ndarray, first: int, count: int, block: int, tiles: np.ndarray) -> None:
-    """B^T d B of `count` tiles."""
+    """Writes B^T d B of `count` tiles, the first of which is `first`, into `tiles`."""
     _, height, width, channels = x.shape
-    down, across = (height + 1) // 2, (width + 1) // 2
+    tile_rows, tile_columns = (height + 1) // 2, (width + 1) // 2
     pixels = x.reshape(-1)
     bordered = np.empty(16 * channels, np.float32)
     for tile in range(count):
-        image, place = divmod(first + tile, down * across)
-        top, left = 2 * (place // across) - 1, 2 * (place % across) - 1
+        image, location = divmod(first + tile, tile_rows * tile_columns)
+        top, left = 2 * (location // tile_columns) - 1, 2 * (location % tile_columns) - 1
         if top >= 0 and left >= 0 and top + 4 <= height and left + 4 <= width:
             corner = ((image * height + top) * width + left) * channels
             _read_input(pixels, corner, width * channels, channels, tile, block, tiles)
@@ -255,7 +257,7 @@ def _read_column(pixels: np.ndarray, at: int, row: int) -> Any:
 
 @kernel
 def _write_row(into: np.ndarray, at: int, step: int, row: Any) -> None:
-    """Four positions."""
+    """Writes four positions."""
     store(into, at, row[0])
     store(into, at + step, row[1])
     store(into, at + 2 * step, row[2])
@@ -264,14 +266,14 @@ def _write_row(into: np.ndarray, at: int, step: int, row: Any) -> None:
 
 @kernel
 def _read_gradients(gradient: np.ndarray, first: int, count: int, block: int, lifted: np.ndarray) -> None:
-    """A dy A^T of `count` tiles."""
+    """Writes A dy A^T of `count` tiles, the first of which is `first`, into `lifted`."""
     _, height, width, outputs = gradient.shape
-    down, across = (height + 1) // 2, (width + 1) // 2
+    tile_rows, tile_columns = (height + 1) // 2, (width + 1) // 2
     pixels = gradient.reshape(-1)
     step = outputs * block + GAP
     for tile in range(count):
-        image, place = divmod(first + tile, down * across)
-        top, left = 2 * (place // across), 2 * (place % across)
+        image, location = divmod(first + tile, tile_rows * tile_columns)
+        top, left = 2 * (location // tile_columns), 2 * (location % tile_columns)
         corner = ((image * height + top) * width + left) * outputs
         below, right = top + 1 < height, left + 1 < width
         for k in range(0, outputs, 8):
@@ -290,14 +292,14 @@ def _read_gradients(gradient: np.ndarray, first: int, count: int, block: int, li
 
 @kernel
 def _write_outputs(products: np.ndarray, bias: np.ndarray, y: np.ndarray, first: int, count: int, block: int) -> None:
-    """A^T m A + bias of `count` tiles."""
+    """Writes A^T m A + bias of `count` tiles, the first of which is `first`, into `y` `[B, H, W, K]`."""
     _, height, width, outputs = y.shape
-    down, across = (height + 1) // 2, (width + 1) // 2
+    tile_rows, tile_columns = (height + 1) // 2, (width + 1) // 2
     pixels = y.reshape(-1)
     step = outputs * block + GAP
     for tile in range(count):
-        image, place = divmod(first + tile, down * across)
-        top, left = 2 * (place // across), 2 * (place % across)
+        image, location = divmod(first + tile, tile_rows * tile_columns)
+        top, left = 2 * (location // tile_columns), 2 * (location % tile_columns)
         corner = ((image * height + top) * width + left) * outputs
         below, right = top + 1 < height, left + 1 < width
         for k in range(0, outputs, 8):
@@ -337,17 +339,20 @@ def _multiply(
     channels: int,
     outputs: int,
 ) -> None:
-    """Products `[T, K]` = tiles `[T, C]` weight `[C, K]` of a position; six tiles and sixteen outputs in registers."""
-    of_tiles = position * (channels * block + GAP)
-    of_weight = position * (outputs * channels + GAP)
-    of_products = position * (outputs * block + GAP)
+    """Writes products `[T, K]` = tiles `[T, C]` weight `[C, K]` of a position, six tiles and sixteen outputs at a time.
+
+    Their sums are in registers: a to f are the six tiles, 0 and 1 the two halves of the sixteen outputs.
+    """
+    tiles_start = position * (channels * block + GAP)
+    weight_start = position * (outputs * channels + GAP)
+    products_start = position * (outputs * block + GAP)
     for panel in range(outputs // PANEL):
         for tile in range(0, count, ROWS):
             a0, b0, c0, d0, e0, f0 = zero(), zero(), zero(), zero(), zero(), zero()
             a1, b1, c1, d1, e1, f1 = zero(), zero(), zero(), zero(), zero(), zero()
-            w = of_weight + panel * channels * PANEL
+            w = weight_start + panel * channels * PANEL
             for group in range(channels // 8):
-                t = of_tiles + (group * block + tile) * 8
+                t = tiles_start + (group * block + tile) * 8
                 for t_ in range(t, t + 8):
                     w0, w1 = load(weight, w), load(weight, w + 8)
                     a, b, c = splat(tiles, t_), splat(tiles, t_ + 8), splat(tiles, t_ + 16)
@@ -359,7 +364,7 @@ def _multiply(
                     e0, e1 = multiply_add(e, w0, e0), multiply_add(e, w1, e1)
                     f0, f1 = multiply_add(f, w0, f0), multiply_add(f, w1, f1)
                     w += PANEL
-            at = of_products + (panel * block + tile) * PANEL
+            at = products_start + (panel * block + tile) * PANEL
             _write_pair(products, at, a0, a1)
             _write_pair(products, at + PANEL, b0, b1)
             _write_pair(products, at + 2 * PANEL, c0, c1)
@@ -379,19 +384,22 @@ def _accumulate(
     channels: int,
     outputs: int,
 ) -> None:
-    """Adds tiles^T `[C, T]` lifted `[T, K]` to the sums of a position; four inputs, sixteen outputs in registers."""
-    of_tiles = position * (channels * block + GAP)
-    of_lifted = position * (outputs * block + GAP)
-    of_sums = position * (outputs * channels + GAP)
+    """Adds tiles^T `[C, T]` lifted `[T, K]` to the sums `[C, K]` of a position, four inputs, sixteen outputs at a time.
+
+    These are in registers: a to d are the four inputs, 0 and 1 the two halves of the sixteen outputs.
+    """
+    tiles_start = position * (channels * block + GAP)
+    lifted_start = position * (outputs * block + GAP)
+    sums_start = position * (outputs * channels + GAP)
     for panel in range(outputs // PANEL):
         for channel in range(0, channels, 4):
-            at = of_sums + (panel * channels + channel) * PANEL
+            at = sums_start + (panel * channels + channel) * PANEL
             a0, a1 = load(sums, at), load(sums, at + 8)
             b0, b1 = load(sums, at + PANEL), load(sums, at + PANEL + 8)
             c0, c1 = load(sums, at + 2 * PANEL), load(sums, at + 2 * PANEL + 8)
             d0, d1 = load(sums, at + 3 * PANEL), load(sums, at + 3 * PANEL + 8)
-            t = of_tiles + channel // 8 * block * 8 + channel % 8
-            g = of_lifted + panel * block * PANEL
+            t = tiles_start + channel // 8 * block * 8 + channel % 8
+            g = lifted_start + panel * block * PANEL
             for _ in range(count):
                 g0, g1 = load(lifted, g), load(lifted, g + 8)
                 a, b, c, d = splat(tiles, t), splat(tiles, t + 1), splat(tiles, t + 2), splat(tiles, t + 3)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
@@ -23,13 +23,23 @@ from detkit.detectors.yolov3 import YOLOv3
 from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.blocks import LocallyConnected
-from detkit.nn.heads.detections import select_detections
 from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
-from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.nn.outputs import register_outputs
+from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
+from detkit.structures import Categories, Target
 from detkit.weights.darknet_cfg import Section, read_cfg
 from detkit.weights.darknet_layers import Network, build_network
 
 
+class DarknetSelectionConfig(SelectionConfig):
+    """Defaults: darknet's `detector valid`."""
+
+    score_threshold: float = Field(0.005, ge=0, le=1)
+    nms_threshold: float | None = Field(0.45, ge=0, le=1)
+    max_detections: int = Field(1000, ge=1)
+
+
+@register_outputs
 @dataclass(frozen=True, eq=False)
 class DarknetOutputs:
     """
@@ -41,27 +51,22 @@ class DarknetOutputs:
     scores: Tensor
 
 
-class DarknetDetector(Detector):
-    """A darknet network, for inference. Thresholds: those of darknet's `detector valid`."""
+class DarknetDetector(Detector[DarknetOutputs]):
+    """A darknet network, for inference."""
 
     def __init__(
         self,
-        network: Network,
+        darknet: Network,
         image_input: ImageInput,
-        class_names: Sequence[str],
-        *,
-        score_threshold: float = 0.005,
-        nms_threshold: float = 0.45,
-        max_detections: int = 1000,
+        categories: Categories,
+        selection: SelectionConfig = DarknetSelectionConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(image_input, class_names)
-        self.network = network
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
+        super().__init__(image_input, categories)
+        self.darknet = darknet
+        self.selection = selection
 
-    def forward(self, batch: Batch) -> DarknetOutputs:
-        return DarknetOutputs(*self.network(self.input(batch)))
+    def network(self, images: Tensor, sizes: Tensor) -> DarknetOutputs:
+        return DarknetOutputs(*self.darknet(images))
 
     def criterion(self, outputs: DarknetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         raise UserError(
@@ -69,31 +74,22 @@ class DarknetDetector(Detector):
             "model.name yolov1, yolov2 or yolov3, configs/yolov1.yaml and so on"
         )
 
-    @torch.no_grad()
-    def postprocess(self, outputs: DarknetOutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
-        return [
-            select_detections(
-                boxes,
-                scores,
-                info,
-                self.class_names,
-                score_threshold=self.score_threshold,
-                nms_threshold=self.nms_threshold,
-                max_detections=self.max_detections,
-            )
-            for boxes, scores, info in zip(outputs.boxes, outputs.scores, infos, strict=True)
-        ]
+    def detect(self, outputs: DarknetOutputs, sizes: Tensor) -> DetectionRows:
+        boxes, scores = outputs.boxes.flatten(0, 1), outputs.scores.flatten(0, 1)
+        images = images_of_rows(outputs.boxes.shape[0], outputs.boxes.shape[1], boxes.device)
+        return select_detections(boxes, scores, images, self.input.windows(sizes), self.selection)
 
 
 def load_darknet(cfg: Path, weights: Path | None = None, names: Path | None = None) -> DarknetDetector:
     """A darknet model in evaluation mode. Raises UserError for files that are none, or do not belong together.
 
-    weights  null: beside `cfg`, with its stem
-    names    class names, one a line; null: VOC's for 20 classes, COCO's official ones for 80
+    weights  None: beside `cfg`, with its stem
+    names    class names, one a line; None: VOC's for 20 classes, COCO's official ones for 80
     """
     sections = read_cfg(cfg)
     network = build_network(sections)
-    detector = DarknetDetector(network, _image_input(sections[0]), _class_names(cfg, network, names))
+    categories = Categories.of_names(_class_names(cfg, network, names))
+    detector = DarknetDetector(network, _image_input(sections[0]), categories)
     network.to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

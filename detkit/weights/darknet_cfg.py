@@ -22,7 +22,7 @@ ALIASES = {
     "avg": "avgpool",
     "soft": "softmax",
 }
-# the keys that are read here; darknet has more, for training, and those are not looked at
+# keys that this reader uses; other keys of darknet, such as those for training, are skipped
 KEYS: dict[str, tuple[str, ...]] = {
     "net": ("width", "height", "channels", "letter_box"),
     "convolutional": ("batch_normalize", "filters", "size", "stride", "pad", "padding", "groups", "activation"),
@@ -62,10 +62,10 @@ NumberT = TypeVar("NumberT", int, float)
 
 @dataclass(frozen=True)
 class Section:
-    """One section. Its readers raise UserError for a value that is missing or none of the kind.
+    """One section. Its methods raise UserError for a value that is missing or of another type.
 
     index    number of the layer, -1 for [net]
-    options  value and line by key; of a key that stands twice the first counts, as in darknet
+    options  value and line of each key; of a key that occurs twice the first counts, as in darknet
     """
 
     path: Path
@@ -75,14 +75,14 @@ class Section:
     options: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def error(self, problem: str, key: str | None = None) -> UserError:
-        """What is wrong with this section, or with its value of `key`, and where it stands."""
+        """An error that names the file, the line and the layer of this section, or of its value of `key`."""
         _, line = self.options.get(key or "", ("", self.line))
         layer = f" of layer {self.index}" if self.index >= 0 else ""
         return UserError(f"{self.path}:{line}: [{self.kind}]{layer}: {f'{key}: ' if key else ''}{problem}")
 
     def text(self, key: str) -> str:
         if key not in self.options:
-            raise self.error("missing; darknet's default is not what anybody means", key)
+            raise self.error("missing; expected a value, as darknet's default is of no use", key)
         return self.options[key][0]
 
     def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
@@ -111,13 +111,13 @@ class Section:
     def _parts(self, key: str) -> list[str]:
         return [part for part in self.text(key).split(",") if part]
 
-    def _parse(self, key: str, text: str, kind: Callable[[str], NumberT], wanted: str) -> NumberT:
+    def _parse(self, key: str, text: str, kind: Callable[[str], NumberT], expected: str) -> NumberT:
         try:
             value = kind(text)
         except ValueError as error:
-            raise self.error(f"expected {wanted}, found {text!r}", key) from error
+            raise self.error(f"expected {expected}, found {text!r}", key) from error
         if not math.isfinite(value):
-            raise self.error(f"expected {wanted}, found {text!r}", key)
+            raise self.error(f"expected {expected}, found {text!r}", key)
         return value
 
 
@@ -139,8 +139,8 @@ def read_cfg(path: Path) -> list[Section]:
         elif text:
             raise UserError(f"{path}:{number}: expected [section], key=value or # comment, found {text[:40]!r}")
     if not sections or sections[0].kind != "net" or len(sections) < 2:
-        found = ", ".join(f"[{section.kind}]" for section in sections[:3]) or "no section"
-        raise UserError(f"{path}: not a darknet configuration: expected [net] and then layers, found {found}")
+        kinds = ", ".join(f"[{section.kind}]" for section in sections[:3]) or "no section"
+        raise UserError(f"{path}: not a darknet configuration: expected [net] and then layers, found {kinds}")
     for section in sections:
         _check(section)
     return sections

@@ -18,7 +18,7 @@ from detkit.ops.coders import GridCoder
 from detkit.structures import Size
 from detkit.weights.darknet_cfg import Section
 
-IMAGE = -1  # what the first layer reads
+IMAGE = -1  # number of the input of the first layer
 
 
 class Network(nn.Module):
@@ -33,7 +33,8 @@ class Network(nn.Module):
         self.inputs = tuple(inputs)
         last = {index: index for index in range(len(inputs))}
         last |= {source: index for index, sources in enumerate(inputs) for source in sources}
-        self.read_up = [[source for source in last if last[source] == index] for index in range(len(inputs))]
+        # the outputs that no layer after this one reads
+        self.unused_after = [[source for source in last if last[source] == index] for index in range(len(inputs))]
 
     @property
     def heads(self) -> list[GridHead | CellHead]:
@@ -49,16 +50,16 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, 3, H, W]` -> boxes `[B, N, 4]` xyxy in input px and scores `[B, N, K]` of all heads."""
-        outputs, found = {IMAGE: images}, []
+        outputs, predictions = {IMAGE: images}, []
         for index, layer in enumerate(self.layers):
             result = layer(*(outputs[source] for source in self.inputs[index]))
             if isinstance(layer, GridHead | CellHead):
-                found.append(result)
+                predictions.append(result)
             else:
                 outputs[index] = result
-            for source in self.read_up[index]:
+            for source in self.unused_after[index]:
                 outputs.pop(source, None)  # its memory is free for what follows
-        boxes, scores = zip(*found, strict=True)
+        boxes, scores = zip(*predictions, strict=True)
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
 
@@ -77,7 +78,7 @@ class Connected(nn.Module):
 
 
 class Local(nn.Module):
-    """`local`: a convolution with weights of its own in every place."""
+    """`local`: a convolution whose weights differ from position to position."""
 
     def __init__(self, core: LocallyConnected, act: Activation) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class MaxPool(nn.Module):
         return F.max_pool2d(x, self.size, self.stride)
 
     def _after(self, side: int) -> int:
-        """Pixels added after the last so that the windows end there; negative: pixels that no window sees."""
+        """Pixels added after the last one so that the last window ends there; negative: pixels that no window covers."""
         windows = (side + self.padding - self.size) // self.stride + 1
         return (windows - 1) * self.stride + self.size - side - self.padding // 2
 
@@ -132,7 +133,7 @@ class Shortcut(nn.Module):
 
 
 class Route(nn.Module):
-    """`route`: earlier outputs one behind the other, or of each the part `group` of `groups`."""
+    """`route`: joins the channels of earlier outputs, of each only the part `group` of `groups`."""
 
     def __init__(self, groups: int, group: int) -> None:
         super().__init__()
@@ -220,7 +221,7 @@ class CellHead(nn.Module):
 
 @torch.no_grad()
 def build_network(sections: Sequence[Section]) -> Network:
-    """The network of a `.cfg`, without memory for its weights (on "meta"), after a pass that finds its shapes.
+    """The network of a `.cfg`, without memory for its weights (on "meta"); a pass through it checks the shapes.
 
     Raises UserError naming the section that is wrong or does not fit.
     """
@@ -238,21 +239,21 @@ def build_network(sections: Sequence[Section]) -> Network:
             try:
                 layer = _build_layer(section, tensors[0], size).eval()
                 result = layer(*tensors)
-            except (RuntimeError, ValueError) as error:  # torch's words for a shape that does not fit
-                found = " and ".join(map(_sizes, tensors))
-                raise section.error(f"does not fit its input {found}: {str(error).splitlines()[0]}") from error
+            except (RuntimeError, ValueError) as error:  # torch says which shape does not fit
+                shapes = " and ".join(map(_sizes, tensors))
+                raise section.error(f"does not fit its input {shapes}: {str(error).splitlines()[0]}") from error
             if isinstance(result, Tensor):
                 outputs[index] = result
             layers.append(layer)
             inputs.append(sources)
     network = Network(layers, inputs)
     if not network.heads:
-        raise net.error("these layers are no detector: none is [detection], [region] or [yolo]")
+        raise net.error("not a detector: expected a [detection], [region] or [yolo] layer, found none")
     return network
 
 
 def _sources(section: Section, layers: Sequence[Section]) -> tuple[int, ...]:
-    """The layers whose outputs a layer reads. In the file negative numbers count back from it."""
+    """The layers whose outputs a layer reads. Negative numbers in the file count backwards from this layer."""
     index, key = section.index, {"route": "layers", "shortcut": "from"}.get(section.kind)
     listed = section.integers(key) if key else []
     if key and not listed:
@@ -356,9 +357,9 @@ def _build_head(section: Section, x: Tensor, size: Size) -> nn.Module:
     return GridHead(anchors, num_classes, size, scale_xy=scale_xy, new_coords=new_coords)
 
 
-def _check_inputs(section: Section, formula: str, wanted: int, found: int) -> None:
-    if wanted != found:
-        raise section.error(f"expected {formula} = {wanted} outputs of the layer before, found {found}")
+def _check_inputs(section: Section, formula: str, expected: int, actual: int) -> None:
+    if expected != actual:
+        raise section.error(f"expected {formula} = {expected} outputs of the layer before, found {actual}")
 
 
 def _activation(section: Section) -> Activation:

@@ -1,6 +1,6 @@
 """Public DETR checkpoints -> detkit's DETR: facebookresearch's, and Hugging Face's `DetrForObjectDetection`.
 
-Both number the classes by COCO's ids, 91 with the gaps; ours are the same 91 outputs, and the gaps stay, because the
+Both have an output for each of COCO's ids from 0 to 90, unused ids included, and so has the converted detector: the
 softmax runs over all of them.
 """
 
@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
@@ -20,6 +21,7 @@ from detkit.detectors.detector import Detector
 from detkit.detectors.detr import DETRConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
+from detkit.structures import Categories
 from detkit.weights.files import read_state
 
 URL = "https://dl.fbaipublicfiles.com/detr/"
@@ -31,14 +33,18 @@ FILES = {
 }
 CONFIGS = {
     name: DETRConfig(
-        backbone=ResNetConfig(name="resnet101" if "101" in name else "resnet50", levels=(5,), dilation="dc5" in name)
+        backbone=ResNetConfig(
+            name="resnet101" if "101" in name else "resnet50",
+            strides=(16,) if "dc5" in name else (32,),
+            dilation="dc5" in name,
+        )
     )
     for name in FILES
 }
-# by id; torchvision lists the same 91, with its background in place of the id 0, which nothing has
-COCO_NAMES = ("N/A", *FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
+# The label is the id. torchvision lists the same 91 names, but with its background in place of the unused id 0.
+COCO_CATEGORIES = Categories(("N/A", *FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]), tuple(range(91)))
 
-_LAYERS = [  # room, facebookresearch's, Hugging Face's (`mlp.` from transformers 5 on), ours
+_LAYERS = [  # encoder or decoder, name of facebookresearch, of Hugging Face (`mlp.` from transformers 5 on), converted
     ("encoder", "self_attn", "self_attn", "attention"),
     ("encoder", "norm1", "self_attn_layer_norm", "norm"),
     ("encoder", "linear1", r"(?:mlp\.)?fc1", "feedforward.linear1"),
@@ -52,7 +58,7 @@ _LAYERS = [  # room, facebookresearch's, Hugging Face's (`mlp.` from transformer
     ("decoder", "linear2", r"(?:mlp\.)?fc2", "feedforward.linear2"),
     ("decoder", "norm3", "final_layer_norm", "feedforward.norm"),
 ]
-_PARTS = [  # facebookresearch's, Hugging Face's, ours
+_PARTS = [  # pattern of facebookresearch, of Hugging Face, converted
     (r"input_proj\.", r"model\.input_projection\.", "head.project."),
     (r"query_embed\.weight", r"model\.query_position_embeddings\.weight", "head.queries"),
     (r"class_embed\.", r"class_labels_classifier\.", "head.classifier."),
@@ -60,74 +66,74 @@ _PARTS = [  # facebookresearch's, Hugging Face's, ours
     (r"transformer\.decoder\.norm\.", r"model\.decoder\.layernorm\.", "head.decoder.norm."),
     *(
         (
-            rf"transformer\.{room}\.layers\.(\d+)\.{facebook}\.",
-            rf"model\.{room}\.layers\.(\d+)\.{hugging_face}\.",
-            rf"head.{room}.layers.\1.{ours}.",
+            rf"transformer\.{part}\.layers\.(\d+)\.{facebook}\.",
+            rf"model\.{part}\.layers\.(\d+)\.{hugging_face}\.",
+            rf"head.{part}.layers.\1.{converted}.",
         )
-        for room, facebook, hugging_face, ours in _LAYERS
+        for part, facebook, hugging_face, converted in _LAYERS
     ),
 ]
-_TRUNK = r"model\.backbone\.(?:conv_encoder\.)?model\."  # without conv_encoder from transformers 5 on
-_STAGE = _TRUNK + r"encoder\.stages\.{}\.layers\.(\d+)\."
-_HUGGING_FACE_TRUNKS = [
-    # its own ResNet
-    (_TRUNK + r"embedder\.embedder\.convolution\.", "backbone.conv1."),
-    (_TRUNK + r"embedder\.embedder\.normalization\.", "backbone.bn1."),
+_BACKBONE = r"model\.backbone\.(?:conv_encoder\.)?model\."  # without conv_encoder from transformers 5 on
+_STAGE = _BACKBONE + r"encoder\.stages\.{}\.layers\.(\d+)\."
+_HUGGING_FACE_BACKBONES = [
+    # the ResNet of transformers
+    (_BACKBONE + r"embedder\.embedder\.convolution\.", "backbone.conv1."),
+    (_BACKBONE + r"embedder\.embedder\.normalization\.", "backbone.bn1."),
     *(
-        (_STAGE.format(stage) + theirs, rf"backbone.layer{stage + 1}.\1.{ours}.")
+        (_STAGE.format(stage) + source, rf"backbone.layer{stage + 1}.\1.{converted}.")
         for stage in range(4)
-        for theirs, ours in (
+        for source, converted in (
             *((rf"layer\.{i}\.convolution\.", f"conv{i + 1}") for i in range(3)),
             *((rf"layer\.{i}\.normalization\.", f"bn{i + 1}") for i in range(3)),
             (r"shortcut\.convolution\.", "downsample.0"),
             (r"shortcut\.normalization\.", "downsample.1"),
         )
     ),
-    (_TRUNK, "backbone."),  # timm's, which has torchvision's names
+    (_BACKBONE, "backbone."),  # the ResNet of timm, which has torchvision's names
 ]
-FACEBOOK_KEYS = [(r"backbone\.0\.body\.", "backbone."), *((theirs, ours) for theirs, _, ours in _PARTS)]
-HUGGING_FACE_KEYS = [*_HUGGING_FACE_TRUNKS, *((theirs, ours) for _, theirs, ours in _PARTS)]
+FACEBOOK_KEYS = [(r"backbone\.0\.body\.", "backbone."), *((source, converted) for source, _, converted in _PARTS)]
+HUGGING_FACE_KEYS = [*_HUGGING_FACE_BACKBONES, *((source, converted) for _, source, converted in _PARTS)]
 
 
 def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of either publisher under our names. Raises UserError for a key that is none of theirs."""
+    """A state dict of either publisher with detkit's keys. Raises UserError for a key that neither of them has."""
     rules = HUGGING_FACE_KEYS if "class_labels_classifier.weight" in state else FACEBOOK_KEYS
     converted = {}
-    for key, tensor in state.items():
-        if key.endswith("num_batches_tracked"):  # timm's, of batch norms that stand still
+    for source_key, tensor in state.items():
+        if source_key.endswith("num_batches_tracked"):  # of timm's batch norms, which are frozen
             continue
-        ours = next((re.sub(f"^{theirs}", name, key) for theirs, name in rules if re.match(theirs, key)), None)
-        if ours is None:
-            raise UserError(f"{key!r} is no key of a DETR detector; known models: {', '.join(FILES)}")
-        ours = re.sub(r"\.([qkv])_proj\.", r".\1.", re.sub(r"\.o(ut)?_proj\.", ".out.", ours))
-        if ".in_proj_" in ours:  # queries, keys and values in one matrix
-            for name, part in zip("qkv", tensor.chunk(3), strict=True):
-                converted[ours.replace("in_proj_", f"{name}.")] = part
+        key = next((re.sub(f"^{rule}", name, source_key) for rule, name in rules if re.match(rule, source_key)), None)
+        if key is None:
+            raise UserError(f"{source_key!r} is no key of a DETR detector; known models: {', '.join(FILES)}")
+        key = re.sub(r"\.([qkv])_proj\.", r".\1.", re.sub(r"\.o(ut)?_proj\.", ".out.", key))
+        if ".in_proj_" in key:  # queries, keys and values in one matrix
+            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+                converted[key.replace("in_proj_", f"{letter}.")] = part
         else:
-            converted[ours] = tensor
+            converted[key] = tensor
     return converted
 
 
-def load_detr(name: str, file: Path | None = None) -> Detector:
+def load_detr(name: str, file: Path | None = None) -> Detector[Any]:
     """A public DETR by its name at facebookresearch, in evaluation mode.
 
-    Its weights are downloaded once and checked by hash, or read from `file`: the same `.pth` fetched by other means, or
-    `model.safetensors` or `pytorch_model.bin` of Hugging Face, or the folder that has it. Class names are COCO's, or
-    those of the `config.json` beside the file.
+    The weights are downloaded once and checked by their hash, or read from `file`: the same `.pth` fetched by other
+    means, Hugging Face's `model.safetensors` or `pytorch_model.bin`, or the folder that has one of them. The names of
+    the classes are COCO's, or those of the `config.json` beside the file; in both cases the ids are the labels.
     """
     if name not in FILES:
         raise UserError(f"detr:{name}: not known; known: {', '.join(FILES)}")
     if file and file.is_dir():
         file = _weights_in(file)
     state = convert_keys(read_state(file, "DETR") if file else download(URL + FILES[name], name)["model"])
-    where = file or name
+    source = file or name
     if "head.classifier.bias" not in state:
-        raise UserError(f"{where}: not a DETR checkpoint: it has no classifier")
-    detector = build_detector(CONFIGS[name], _class_names(file, len(state["head.classifier.bias"]) - 1))
+        raise UserError(f"{source}: not a DETR checkpoint: it has no classifier")
+    detector = build_detector(CONFIGS[name], _categories(file, len(state["head.classifier.bias"]) - 1))
     try:
         detector.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{where}: not the weights of {name}: {str(error).splitlines()[1].strip()}") from error
+        raise UserError(f"{source}: not the weights of {name}: {str(error).splitlines()[1].strip()}") from error
     return detector.eval()
 
 
@@ -139,14 +145,15 @@ def _weights_in(folder: Path) -> Path:
     raise UserError(f"{folder}: no weights here; expected {' or '.join(names)}")
 
 
-def _class_names(file: Path | None, count: int) -> tuple[str, ...]:
+def _categories(file: Path | None, count: int) -> Categories:
+    """The `count` classes that the `config.json` beside `file` names; COCO's if there is none."""
     config = file.parent / "config.json" if file else None
     if config and config.is_file():
         try:
             names = json.loads(config.read_text(encoding="utf-8"))["id2label"]
-            return tuple(names[str(label)] for label in range(count))
+            return Categories(tuple(names[str(label)] for label in range(count)), tuple(range(count)))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{config}: expected id2label with the names of the classes 0 to {count - 1}") from error
-    if count != len(COCO_NAMES):
+    if count != len(COCO_CATEGORIES):
         raise UserError(f"{file}: has {count} classes and no config.json beside it that names them (id2label)")
-    return COCO_NAMES
+    return COCO_CATEGORIES

@@ -1,4 +1,4 @@
-"""Files of public weights -> dicts of tensors. Nothing that is read runs code."""
+"""Files of public weights -> dicts of tensors. Reading a file never runs code in it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from detkit.config import UserError
 
 
 def read_state(file: Path, publisher: str) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or of an archive of torch, or those that the archive has under `model`.
+    """The tensors of a `.safetensors` file or of a torch archive, where they may lie under `model`.
 
-    Raises UserError, which names the publisher.
+    publisher  whose checkpoint it should be, for the UserError that is raised if it is not
     """
     try:
         state: object = load_file(file) if file.suffix == ".safetensors" else _load_archive(file)
@@ -23,7 +23,7 @@ def read_state(file: Path, publisher: str) -> dict[str, Tensor]:
         raise UserError(f"{file}: cannot read this checkpoint: {error.strerror or error}") from error
     except SafetensorError as error:
         raise UserError(f"{file}: not a {publisher} checkpoint: {error}") from error
-    except Exception as error:  # the unpickler lets through whatever a garbled file makes it stumble over
+    except Exception as error:  # a garbled file can make the unpickler raise anything
         raise UserError(
             f"{file}: not a {publisher} checkpoint: the file is no archive of tensors, or is cut short"
         ) from error

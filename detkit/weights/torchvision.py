@@ -1,7 +1,7 @@
 """torchvision's Faster R-CNN and SSD checkpoints, https://docs.pytorch.org/vision/stable/models.html#object-detection.
 
-Their 91 outputs are background and the COCO ids 1-90, of which ten were never used: those classes are called "N/A" here
-too and stay, because the softmax runs over all of them.
+Their 91 outputs are background and the COCO ids 1-90, of which ten were never used: those classes stay, under the name
+"N/A" as in torchvision, because the softmax runs over all of them.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from torchvision.models import get_model_weights
 
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
 from detkit.detectors.ssd import SSDConfig, SSDInputConfig
+from detkit.nn.anchors import AnchorConfig, PriorConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config, SSDLiteMobileNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
-from detkit.nn.heads.rpn import AnchorConfig, RPNConfig
-from detkit.nn.heads.ssd import SSDHeadConfig
+from detkit.nn.heads.rpn import RPNConfig
+from detkit.nn.heads.ssd import SSDHeadConfig, SSDSelectionConfig
 from detkit.nn.input import InputConfig, ShortSideConfig, StretchConfig
 from detkit.nn.necks.extra_levels import ExtraLevelsConfig
+from detkit.structures import Categories
 from detkit.weights.files import read_state
 
 _SSD_SCALES = [300 * scale for scale in (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)]
@@ -47,7 +49,8 @@ CONFIGS: dict[str, FasterRCNNConfig | SSDConfig] = {
     ),
     "ssd300_vgg16": SSDConfig(
         head=SSDHeadConfig(
-            min_sizes=tuple(_SSD_SCALES[:-1]), max_sizes=tuple(_SSD_SCALES[1:]), clip_sides=True, clamp=_CLAMP
+            priors=PriorConfig(min_sizes=tuple(_SSD_SCALES[:-1]), max_sizes=tuple(_SSD_SCALES[1:]), clip_sides=True),
+            clamp=_CLAMP,
         ),
         input=SSDInputConfig(
             resize=StretchConfig(size=300), mean=(123.00084, 116.99984, 103.9992), std=(1.0, 1.0, 1.0)
@@ -66,25 +69,26 @@ CONFIGS: dict[str, FasterRCNNConfig | SSDConfig] = {
             depthwise=True,
         ),
         head=SSDHeadConfig(
-            min_sizes=tuple(_SSDLITE_SCALES[:-1]),
-            max_sizes=tuple(_SSDLITE_SCALES[1:]),
-            ratios=((2, 3),) * 6,
-            steps=None,
-            clip_sides=True,
+            priors=PriorConfig(
+                min_sizes=tuple(_SSDLITE_SCALES[:-1]),
+                max_sizes=tuple(_SSDLITE_SCALES[1:]),
+                ratios=((2, 3),) * 6,
+                steps=None,
+                clip_sides=True,
+            ),
             depthwise=True,
             norm_eps=1e-3,
             norm_momentum=0.03,
             clamp=_CLAMP,
-            score_threshold=0.001,
-            top_k_per_class=300,
-            nms_threshold=0.55,
-            max_detections=300,
+            selection=SSDSelectionConfig(
+                score_threshold=0.001, top_k_per_class=300, nms_threshold=0.55, max_detections=300
+            ),
         ),
         input=SSDInputConfig(resize=StretchConfig(size=320), mean=(127.5,) * 3, std=(127.5,) * 3),
     ),
 }
 
-# torchvision's name -> ours, tried in order; an optional `.0` stands for the Sequential of newer versions
+# torchvision's names -> detkit's, tried in order; an optional `.0` stands for the Sequential of newer versions
 KEYS = [
     (r"backbone\.body\.", "backbone."),
     (r"backbone\.fpn\.inner_blocks\.(\d+)(\.0)?\.(?=weight|bias)", r"neck.lateral.\1."),
@@ -98,8 +102,8 @@ KEYS = [
     (r"roi_heads\.box_predictor\.bbox_pred\.", "roi.regressor."),
     # SSD and SSDLite
     *(
-        (rf"head\.{theirs}\.module_list\.(\d)\.0\.{i}\.", rf"head.{ours}.\1.0.{part}.")
-        for theirs, ours in (("classification_head", "classifier"), ("regression_head", "regressor"))
+        (rf"head\.{source}\.module_list\.(\d)\.0\.{i}\.", rf"head.{converted}.\1.0.{part}.")
+        for source, converted in (("classification_head", "classifier"), ("regression_head", "regressor"))
         for i, part in enumerate(("conv", "norm"))
     ),
     (r"head\.classification_head\.module_list\.", "head.classifier."),
@@ -126,17 +130,17 @@ KEYS = [
 
 
 def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision state dict under our names. Raises UserError for a key that is none of its."""
+    """A torchvision state dict under detkit's names. Raises UserError for a name that torchvision does not use."""
     converted = {}
     for key, tensor in state.items():
-        ours = next((re.sub(f"^{theirs}", name, key) for theirs, name in KEYS if re.match(theirs, key)), None)
-        if ours is None:
+        name = next((re.sub(f"^{source}", target, key) for source, target in KEYS if re.match(source, key)), None)
+        if name is None:
             raise UserError(f"{key!r} is no key of a torchvision detector; known models: {', '.join(CONFIGS)}")
-        converted[ours] = tensor
+        converted[name] = tensor
     return converted
 
 
-def load_torchvision(name: str, file: Path | None = None) -> Detector:
+def load_torchvision(name: str, file: Path | None = None) -> AnyDetector:
     """A public detector by its torchvision name, in evaluation mode, with the COCO_V1 weights.
 
     They are downloaded once and checked by hash, or read from `file`, the same `.pth` fetched by other means.
@@ -144,7 +148,7 @@ def load_torchvision(name: str, file: Path | None = None) -> Detector:
     if name not in CONFIGS:
         raise UserError(f"torchvision:{name}: not known; known: {', '.join(CONFIGS)}")
     public = get_model_weights(name)["COCO_V1"]
-    detector = build_detector(CONFIGS[name], public.meta["categories"][1:])
+    detector = build_detector(CONFIGS[name], Categories.of_names(public.meta["categories"][1:]))
     state = read_state(file, "torchvision") if file else download(public.url, str(public))
     try:
         detector.load_state_dict(convert_keys(state))

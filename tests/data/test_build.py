@@ -15,13 +15,13 @@ from detkit.data.checks import DataError
 from detkit.data.coco import COCOConfig
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
-from detkit.data.proposals import ProposalFolder
+from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.shapes import ShapesConfig
 from detkit.data.shapes_drawing import CLASS_NAMES
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.data.voc import VOCConfig
 from detkit.data.yolo import YOLODataConfig
-from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
+from detkit.structures import Batch, ImageId, ImageInfo, Objects, Sample, Size
 from tests.data.writers import make_dataset
 
 SIZES = [(40, 60), (60, 40), (48, 48), (30, 70), (64, 36), (40, 60), (50, 40), (40, 44), (33, 61), (40, 60), (70, 30)]
@@ -75,9 +75,9 @@ def assert_equal(one: list[Batch], two: list[Batch]) -> None:
         assert a.targets is not None
         assert b.targets is not None
         for target_a, target_b in zip(a.targets, b.targets, strict=True):
-            assert torch.equal(target_a.boxes, target_b.boxes)
-            assert torch.equal(target_a.labels, target_b.labels)
-            assert torch.equal(target_a.ignore, target_b.ignore)
+            columns_a, columns_b = target_a.objects.columns(), target_b.objects.columns()
+            assert columns_a.keys() == columns_b.keys()
+            assert all(torch.equal(column, columns_b[name]) for name, column in columns_a.items())
 
 
 def test_number_of_workers_changes_nothing(dataset: ImageDataset) -> None:
@@ -138,7 +138,7 @@ def test_targets_lie_in_input_pixels_and_lead_back(dataset: ImageDataset) -> Non
         assert batch.targets is not None
         assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
         for info, target in zip(batch.infos, batch.targets, strict=True):
-            back = target.boxes / torch.tensor(info.scale * 2)
+            back = target.objects.boxes / torch.tensor(info.scale * 2)
             torch.testing.assert_close(back, torch.tensor([[2.0, 3.0, 12.0, 13.0]]))
             assert info.input_size == tuple(round(n * s) for n, s in zip(info.orig_size, info.scale[::-1], strict=True))
 
@@ -155,8 +155,7 @@ def test_picture_lost_during_training_is_named(tmp_path: Path) -> None:
     for workers in (0, 1):
         with pytest.raises(DataError) as lost:
             list(loader(dataset, workers=workers))
-        found = str(lost.value)
-        assert found == f"{tmp_path}/001.png: the picture cannot be read; it was there when made was checked"
+        assert str(lost.value) == f"{tmp_path}/001.png: the picture cannot be read; it was there when made was checked"
 
 
 class TestBatchSampler:
@@ -210,14 +209,14 @@ def test_collate_pads_right_and_bottom_with_zeros() -> None:
     for number, size in enumerate([(20, 50), (33, 31)]):
         boxes = np.array([(1, 2, 3, 4)] * number, np.float32).reshape(-1, 4)
         image = np.full((*size, 3), (1, 2, 3), np.uint8)
-        sample = Sample(image, boxes, np.zeros(number, np.int64), np.zeros(number, np.bool_), number)
+        sample = Sample(image, Objects(boxes, np.zeros(number, np.int64)), number)
         items.append((sample, ImageInfo(number, size, size, (1.0, 1.0))))
     batch = collate(items, stride=16, with_targets=True)
     assert batch.images.shape == (2, 3, 48, 64)
-    assert batch.input_sizes == [(20, 50), (33, 31)]
+    assert batch.sizes().tolist() == [[20, 50], [33, 31]]
     assert batch.targets is not None
-    assert [len(target.boxes) for target in batch.targets] == [0, 1]
-    for image, (height, width) in zip(batch.images, batch.input_sizes, strict=True):
+    assert [len(target.objects) for target in batch.targets] == [0, 1]
+    for image, (height, width) in zip(batch.images, batch.sizes().tolist(), strict=True):
         assert image[:, :height, :width].unique(dim=1).unique(dim=2).flatten().tolist() == [1, 2, 3]
         assert image.sum() == (1 + 2 + 3) * height * width
 
@@ -225,13 +224,13 @@ def test_collate_pads_right_and_bottom_with_zeros() -> None:
 def test_collate_puts_a_letterboxed_picture_at_its_offset_and_moves_its_boxes() -> None:
     boxes = np.array([(1, 2, 3, 4)], np.float32)
     image = np.full((16, 31, 3), 7, np.uint8)
-    sample = Sample(image, boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_), 0)
+    sample = Sample(image, Objects(boxes, np.zeros(1, np.int64)), 0)
     batch = collate([(sample, ImageInfo(0, (16, 31), (16, 31), (1.0, 1.0), (0, 8)))], stride=32, with_targets=True)
     assert batch.images.shape == (1, 3, 32, 32)
     assert (batch.images[0, :, 8:24, :31] == 7).all()
     assert batch.images.sum() == 7 * 3 * 16 * 31
     assert batch.targets is not None
-    assert batch.targets[0].boxes.tolist() == [[1, 10, 3, 12]]
+    assert batch.targets[0].objects.boxes.tolist() == [[1, 10, 3, 12]]
 
 
 def test_each_picture_comes_with_its_proposals(dataset: ImageDataset, tmp_path: Path) -> None:
@@ -240,8 +239,8 @@ def test_each_picture_comes_with_its_proposals(dataset: ImageDataset, tmp_path: 
     for index in range(len(dataset)):
         folder.save(dataset.path(index), np.array([[0, 0, 10, 10 + index]], np.float32))
     batches = list(loader(dataset, shuffle=False, augment=None, proposals=folder))
-    found = [boxes.tolist() for batch in batches for boxes in batch.proposals or ()]
-    assert found == [[[0, 0, 20, 20 + 2 * index]] for index in range(len(dataset))]
+    proposals = [boxes.tolist() for batch in batches for boxes in batch.proposals or ()]
+    assert proposals == [[[0, 0, 20, 20 + 2 * index]] for index in range(len(dataset))]
     folder.path(dataset.path(3)).unlink()
     with pytest.raises(DataError, match="no proposals for"):
         list(loader(dataset, shuffle=False, proposals=folder))

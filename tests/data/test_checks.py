@@ -10,6 +10,7 @@ from PIL import Image
 from detkit.config import UserError
 from detkit.data.checks import DataError, LabelPolicy, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
+from detkit.structures import Categories
 from tests.data.writers import Box, make_dataset, write_picture
 
 GOOD = (5.0, 5.0, 20.0, 25.0)
@@ -28,7 +29,7 @@ def dataset_of(
         RawImage("sound", str(sound), "sound.xml", (40, 60), []),
     ]
     return ImageDataset(
-        images, name="pair", class_names=("a", "b"), category_ids=(1, 2), on_bad_label=policy, decode=decode
+        images, name="pair", categories=Categories.of_names(["a", "b"]), on_bad_label=policy, decode=decode
     )
 
 
@@ -54,15 +55,15 @@ def test_bad_boxes_stop_by_default_and_are_named(picture: Path, box: Box) -> Non
 
 def test_clip_cuts_boxes_to_the_image_and_drops_the_empty_ones(picture: Path) -> None:
     dataset = dataset_of(picture, GOOD, OUTSIDE, *EMPTY, policy="clip")
-    np.testing.assert_array_equal(dataset.ground_truth(0).boxes, [GOOD, (30, 10, 60, 30)])
-    assert dataset.ground_truth(0).area.tolist() == [300, 600]
+    np.testing.assert_array_equal(dataset.ground_truth(0).objects.boxes, [GOOD, (30, 10, 60, 30)])
+    assert dataset.ground_truth(0).objects.area.tolist() == [300, 600]
     assert "1 box clipped" in dataset.summary
     assert "5 boxes dropped" in dataset.summary
 
 
 def test_drop_box_keeps_the_other_objects(picture: Path) -> None:
     dataset = dataset_of(picture, GOOD, OUTSIDE, *EMPTY, policy="drop_box")
-    np.testing.assert_array_equal(dataset.ground_truth(0).boxes, [GOOD])
+    np.testing.assert_array_equal(dataset.ground_truth(0).objects.boxes, [GOOD])
     assert "6 boxes dropped" in dataset.summary
 
 
@@ -74,7 +75,7 @@ def test_drop_image_removes_the_whole_image(picture: Path) -> None:
 
 def test_one_pixel_over_the_border_is_tolerated_cut_and_counted(picture: Path) -> None:
     dataset = dataset_of(picture, (-1, -0.5, 60.75, 41))
-    np.testing.assert_array_equal(dataset.ground_truth(0).boxes, [(0, 0, 60, 40)])
+    np.testing.assert_array_equal(dataset.ground_truth(0).objects.boxes, [(0, 0, 60, 40)])
     assert "1 box cut by at most 1 px" in dataset.summary
 
 
@@ -123,7 +124,7 @@ def test_size_that_disagrees_with_the_picture_is_named(picture: Path) -> None:
 def test_dropping_every_image_is_an_error(tmp_path: Path) -> None:
     missing = RawImage("x", str(tmp_path / "x.jpg"), "x.xml", None, [])
     with pytest.raises(DataError, match="no image is left"):
-        ImageDataset([missing], name="none", class_names=("a",), category_ids=(1,), on_bad_label="drop_image")
+        ImageDataset([missing], name="none", categories=Categories.of_names(["a"]), on_bad_label="drop_image")
 
 
 def save_turned(path: Path, orientation: int) -> None:
@@ -185,5 +186,5 @@ def test_picture_that_changes_after_the_check_is_named_when_loaded(tmp_path: Pat
 
 def test_ground_truth_is_a_copy(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [(40, 60)])
-    dataset.ground_truth(0).boxes[:] = 0
-    np.testing.assert_array_equal(dataset.ground_truth(0).boxes, [(2, 3, 12, 13)])
+    dataset.ground_truth(0).objects.boxes[:] = 0
+    np.testing.assert_array_equal(dataset.ground_truth(0).objects.boxes, [(2, 3, 12, 13)])

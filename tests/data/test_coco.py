@@ -25,12 +25,12 @@ def annotation(**changes: Any) -> dict[str, Any]:
 def test_boxes_crowds_areas_and_ids_with_gaps(tmp_path: Path) -> None:
     dataset = read(tmp_path, coco_content())
     truth = dataset.ground_truth(0)
-    np.testing.assert_array_equal(truth.boxes, [(10, 5, 30, 15), (0, 0, 60, 40), (1.5, 2.5, 5.5, 8.5)])
-    assert dataset.class_names == ("car", "dog")
-    assert dataset.category_ids == (3, 18)
-    assert truth.labels.tolist() == [1, 0, 0]
-    assert truth.ignore.tolist() == [False, True, False]
-    assert truth.area.tolist() == [150.5, 99, 24]  # no area: width x height
+    np.testing.assert_array_equal(truth.objects.boxes, [(10, 5, 30, 15), (0, 0, 60, 40), (1.5, 2.5, 5.5, 8.5)])
+    assert dataset.categories.names == ("car", "dog")
+    assert dataset.categories.ids == (3, 18)
+    assert truth.objects.labels.tolist() == [1, 0, 0]
+    assert truth.objects.ignore.tolist() == [False, True, False]
+    assert truth.objects.area.tolist() == [150.5, 99, 24]  # no area: width x height
     assert (truth.image_id, truth.size) == (7, (40, 60))
 
 
@@ -38,7 +38,7 @@ def test_image_without_objects_and_id_zero_are_kept(tmp_path: Path) -> None:
     dataset = read(tmp_path, coco_content())
     assert len(dataset) == 2
     assert dataset.image_id(1) == 0
-    assert len(dataset.ground_truth(1).boxes) == 0
+    assert len(dataset.ground_truth(1).objects.boxes) == 0
 
 
 def test_image_ids_may_be_strings(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_bad_annotations_are_named(tmp_path: Path, item: dict[str, Any], message
 def test_bad_annotations_may_be_dropped(tmp_path: Path) -> None:
     content = coco_content(annotations=[annotation(), annotation(bbox=None), annotation(category_id=4)])
     dataset = read(tmp_path, content, on_bad_label="drop_box")
-    assert len(dataset.ground_truth(0).boxes) == 1
+    assert len(dataset.ground_truth(0).objects.boxes) == 1
     assert "2 boxes dropped" in dataset.summary
 
 
@@ -123,7 +123,7 @@ def test_both_splits_need_the_same_categories(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="id 3 is 'car' and 'cart'"):
         read_coco(COCOConfig(root=str(tmp_path)), "val")
     write_coco(tmp_path, coco_content(), split="val")
-    assert read_coco(COCOConfig(root=str(tmp_path)), "val").class_names == ("car", "dog")
+    assert read_coco(COCOConfig(root=str(tmp_path)), "val").categories.names == ("car", "dog")
 
 
 def test_evaluation_needs_no_training_files(tmp_path: Path) -> None:
@@ -138,15 +138,15 @@ def test_real_coco(shared_data: Path) -> None:
     root = shared_data / "coco-mini"
     dataset = read_coco(COCOConfig(root=str(root)), "val")
     api = COCO(root / "annotations" / "instances_val2017.json")
-    assert dataset.category_ids == tuple(sorted(api.getCatIds()))
-    assert dataset.class_names == tuple(api.cats[i]["name"] for i in dataset.category_ids)
-    assert (len(dataset), len(dataset.class_names)) == (48, 80)
+    assert dataset.categories.ids == tuple(sorted(api.getCatIds()))
+    assert dataset.categories.names == tuple(api.cats[i]["name"] for i in dataset.categories.ids)
+    assert (len(dataset), len(dataset.categories.names)) == (48, 80)
     for index in range(len(dataset)):
         truth = dataset.ground_truth(index)
         rows = api.imgToAnns[truth.image_id]
-        assert truth.ignore.tolist() == [bool(row["iscrowd"]) for row in rows]
-        assert [dataset.category_ids[label] for label in truth.labels] == [row["category_id"] for row in rows]
+        assert truth.objects.ignore.tolist() == [bool(row["iscrowd"]) for row in rows]
+        assert [dataset.categories.ids[label] for label in truth.objects.labels] == [row["category_id"] for row in rows]
         xywh = np.array([row["bbox"] for row in rows]).reshape(-1, 4)
-        np.testing.assert_allclose(truth.boxes, xywh + np.pad(xywh[:, :2], ((0, 0), (2, 0))), atol=0.02)
-        np.testing.assert_allclose(truth.area, [row["area"] for row in rows], rtol=1e-6)
+        np.testing.assert_allclose(truth.objects.boxes, xywh + np.pad(xywh[:, :2], ((0, 0), (2, 0))), atol=0.02)
+        np.testing.assert_allclose(truth.objects.area, [row["area"] for row in rows], rtol=1e-6)
         assert dataset.load(index).image.shape == (*truth.size, 3)

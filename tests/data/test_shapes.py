@@ -46,18 +46,18 @@ def test_training_and_validation_pictures_differ(tmp_path: Path) -> None:
 def test_voc_and_coco_hold_the_same_ground_truth(tmp_path: Path, split: Any) -> None:
     voc = read_shapes(config(tmp_path, num_train=40), split)
     coco = read_shapes(config(tmp_path, num_train=40, format="coco"), split)
-    assert voc.class_names == coco.class_names == CLASS_NAMES
-    assert voc.category_ids == coco.category_ids
+    assert voc.categories.names == coco.categories.names == CLASS_NAMES
+    assert voc.categories.ids == coco.categories.ids
     assert len(voc) == len(coco) == (40 if split == "train" else 3)
     for index in range(len(voc)):
         one, two = voc.ground_truth(index), coco.ground_truth(index)
         assert one.size == two.size
-        np.testing.assert_array_equal(one.boxes, two.boxes)
-        np.testing.assert_array_equal(one.labels, two.labels)
-        np.testing.assert_array_equal(one.ignore, two.ignore)
-        assert (two.area <= one.area).all()  # COCO's is that of the visible mask
+        np.testing.assert_array_equal(one.objects.boxes, two.objects.boxes)
+        np.testing.assert_array_equal(one.objects.labels, two.objects.labels)
+        np.testing.assert_array_equal(one.objects.ignore, two.objects.ignore)
+        assert (two.objects.area <= one.objects.area).all()  # COCO's is that of the visible mask
     if split == "train":
-        assert any(voc.ground_truth(index).ignore.any() for index in range(len(voc)))  # difficult objects occur
+        assert any(voc.ground_truth(index).objects.ignore.any() for index in range(len(voc)))  # difficult objects occur
 
 
 def test_written_once_and_drawn_again_for_other_settings(tmp_path: Path) -> None:

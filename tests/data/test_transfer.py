@@ -1,4 +1,4 @@
-"""Batches through shared memory that is used again: they stay what they were while anything looks at them."""
+"""Batches through shared memory that is reused: they do not change while any tensor shares their memory."""
 
 import gc
 from collections.abc import Iterator
@@ -59,12 +59,13 @@ def assert_equal(one: Batch, two: Batch) -> None:
     assert torch.equal(one.images, two.images)
     assert (one.targets is None) == (two.targets is None)
     for target, other in zip(one.targets or (), two.targets or (), strict=True):
-        for name in ("boxes", "labels", "ignore"):
-            assert torch.equal(getattr(target, name), getattr(other, name))
+        columns, expected = target.objects.columns(), other.objects.columns()
+        assert columns.keys() == expected.keys()
+        assert all(torch.equal(column, expected[name]) for name, column in columns.items())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_was_in_a_buffer_before_is_not_seen(dataset: ImageDataset, workers: int) -> None:
+def test_the_earlier_content_of_a_buffer_does_not_show(dataset: ImageDataset, workers: int) -> None:
     """Batches of several sizes, with canvases around the pictures, through the same buffers."""
     for one, two in zip(epochs(loader(dataset, 0), 3), epochs(loader(dataset, workers), 3), strict=True):
         assert_equal(one, two)
@@ -72,23 +73,23 @@ def test_what_was_in_a_buffer_before_is_not_seen(dataset: ImageDataset, workers:
 
 def test_few_buffers_serve_all_batches(dataset: ImageDataset) -> None:
     one = loader(dataset, 1, stride=512)  # batches of one size
-    places = {batch.images.data_ptr() for batch in epochs(one, 4)}
-    assert 1 < len(places) <= NUM_BUFFERS
+    addresses = {batch.images.data_ptr() for batch in epochs(one, 4)}
+    assert 1 < len(addresses) <= NUM_BUFFERS
 
 
-def test_batches_that_are_kept_stay_as_they_were(dataset: ImageDataset) -> None:
+def test_batches_in_use_do_not_change(dataset: ImageDataset) -> None:
     """More of them than there are buffers, and then again when all are free."""
     with_worker, alone = loader(dataset, 1), loader(dataset, 0)
     for _ in range(2):
-        kept = list(epochs(with_worker, 1))
-        assert len(kept) > 2 * NUM_BUFFERS
-        for one, two in zip(kept, epochs(alone, 1), strict=True):
+        batches = list(epochs(with_worker, 1))
+        assert len(batches) > 2 * NUM_BUFFERS
+        for one, two in zip(batches, epochs(alone, 1), strict=True):
             assert_equal(one, two)
-        del kept, one
+        del batches, one
 
 
 def test_a_view_keeps_its_buffer(dataset: ImageDataset) -> None:
-    """Of a batch that is gone, a row as a numpy array."""
+    """A row of a batch that was dropped, as a numpy array."""
     batches = epochs(loader(dataset, 1, stride=512), 3)
     row = next(batches).images[1, 2, 20].numpy()
     before = row.copy()
@@ -97,7 +98,7 @@ def test_a_view_keeps_its_buffer(dataset: ImageDataset) -> None:
 
 
 def test_all_buffers_are_free_when_the_batches_are_gone(dataset: ImageDataset) -> None:
-    """Also those of batches under way when an epoch was left, which nobody ever saw."""
+    """Also those of batches that were under way when an epoch was abandoned."""
     one = loader(dataset, 2)
     for _ in range(2 * NUM_BUFFERS):
         next(iter(one))

@@ -18,23 +18,25 @@ def config(devkit: Path, **changes: Any) -> VOCConfig:
 def test_corners_are_inclusive_pixels_counted_from_one(tmp_path: Path) -> None:
     write_voc(tmp_path, {"000001": [voc_object("dog", (1, 1, 60, 40)), voc_object("car", (11, 6, 20, 15))]})
     truth = read_voc(config(tmp_path), "train").ground_truth(0)
-    np.testing.assert_array_equal(truth.boxes, [(0, 0, 60, 40), (10, 5, 20, 15)])
-    assert [VOC_CLASSES[label] for label in truth.labels] == ["dog", "car"]
-    assert truth.area.tolist() == [2400, 100]
+    np.testing.assert_array_equal(truth.objects.boxes, [(0, 0, 60, 40), (10, 5, 20, 15)])
+    assert [VOC_CLASSES[label] for label in truth.objects.labels] == ["dog", "car"]
+    assert truth.objects.area.tolist() == [2400, 100]
     assert (truth.image_id, truth.size) == ("000001", (40, 60))
 
 
 def test_the_twenty_classes_are_numbered_from_one_by_the_data_set(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": []})
     dataset = read_voc(config(tmp_path), "val")
-    assert dataset.class_names == VOC_CLASSES
-    assert dataset.category_ids == tuple(range(1, 21))
-    assert len(dataset.ground_truth(0).boxes) == 0
+    assert dataset.categories.names == VOC_CLASSES
+    assert dataset.categories.ids == tuple(range(1, 21))
+    assert len(dataset.ground_truth(0).objects.boxes) == 0
 
 
 def test_fractional_corners_are_kept(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": [voc_object("dog", (1.5, 2.25, 20.75, 30.5))]})
-    np.testing.assert_array_equal(read_voc(config(tmp_path), "train").ground_truth(0).boxes, [(0.5, 1.25, 20.75, 30.5)])
+    np.testing.assert_array_equal(
+        read_voc(config(tmp_path), "train").ground_truth(0).objects.boxes, [(0.5, 1.25, 20.75, 30.5)]
+    )
 
 
 def test_tags_are_read_by_name_in_any_order_and_difficult_may_be_missing(tmp_path: Path) -> None:
@@ -44,36 +46,36 @@ def test_tags_are_read_by_name_in_any_order_and_difficult_may_be_missing(tmp_pat
     )
     write_voc(tmp_path, {"1": [shuffled, voc_object("dog", (11, 6, 20, 15))]})
     truth = read_voc(config(tmp_path), "train").ground_truth(0)
-    np.testing.assert_array_equal(truth.boxes, [(10, 5, 20, 15)] * 2)
-    assert truth.ignore.tolist() == [True, False]
+    np.testing.assert_array_equal(truth.objects.boxes, [(10, 5, 20, 15)] * 2)
+    assert truth.objects.ignore.tolist() == [True, False]
 
 
 def test_difficult_objects_may_be_trained_on_but_never_count_in_evaluation(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": [voc_object("dog", (1, 1, 9, 9), difficult=1)]})
     for difficult, split, ignored in (("ignore", "train", True), ("train", "train", False), ("train", "val", True)):
         dataset = read_voc(config(tmp_path, difficult=difficult), split)
-        assert dataset.ground_truth(0).ignore.tolist() == [ignored]
+        assert dataset.ground_truth(0).objects.ignore.tolist() == [ignored]
 
 
 def test_parts_of_a_person_are_not_objects(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     person = voc_object("person", (5, 5, 30, 30)).replace("</object>", f"{part}</object>")
     write_voc(tmp_path, {"1": [person]})
-    np.testing.assert_array_equal(read_voc(config(tmp_path), "train").ground_truth(0).boxes, [(4, 4, 30, 30)])
+    np.testing.assert_array_equal(read_voc(config(tmp_path), "train").ground_truth(0).objects.boxes, [(4, 4, 30, 30)])
 
 
 def test_own_names_give_the_labels_in_their_order(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": [voc_object("zebra", (1, 1, 9, 9)), voc_object("ant", (1, 1, 9, 9))]})
     dataset = read_voc(config(tmp_path, classes=("zebra", "ant")), "train")
-    assert dataset.class_names == ("zebra", "ant")
-    assert dataset.ground_truth(0).labels.tolist() == [0, 1]
+    assert dataset.categories.names == ("zebra", "ant")
+    assert dataset.ground_truth(0).objects.labels.tolist() == [0, 1]
 
 
 def test_auto_takes_the_names_of_the_training_lists_for_both_splits(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": [voc_object("zebra", (1, 1, 9, 9)), voc_object("ant", (1, 1, 9, 9))]}, lists=["train"])
     write_voc(tmp_path, {"2": [voc_object("zebra", (1, 1, 9, 9))]}, lists=["val"])
     for split in ("train", "val"):
-        assert read_voc(config(tmp_path, classes="auto"), split).class_names == ("ant", "zebra")
+        assert read_voc(config(tmp_path, classes="auto"), split).categories.names == ("ant", "zebra")
     write_voc(tmp_path, {"2": [voc_object("yak", (1, 1, 9, 9))]}, lists=["val"])
     with pytest.raises(DataError, match="the class 'yak' is not known"):
         read_voc(config(tmp_path, classes="auto"), "val")
@@ -205,7 +207,7 @@ class TestBloodCells:
     @pytest.mark.parametrize("policy", ["drop_box", "clip"])
     def test_empty_boxes_are_dropped_and_counted(self, blood: VOCConfig, policy: str) -> None:
         dataset = read_voc(blood.model_copy(update={"on_bad_label": policy}), "train")
-        assert (len(dataset), dataset.class_names) == (292, ("Platelets", "RBC", "WBC"))
+        assert (len(dataset), dataset.categories.names) == (292, ("Platelets", "RBC", "WBC"))
         assert "2 boxes dropped" in dataset.summary
 
     def test_their_images_are_dropped_and_counted(self, blood: VOCConfig) -> None:
@@ -217,6 +219,6 @@ class TestBloodCells:
 def test_real_voc_has_difficult_objects(shared_data: Path) -> None:
     dataset = read_voc(config(shared_data / "voc07-mini" / "VOCdevkit"), "val")
     assert len(dataset) == 50
-    assert sum(int(dataset.ground_truth(i).ignore.sum()) for i in range(50)) == 22
+    assert sum(int(dataset.ground_truth(i).objects.ignore.sum()) for i in range(50)) == 22
     sample = dataset.load(0)
     assert sample.image.shape[:2] == dataset.ground_truth(0).size

@@ -28,24 +28,24 @@ def test_shares_of_the_picture_become_corners(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": f"{DOG}1 0.5 0.5 1 1\n"})
     dataset = read_yolo(config(tmp_path), "train")
     truth = dataset.ground_truth(0)
-    np.testing.assert_array_equal(truth.boxes, [(15, 0, 45, 20), (0, 0, 60, 40)])
-    assert truth.labels.tolist() == [0, 1]
-    assert truth.area.tolist() == [600, 2400]
-    assert not truth.ignore.any()
+    np.testing.assert_array_equal(truth.objects.boxes, [(15, 0, 45, 20), (0, 0, 60, 40)])
+    assert truth.objects.labels.tolist() == [0, 1]
+    assert truth.objects.area.tolist() == [600, 2400]
+    assert not truth.objects.ignore.any()
     assert (truth.image_id, truth.size) == ("images/train/a.jpg", (40, 60))
-    assert (dataset.class_names, dataset.category_ids) == (("dog", "cat"), (0, 1))
+    assert (dataset.categories.names, dataset.categories.ids) == (("dog", "cat"), (0, 1))
 
 
 def test_polygon_is_read_as_its_bounding_box(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": "1 0.5 0.1 0.25 0.5 0.75 0.9\n0 0.1 0.1 0.9 0.1 0.9 0.5 0.1 0.5"})
     truth = read_yolo(config(tmp_path), "train").ground_truth(0)
-    np.testing.assert_allclose(truth.boxes, [(15, 4, 45, 36), (6, 4, 54, 20)], rtol=1e-6)
+    np.testing.assert_allclose(truth.objects.boxes, [(15, 4, 45, 36), (6, 4, 54, 20)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_shapes_written_in_this_layout_are_those_of_voc(tmp_path: Path, split: Any) -> None:
     voc = read_shapes(ShapesConfig(root=str(tmp_path / "shapes"), num_train=12, num_val=5), split)
-    folder = write_yolo(tmp_path / "yolo", {}, names=voc.class_names, split=split)
+    folder = write_yolo(tmp_path / "yolo", {}, names=voc.categories.names, split=split)
     (tmp_path / "yolo" / "images" / split).mkdir(parents=True)
     for index in range(len(voc)):
         truth, path = voc.ground_truth(index), Path(voc.path(index))
@@ -53,18 +53,18 @@ def test_shapes_written_in_this_layout_are_those_of_voc(tmp_path: Path, split: A
         lines = [
             f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} "
             f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}\n"
-            for label, (x1, y1, x2, y2) in zip(truth.labels, truth.boxes.tolist(), strict=True)
+            for label, (x1, y1, x2, y2) in zip(truth.objects.labels, truth.objects.boxes.tolist(), strict=True)
         ]
         (folder / f"{path.stem}.txt").write_text("".join(lines))
         shutil.copy(path, tmp_path / "yolo" / "images" / split)
     yolo = read_yolo(config(tmp_path / "yolo"), split)
     assert len(yolo) == len(voc) > 4
-    assert yolo.class_names == voc.class_names
+    assert yolo.categories.names == voc.categories.names
     for index in range(len(voc)):
         one, two = voc.ground_truth(index), yolo.ground_truth(index)
         assert one.size == two.size
-        np.testing.assert_allclose(one.boxes, two.boxes, rtol=0, atol=1e-3)
-        np.testing.assert_array_equal(one.labels, two.labels)
+        np.testing.assert_allclose(one.objects.boxes, two.objects.boxes, rtol=0, atol=1e-3)
+        np.testing.assert_array_equal(one.objects.labels, two.objects.labels)
         np.testing.assert_array_equal(voc.load(index).image, yolo.load(index).image)
 
 
@@ -75,7 +75,7 @@ def test_shares_are_of_the_upright_picture(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "images" / "train" / "a.jpg", exif=exif)
     dataset = read_yolo(config(tmp_path), "train")
     assert dataset.ground_truth(0).size == dataset.load(0).image.shape[:2] == (60, 40)
-    np.testing.assert_array_equal(dataset.ground_truth(0).boxes, [(10, 0, 30, 30)])
+    np.testing.assert_array_equal(dataset.ground_truth(0).objects.boxes, [(10, 0, 30, 30)])
 
 
 def test_windows_lines_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_windows_lines_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None
     path = tmp_path / "data.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     truth = read_yolo(config(tmp_path), "train").ground_truth(0)
-    assert truth.labels.tolist() == [0, 1]
-    assert truth.boxes[0].tolist() == [15, 0, 45, 20]
+    assert truth.objects.labels.tolist() == [0, 1]
+    assert truth.objects.boxes[0].tolist() == [15, 0, 45, 20]
 
 
 def test_missing_and_empty_label_files_mean_no_objects_and_are_counted(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": DOG, "b": "", "c": None, "d": None})
     dataset = read_yolo(config(tmp_path), "train")
-    assert [len(dataset.ground_truth(i).boxes) for i in range(4)] == [1, 0, 0, 0]
+    assert [len(dataset.ground_truth(i).objects.boxes) for i in range(4)] == [1, 0, 0, 0]
     assert "4 images, 1 object of 2 classes" in dataset.summary
     assert "3 images without objects, 2 images without a label file" in dataset.summary
 
@@ -106,7 +106,7 @@ def test_no_label_file_at_all_is_an_error_that_says_where_one_was_expected(tmp_p
 def test_repeated_line_is_read_once_and_counted(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": f"{DOG}1 0.5 0.5 0.1 0.1\n{DOG.replace(' ', '  ')}", "b": DOG})
     dataset = read_yolo(config(tmp_path), "train")
-    assert [dataset.ground_truth(i).labels.tolist() for i in range(2)] == [[0, 1], [0]]
+    assert [dataset.ground_truth(i).objects.labels.tolist() for i in range(2)] == [[0, 1], [0]]
     assert "1 line repeated and read once" in dataset.summary
 
 
@@ -151,7 +151,7 @@ def test_bad_line_is_named_and_dropped_alone(tmp_path: Path, line: str) -> None:
     assert "\n  images/train/a.jpg: labels/train/a.txt:3" in str(raised.value)
     assert BAD[line] in str(raised.value)
     dropped = read_yolo(config(tmp_path, on_bad_label="drop_box"), "train")
-    assert (len(dropped), dropped.ground_truth(0).labels.tolist()) == (2, [0])
+    assert (len(dropped), dropped.ground_truth(0).objects.labels.tolist()) == (2, [0])
     assert "1 box dropped" in dropped.summary
     assert len(read_yolo(config(tmp_path, on_bad_label="drop_image"), "train")) == 1
 
@@ -159,7 +159,7 @@ def test_bad_line_is_named_and_dropped_alone(tmp_path: Path, line: str) -> None:
 def test_boxes_that_leave_the_picture_are_cut_as_those_of_other_readers(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": "0 0.5 0.5 1.02 1\n1 0.9 0.5 0.4 0.5"})  # 0.6 px and 6 px too far
     dataset = read_yolo(config(tmp_path, on_bad_label="clip"), "train")
-    np.testing.assert_allclose(dataset.ground_truth(0).boxes, [(0, 0, 60, 40), (42, 10, 60, 30)], rtol=1e-6)
+    np.testing.assert_allclose(dataset.ground_truth(0).objects.boxes, [(0, 0, 60, 40), (42, 10, 60, 30)], rtol=1e-6)
     assert "1 box cut by at most 1 px" in dataset.summary
     assert "1 box clipped" in dataset.summary
 
@@ -191,11 +191,11 @@ def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_last_folder_called_images_is_replaced(tmp_path: Path) -> None:
     root = tmp_path / "images" / "kit"
     write_yolo(root, {"images": DOG})
-    assert len(read_yolo(config(root), "train").ground_truth(0).boxes) == 1
+    assert len(read_yolo(config(root), "train").ground_truth(0).objects.boxes) == 1
     shutil.move(str(root / "images" / "train"), str(tmp_path / "images" / "kit" / "images" / "images"))
     shutil.move(str(root / "labels" / "train"), str(tmp_path / "images" / "kit" / "images" / "labels"))
     write_yolo(root, {}, train="images/images")
-    assert len(read_yolo(config(root), "train").ground_truth(0).boxes) == 1
+    assert len(read_yolo(config(root), "train").ground_truth(0).objects.boxes) == 1
 
 
 def test_without_a_folder_called_images_the_labels_lie_beside_the_pictures(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_without_a_folder_called_images_the_labels_lie_beside_the_pictures(tmp_p
     write_picture(tmp_path / "photos" / "a.PNG")
     (tmp_path / "photos" / "a.txt").write_text(DOG)
     (tmp_path / "photos" / "notes.txt").write_text("not a label file")
-    assert len(read_yolo(config(tmp_path), "train").ground_truth(0).boxes) == 1
+    assert len(read_yolo(config(tmp_path), "train").ground_truth(0).objects.boxes) == 1
 
 
 def test_folders_are_searched_in_full_and_lists_are_joined(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_folders_are_searched_in_full_and_lists_are_joined(tmp_path: Path) -> No
     dataset = read_yolo(config(tmp_path), "train")
     expected = ["train/a.jpg", "train/b/two.jpg", "val/d.jpg", "val/c.jpg"]
     assert [dataset.image_id(i) for i in range(len(dataset))] == [f"images/{name}" for name in expected]
-    assert [len(dataset.ground_truth(i).boxes) for i in range(4)] == [1, 0, 1, 1]
+    assert [len(dataset.ground_truth(i).objects.boxes) for i in range(4)] == [1, 0, 1, 1]
     (tmp_path / "lists" / "more.txt").write_text("images\\val\\d.jpg")  # from root, where it is not beside the list
     assert len(read_yolo(config(tmp_path), "train")) == 3
 
@@ -227,7 +227,7 @@ def test_yaml_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "kit" / "data.yaml").rename(tmp_path / "yaml" / "mine.yaml")
     for changes, split in (({}, "train"), ({"val": "test"}, "val")):
         dataset = read_yolo(config(tmp_path / "yaml" / "mine.yaml", **changes), split)  # type: ignore[arg-type]
-        assert dataset.class_names == ("dog", "cat")
+        assert dataset.categories.names == ("dog", "cat")
         assert dataset.image_id(0) == "images/train/a.jpg"
     with pytest.raises(DataError, match=r"data\.root: .*data\.yaml does not exist; set data\.root to one of .*mine"):
         read_yolo(config(tmp_path / "yaml"), "train")
@@ -274,7 +274,7 @@ def test_what_is_wrong_with_the_yaml_is_named(tmp_path: Path, text: str, message
 def test_words_that_yaml_takes_for_booleans_are_names(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": DOG})
     (tmp_path / "data.yaml").write_text("names: [yes, no, 7]\ntrain: images/train")
-    assert read_yolo(config(tmp_path), "train").class_names == ("yes", "no", "7")
+    assert read_yolo(config(tmp_path), "train").categories.names == ("yes", "no", "7")
 
 
 def test_folder_that_does_not_exist(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_linked_folders_are_searched_too(tmp_path: Path) -> None:
         (tmp_path / "kit" / kind / "train" / "more").symlink_to(tmp_path / "elsewhere" / kind / "train")
     dataset = read_yolo(config(tmp_path / "kit"), "train")
     assert [dataset.image_id(i) for i in range(2)] == ["images/train/a.jpg", "images/train/more/b.jpg"]
-    assert [len(dataset.ground_truth(i).boxes) for i in range(2)] == [1, 1]
+    assert [len(dataset.ground_truth(i).objects.boxes) for i in range(2)] == [1, 1]
 
 
 def test_a_link_that_leads_back_is_not_followed_round_and_round(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
 from detkit.engine.run import RunConfig
-from detkit.structures import Batch, Sample, Size
+from detkit.structures import Batch, Objects, Sample, Size
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -64,7 +64,7 @@ def make_batch(
         boxes = np.concatenate([corner, corner + side], axis=1).astype(np.float32)
         for box in boxes.astype(int).tolist():
             image[box[1] : box[3], box[0] : box[2]] = rng.integers(0, 256, 3)
-        labels = rng.integers(0, len(detector.class_names), count)
+        labels = rng.integers(0, len(detector.categories), count)
         info = detector.input.place(index, (height, width))
         proposals = None
         if detector.proposals is not None:  # some beside each object, and some anywhere
@@ -72,7 +72,7 @@ def make_batch(
             anywhere = np.concatenate([corner, corner + rng.uniform(0.1, 0.3, (20, 2)) * (width, height)], axis=1)
             beside = boxes.repeat(3, axis=0) + rng.normal(0, 3, (3 * count, 4))
             proposals = np.concatenate([beside, anywhere]).clip(0, (width, height) * 2).astype(np.float32)
-        sample = Sample(image, boxes, labels, np.zeros(count, np.bool_), index, proposals)
+        sample = Sample(image, Objects(boxes, labels), index, proposals)
         items.append((resize_sample(sample, info.input_size), info))
     return collate(items, detector.input.stride, with_targets=targets)
 

@@ -8,9 +8,11 @@ import torch
 from detkit.config import load_config
 from detkit.data.build import build_dataset
 from detkit.detectors.build import build_detector
-from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
-from detkit.engine.proposals import proposals_for
+from detkit.engine.evaluate import detection_store, evaluate
+from detkit.engine.loaders import evaluation_loader
+from detkit.engine.proposal_search import proposals_for
 from detkit.engine.run import RunConfig
+from detkit.evaluation.build import build_evaluators
 
 
 def overfit(
@@ -28,8 +30,8 @@ def overfit(
     config = load_config(file, RunConfig, [*data, *changes])
     dataset = build_dataset(config.data, "train")
     torch.manual_seed(0)
-    detector = build_detector(config.model, dataset.class_names)
-    proposals = proposals_for(detector, dataset, config.data.root, workers=0)
+    detector = build_detector(config.model, dataset.categories)
+    proposals = proposals_for(detector, dataset, Path(config.data.root), workers=0)
     loader = evaluation_loader(
         dataset, detector, batch_size=pictures, workers=0, proposals=proposals, with_targets=True
     )
@@ -42,5 +44,7 @@ def overfit(
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), clip_norm)
         optimizer.step()
-    found = evaluate(detector, loader, build_evaluator(dataset), ["voc07"], device=torch.device("cpu"), progress=False)
-    return found.results["voc07"].score
+    store = detection_store(dataset)
+    evaluators = build_evaluators(["voc07"], store)
+    evaluation = evaluate(detector, loader, store, evaluators, device=torch.device("cpu"), progress=False)
+    return evaluation.results["voc07"].score

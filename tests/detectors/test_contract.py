@@ -13,10 +13,11 @@ from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import autocast
 from detkit.engine.run import RunConfig
-from detkit.structures import Batch, Detections
+from detkit.structures import Batch, Categories, Detections
 from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, images_of, make_batch, tensors_of
 
 NUM_CLASSES = {"voc": 20, "coco": 80, "shapes": 6}
+NAMES = [f"class {i}" for i in range(80)]
 
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=[str(path.relative_to(ROOT / "configs")) for path in CONFIGS])
@@ -24,7 +25,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[RunConfig, Detector]]
     """A configuration and its detector, built once; every test leaves the weights as they are."""
     config = cheap_config(request.param)
     torch.manual_seed(0)
-    detector = build_detector(config.model, [f"class {i}" for i in range(NUM_CLASSES[config.data.name])])
+    detector = build_detector(config.model, Categories.of_names(NAMES[: NUM_CLASSES[config.data.name]]))
     enliven(detector)
     yield config, detector
     detector.zero_grad(set_to_none=True)
@@ -90,8 +91,8 @@ def test_detections_are_sorted_inside_the_image_and_labelled(case: tuple[RunConf
         assert (y1 < y2).all()
         assert (detections.scores.diff() <= 0).all()
         assert ((detections.scores >= 0) & (detections.scores <= 1)).all()
-        assert ((detections.labels >= 0) & (detections.labels < len(detector.class_names))).all()
-        assert detections.class_names == detector.class_names
+        assert ((detections.labels >= 0) & (detections.labels < len(detector.categories))).all()
+        assert detections.categories == detector.categories
     assert found[0].boxes.max() > 160, "boxes should reach beyond the input's pixels into the original's"
 
 
@@ -132,7 +133,7 @@ def as_rows(found: Detections) -> Tensor:
 def test_state_dict_round_trip(case: tuple[RunConfig, Detector]) -> None:
     config, detector = case
     torch.manual_seed(1)
-    other = build_detector(config.model, detector.class_names).eval()
+    other = build_detector(config.model, detector.categories).eval()
     batch = make_batch(detector, [3], targets=False)
     expected = tensors_of(detector.eval()(batch))
     assert any(

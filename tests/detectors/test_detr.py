@@ -1,4 +1,4 @@
-"""DETR's published sizes, what its configuration refuses, its inputs, and that it learns."""
+"""DETR's published sizes, what its configuration refuses, its inputs, its export, and that it learns."""
 
 from pathlib import Path
 
@@ -12,10 +12,16 @@ from detkit.detectors.build import build_detector
 from detkit.detectors.detr import DETRConfig
 from detkit.nn.backbones import build_backbone
 from detkit.nn.backbones.resnet import ResNetConfig
+from detkit.nn.heads.dab_detr import DABDETRHeadConfig, ProposalConfig
+from detkit.nn.heads.detr import DETRHeadConfig
 from detkit.nn.input import InputConfig, LetterboxConfig, StretchConfig
-from detkit.structures import Batch
+from detkit.nn.transformer import TransformerConfig
+from detkit.structures import Categories
 from tests.detectors.batches import ROOT, enliven, make_batch
+from tests.detectors.export import check_export
 from tests.detectors.overfit import overfit
+
+ONE_CLASS = Categories.of_names(["thing"])
 
 
 def count(module: nn.Module) -> int:
@@ -23,19 +29,19 @@ def count(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "trunk", "total"),
+    ("backbone", "backbone_count", "total"),
     [
-        (ResNetConfig(levels=(5,)), 23_454_912, 41_524_768),
-        (ResNetConfig(levels=(5,), dilation=True), 23_454_912, 41_524_768),
-        (ResNetConfig(name="resnet101", levels=(5,)), 42_394_816, 60_464_672),
+        (ResNetConfig(strides=(32,)), 23_454_912, 41_524_768),
+        (ResNetConfig(strides=(16,), dilation=True), 23_454_912, 41_524_768),
+        (ResNetConfig(name="resnet101", strides=(32,)), 42_394_816, 60_464_672),
     ],
 )
-def test_parameters_as_published(backbone: ResNetConfig, trunk: int, total: int) -> None:
+def test_parameters_as_published(backbone: ResNetConfig, backbone_count: int, total: int) -> None:
     """facebookresearch/detr, with the 91 ids of COCO as classes."""
     with torch.device("meta"):
-        detr = build_detector(DETRConfig(backbone=backbone), [str(i) for i in range(91)])
+        detr = build_detector(DETRConfig(backbone=backbone), Categories.of_names([str(i) for i in range(91)]))
     head = detr.get_submodule("head")
-    assert count(detr.get_submodule("backbone")) == trunk
+    assert count(detr.get_submodule("backbone")) == backbone_count
     assert count(head.get_submodule("project")) == 524_544
     assert count(head.get_submodule("encoder")) == 7_890_432
     assert count(head.get_submodule("decoder")) == 9_473_024
@@ -46,7 +52,7 @@ def test_parameters_as_published(backbone: ResNetConfig, trunk: int, total: int)
 
 
 def test_the_stem_and_the_first_stage_are_frozen() -> None:
-    detr = build_detector(DETRConfig(), ["thing"])
+    detr = build_detector(DETRConfig(), ONE_CLASS)
     frozen = {name.split(".")[1] for name, p in detr.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "layer1"}
 
@@ -54,7 +60,7 @@ def test_the_stem_and_the_first_stage_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backbone": ResNetConfig()}, r"backbone.levels: the transformer reads one level, found \[2, 3, 4, 5\]"),
+        ({"backbone": ResNetConfig()}, r"backbone.strides: the transformer reads one level, found \[4, 8, 16, 32\]"),
         ({"input": InputConfig(resize=LetterboxConfig())}, "input.resize: padding is masked here"),
     ],
 )
@@ -69,37 +75,62 @@ def test_blocks_that_cannot_be_dilated() -> None:
 
 
 def test_dilation_keeps_the_stride_of_c4() -> None:
-    backbone = build_backbone(ResNetConfig(levels=(4, 5), dilation=True))
+    backbone = build_backbone(ResNetConfig(strides=(16, 16), dilation=True))
     assert backbone.out_strides == (16, 16)
     assert [level.shape[2:] for level in backbone(torch.zeros(1, 3, 64, 96))] == [(4, 6), (4, 6)]
 
 
 def test_a_batch_is_as_large_as_its_largest_images() -> None:
     """The published padding: to no multiple of a stride, so that one image has none."""
-    detr = build_detector(DETRConfig(input=InputConfig(resize={"name": "short_side", "size": 97})), ["thing"])
+    detr = build_detector(DETRConfig(input=InputConfig(resize={"name": "short_side", "size": 97})), ONE_CLASS)
     batch = make_batch(detr, [1, 1], [(120, 160), (160, 120)])
     assert batch.images.shape[2:] == (129, 129)
-    assert batch.input_sizes == [(97, 129), (129, 97)]
+    assert batch.sizes().tolist() == [[97, 129], [129, 97]]
 
 
 @torch.inference_mode()
-def test_padding_alters_the_trunk_and_nothing_after_it() -> None:
-    """What `detkit/detectors/detr.py` says of padding: features at an image's border see it, attention does not."""
-    detr = build_detector(DETRConfig(input=InputConfig(resize=StretchConfig(size=128))), ["thing", "other"])
+def test_padding_alters_the_backbone_and_nothing_after_it() -> None:
+    """As `detkit/detectors/detr.py` says: features at the border of a picture see the padding, attention does not."""
+    config = DETRConfig(input=InputConfig(resize=StretchConfig(size=128)))
+    detr = build_detector(config, Categories.of_names(["thing", "other"]))
     enliven(detr)
     detr.eval()
     alone = make_batch(detr, [2])
-    padded = Batch(F.pad(alone.images, (0, 128, 0, 64)), alone.infos)
-    (features,) = detr.backbone(detr.input(alone))
-    (beside_padding,) = detr.backbone(detr.input(padded))
+    sizes = alone.sizes()
+    padded = F.pad(alone.images, (0, 128, 0, 64))
+    (features,) = detr.backbone(detr.input(alone.images, sizes))
+    (beside_padding,) = detr.backbone(detr.input(padded, sizes))
     assert beside_padding.shape[2:] == (6, 8)
     assert not torch.allclose(beside_padding[:, :, 3, 3], features[:, :, 3, 3], atol=1e-2)
 
     beside_padding[:, :, :4, :4] = features
-    expected = detr.head(features, [(128, 128)], (128, 128))
-    found = detr.head(beside_padding, [(128, 128)], (192, 256))
-    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=0)
+    expected = detr.head([features], sizes, (128, 128))
+    actual = detr.head([beside_padding], sizes, (192, 256))
+    torch.testing.assert_close(actual.boxes, expected.boxes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=0)
+
+
+TINY = TransformerConfig(width=16, heads=4, encoder_layers=1, decoder_layers=2, feedforward=32, dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        DETRHeadConfig(transformer=TINY, num_queries=7),
+        DABDETRHeadConfig(transformer=TINY, num_queries=7),
+        DABDETRHeadConfig(transformer=TINY, num_queries=7, proposals=ProposalConfig()),
+    ],
+    ids=["detr", "anchors", "proposals"],
+)
+def test_the_core_exports_with_any_batch_size(head: DETRHeadConfig | DABDETRHeadConfig) -> None:
+    """With padding and without, although PyTorch takes no mask where nothing is padded."""
+    torch.manual_seed(0)
+    resize = {"name": "short_side", "size": 64, "max_size": 96}
+    backbone = ResNetConfig(name="resnet18", frozen_stages=0, strides=(32,))
+    config = DETRConfig(backbone=backbone, head=head, input=InputConfig(resize=resize))
+    detr = build_detector(config, Categories.of_names(["thing", "other"]))
+    check_export(detr, make_batch(detr, [1, 2], [(120, 160), (160, 120)]))
+    check_export(detr, make_batch(detr, [1, 2], [(120, 160), (120, 160)]))
 
 
 @pytest.mark.slow

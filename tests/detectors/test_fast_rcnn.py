@@ -6,20 +6,28 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor, nn
 
 from detkit.detectors.build import build_detector
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig, FastRoIConfig
 from detkit.detectors.faster_rcnn import FasterRCNN
+from detkit.detectors.region_based import RegionBasedOutputs
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import VGGConfig
+from detkit.nn.heads.regions import RoIOutputs
+from detkit.nn.proposals.regions import Regions
+from detkit.structures import Categories
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
 from tests.detectors.overfit import overfit
+
+
+ANIMALS = Categories.of_names(["cat", "dog"])
 
 
 def test_parameters_as_published() -> None:
     """fast-rcnn's VGG16 prototxt with the 20 classes of VOC."""
     with torch.device("meta"):
-        detector = build_detector(FastRCNNConfig(), [str(i) for i in range(20)])
+        detector = build_detector(FastRCNNConfig(), Categories.of_names([str(i) for i in range(20)]))
     parts = {name: sum(p.numel() for p in module.parameters()) for name, module in detector.named_modules()}
     assert [parts["backbone"], parts["roi.hidden.0"], parts["roi.hidden.1"]] == [14_714_688, 102_764_544, 16_781_312]
     assert [parts["roi.classifier"], parts["roi.regressor"]] == [86_037, 344_148]
@@ -30,7 +38,7 @@ def test_parameters_as_published() -> None:
 def test_with_the_proposals_of_a_faster_rcnn_it_is_that_faster_rcnn() -> None:
     config = cheap_config(ROOT / "configs/faster_rcnn.yaml").model
     torch.manual_seed(0)
-    faster = build_detector(config, ["cat", "dog"])
+    faster = build_detector(config, ANIMALS)
     assert isinstance(faster, FasterRCNN)
     enliven(faster)
     faster.eval()
@@ -40,24 +48,24 @@ def test_with_the_proposals_of_a_faster_rcnn_it_is_that_faster_rcnn() -> None:
         roi=FastRoIConfig(**config.roi.model_dump()),
         input=config.input,
     )
-    fast = build_detector(fast_config, ["cat", "dog"]).eval()
+    fast = build_detector(fast_config, ANIMALS).eval()
     fast.load_state_dict({key: value for key, value in faster.state_dict().items() if not key.startswith("rpn.")})
 
     batch = make_batch(faster, [3, 2], [(240, 320), (211, 173)], targets=False)
     expected = faster(batch)
-    proposals = tuple(faster.rpn.propose(expected.rpn, batch.infos))
-    found = fast.postprocess(fast(replace(batch, proposals=proposals)), batch.infos)
-    for ours, theirs in zip(found, faster.postprocess(expected, batch.infos), strict=True):
-        assert len(ours) > 5
-        assert torch.equal(ours.boxes, theirs.boxes)
-        assert torch.equal(ours.scores, theirs.scores)
-        assert torch.equal(ours.labels, theirs.labels)
+    proposals = tuple(faster.rpn.propose(expected.rpn).to_list(2))
+    actual = fast.postprocess(fast(replace(batch, proposals=proposals)), batch.infos)
+    for detections, reference in zip(actual, faster.postprocess(expected, batch.infos), strict=True):
+        assert len(detections) > 5
+        assert torch.equal(detections.boxes, reference.boxes)
+        assert torch.equal(detections.scores, reference.scores)
+        assert torch.equal(detections.labels, reference.labels)
 
 
 def small(**fields: object) -> FastRCNN:
     torch.manual_seed(0)
     config = cheap_config(ROOT / "configs/fast_rcnn.yaml").model.model_copy(update=fields)
-    detector = build_detector(config, ["cat", "dog"])
+    detector = build_detector(config, ANIMALS)
     assert isinstance(detector, FastRCNN)
     return detector
 
@@ -69,20 +77,20 @@ def test_each_region_is_pooled_in_the_scale_nearest_to_224_pixels() -> None:
     assert detector.test_scales == (0.5, 1.0)
     batch = make_batch(detector, [1, 1], [(96, 400), (96, 400)], targets=False)
     boxes = torch.tensor([[0.0, 0, 96, 96], [0, 0, 8, 8], [0, 0, 400, 96], [10, 10, 390, 90]])
-    proposals = (boxes[:3], boxes[3:] + 1)
-    pixels = detector.input(batch)
-    found = detector.pool_at_best_scale(pixels, proposals)
-    whole = detector.roi.pool(detector.features(pixels), proposals)
-    assert torch.equal(found, whole)
+    regions = Regions.from_list([boxes[:3], boxes[3:] + 1])
+    pixels = detector.input(batch.images, batch.sizes())
+    pooled = detector.pool_at_best_scale(pixels, regions)
+    assert torch.equal(pooled, detector.roi.pool(detector.features(pixels), regions))
 
     detector.test_scales = (2.0, 8.0)
     pixels = pixels[:, :, :96]
-    found = detector.pool_at_best_scale(pixels, (boxes[:3], boxes[3:]))
+    pooled = detector.pool_at_best_scale(pixels, Regions.from_list([boxes[:3], boxes[3:]]))
     for scale, rows in ((2.0, [0, 2, 3]), (8.0, [1])):
         height, width = (round(side * scale) for side in pixels.shape[2:])
         resized = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
-        expected = detector.roi.pool(detector.features(resized), (boxes[:3] * scale, boxes[3:] * scale))
-        torch.testing.assert_close(found[rows], expected[rows], atol=1e-5, rtol=1e-5)
+        scaled = Regions.from_list([boxes[:3] * scale, boxes[3:] * scale])
+        expected = detector.roi.pool(detector.features(resized), scaled)
+        torch.testing.assert_close(pooled[rows], expected[rows], atol=1e-5, rtol=1e-5)
 
 
 def test_test_sizes_that_do_not_fit_are_refused() -> None:
@@ -100,13 +108,50 @@ def test_images_without_proposals() -> None:
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["roi_class"] > 0, "the objects themselves are proposals in training"
     detector.eval()
-    assert [len(found) for found in detector.postprocess(detector(none), none.infos)] == [0, 0]
+    assert [len(detections) for detections in detector.postprocess(detector(none), none.infos)] == [0, 0]
+
+
+class Core(nn.Module):
+    """Images, sizes and proposals -> the outputs of the network."""
+
+    def __init__(self, detector: FastRCNN) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, sizes: Tensor, proposals: Regions) -> RegionBasedOutputs[RoIOutputs]:
+        return self.detector.network(self.detector.input(images, sizes), sizes, proposals)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("test_sizes", [(), (48, 96)])
+def test_its_core_is_exported_with_proposals_as_input(
+    test_sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Regions, "compact", lambda self: self)  # as the exported program, so that outputs compare
+    detector = small(test_sizes=test_sizes)
+    enliven(detector)
+    core = Core(detector.eval())
+    batch = make_batch(detector, [2, 1], [(120, 160), (96, 100)], targets=False)
+    assert batch.proposals
+    images, rows = torch.export.Dim("images"), torch.export.Dim("regions")
+    shapes = ({0: images}, {0: images}, [{0: rows}, {0: rows}, {0: rows}])
+    inputs = (batch.images, batch.sizes(), Regions.from_list(batch.proposals))
+    program = torch.export.export(core, inputs, dynamic_shapes=shapes, strict=False).module()
+    one = (batch.images[:1], batch.sizes()[:1], Regions.from_list(batch.proposals[:1]))
+    none = (batch.images, batch.sizes(), Regions.from_list([boxes[:0] for boxes in batch.proposals]))
+    for example in (inputs, one, none):
+        actual, expected = program(*example), core(*example)
+        assert actual.detections.counts.tolist() == expected.detections.counts.tolist()
+        assert bool(expected.detections.counts.all()) == (example is not none)
+        pairs = zip(torch.utils._pytree.tree_leaves(actual), torch.utils._pytree.tree_leaves(expected), strict=True)
+        for leaf, expected_leaf in pairs:
+            torch.testing.assert_close(leaf, expected_leaf, rtol=1e-5, atol=1e-4)
 
 
 def test_proposals_and_targets_are_asked_for() -> None:
     detector = small()
     batch = make_batch(detector, [1])
-    with pytest.raises(ValueError, match="a batch without proposals; FastRCNN makes none itself"):
+    with pytest.raises(ValueError, match="expected proposals in the batch: FastRCNN has no network that proposes"):
         detector(replace(batch, proposals=None))
     with pytest.raises(ValueError, match=r"without targets in training mode; call detector.eval\(\)"):
         detector.train()(replace(batch, targets=None))
@@ -117,19 +162,19 @@ def test_background_overlaps_an_object_a_little() -> None:
     detector = small()
     batch = make_batch(detector, [1], [(120, 160)])
     assert batch.targets
-    x1, y1, x2, y2 = batch.targets[0].boxes[0].tolist()
+    x1, y1, x2, y2 = batch.targets[0].objects.boxes[0].tolist()
     width = x2 - x1
     shifted = [[x1 + part * width, y1, x2 + part * width, y2] for part in (0.0, 0.2, 0.5, 0.95, 2.0)]
-    _, samples = detector.roi.sample([torch.tensor(shifted)], batch.targets)
-    assert (samples.labels > 0).sum() == 3  # IoU 1, .67, and the object itself
-    assert (samples.labels == 0).sum() == 1  # IoU .33; those of .03 and 0 are left out
+    _, targets = detector.roi.sample(Regions.from_list([torch.tensor(shifted)]), batch.targets)
+    assert (targets.labels > 0).sum() == 3  # IoU 1, .67, and the object itself
+    assert (targets.labels == 0).sum() == 1  # IoU .33; those of .03 and 0 are left out
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backbone": ResNetConfig()}, "backbone.levels: 4 levels of different widths need a neck, found neck: null"),
-        ({"backbone": VGGConfig(levels=(4, 5)), "neck": {"name": "fpn"}}, "roi.pool: RoIPool reads one level, found 2"),
+        ({"backbone": ResNetConfig()}, "backbone.strides: 4 levels of different widths need a neck, found neck: null"),
+        ({"backbone": VGGConfig(strides=(8, 16)), "neck": {"name": "fpn"}}, "roi.pool: RoIPool reads one level, found 2"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:

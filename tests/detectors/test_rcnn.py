@@ -15,18 +15,19 @@ from detkit.detectors.rcnn import RCNN, RCNNConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.heads.rcnn import RCNNHeadConfig
 from detkit.nn.heads.rcnn_stages import SVMConfig
+from detkit.nn.proposals.regions import Regions
 from detkit.ops.roi import roi_warp
-from detkit.structures import Target
+from detkit.structures import Categories, Objects, Target
 from tests.detectors.batches import ROOT, enliven, make_batch
 from tests.detectors.overfit import overfit
 
-NAMES = ["cat", "dog", "cow"]
+ANIMALS = Categories.of_names(["cat", "dog", "cow"])
 
 
 def test_parameters_as_published() -> None:
     """The CaffeNet of R-CNN's fine-tuning with 20 classes; 20 SVMs on fc7; 20 times 4 regressors on pool5."""
     with torch.device("meta"):
-        detector = build_detector(RCNNConfig(), [str(i) for i in range(20)])
+        detector = build_detector(RCNNConfig(), Categories.of_names([str(i) for i in range(20)]))
     assert sum(parameter.numel() for parameter in detector.parameters()) == 56_954_261
     sizes = {name.removeprefix("roi."): buffer.numel() for name, buffer in detector.named_buffers()}
     assert sizes["svm_weight"] + sizes["svm_bias"] == 20 * 4_097
@@ -36,8 +37,8 @@ def test_parameters_as_published() -> None:
 def small(**fields: Any) -> RCNN:
     torch.manual_seed(0)
     roi = RCNNHeadConfig(crop_size=32, context=3, output_size=2, hidden=(16,), dropout=0.0, **fields)
-    backbone = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, levels=(3,))
-    detector = build_detector(RCNNConfig(backbone=backbone, roi=roi), NAMES)
+    backbone = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(8,))
+    detector = build_detector(RCNNConfig(backbone=backbone, roi=roi), ANIMALS)
     assert isinstance(detector, RCNN)
     enliven(detector)
     return detector.eval()
@@ -49,8 +50,8 @@ def test_a_region_is_its_crop_through_the_network() -> None:
     detector = small()
     batch = make_batch(detector, [2, 1], [(120, 160), (90, 100)])
     assert batch.proposals
-    pixels = detector.input(batch)
-    found = detector.pool5(pixels, batch.proposals)
+    pixels = detector.input(batch.images, batch.sizes())
+    pool5 = detector.pool5(pixels, Regions.from_list(batch.proposals))
     expected = []
     for image, info, proposals in zip(pixels, batch.infos, batch.proposals, strict=True):
         height, width = info.input_size
@@ -58,7 +59,7 @@ def test_a_region_is_its_crop_through_the_network() -> None:
             crop = roi_warp(image[None, :, :height, :width], [box[None]], 32, context=3)
             (level,) = detector.backbone(crop)
             expected.append(F.max_pool2d(level, 2)[0])
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pool5, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("cells", "kernel", "size"), [(13, 3, 6), (14, 2, 7)])
@@ -80,7 +81,7 @@ def test_the_labels_of_each_stage() -> None:
     detector = small(svm=SVMConfig(easy_margin=-100.0))
     batch = make_batch(detector, [0], [(120, 160)])
     objects = boxes_of([(10, 10, 50, 50), (80, 20, 120, 60), (60, 80, 100, 110)])
-    target = Target(objects, torch.tensor([0, 1, 0]), torch.tensor([False, False, True]))  # the second cat is difficult
+    target = Target(Objects(objects, torch.tensor([0, 1, 0]), torch.tensor([False, False, True])))  # the second cat is difficult
     proposals = boxes_of(
         [
             (14, 10, 54, 50),  # cat, IoU .82: a regressor's example, no negative of cats, one of dogs
@@ -103,7 +104,7 @@ def test_stages_without_any_proposal() -> None:
     detector = small(svm=SVMConfig(easy_margin=-100.0))
     batch = make_batch(detector, [0], [(120, 160)])
     objects = boxes_of([(10, 10, 50, 50), (80, 20, 120, 60)])
-    target = Target(objects, torch.tensor([0, 1]), torch.tensor([False, False]))
+    target = Target(Objects(objects, torch.tensor([0, 1])))
     batch = replace(batch, targets=(target,), proposals=(torch.zeros(0, 4),))
     assert "SVMs on 2 objects and 2 hard negatives; too few of cow" in detector.finish_training([batch])
     assert all(buffer.isfinite().all() for buffer in detector.buffers())
@@ -113,19 +114,19 @@ def test_images_without_proposals() -> None:
     detector = small()
     batch = make_batch(detector, [2, 0])
     none = replace(batch, proposals=(torch.zeros(0, 4), torch.zeros(0, 4)))
-    assert [len(found) for found in detector.postprocess(detector(none), none.infos)] == [0, 0]
+    assert [len(detections) for detections in detector.postprocess(detector(none), none.infos)] == [0, 0]
     losses = detector.train().criterion(detector(none), none.targets or ())
     assert losses["roi_class"] > 0, "the objects themselves are proposals in training"
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValidationError, match=r"backbone.levels: expected one level, found"):
+    with pytest.raises(ValidationError, match=r"backbone.strides: expected one level, found"):
         RCNNConfig(backbone=ResNetConfig())
 
 
 def test_proposals_are_asked_for() -> None:
     detector = small()
-    with pytest.raises(ValueError, match="a batch without proposals; RCNN makes none itself"):
+    with pytest.raises(ValueError, match="expected proposals in the batch: RCNN has no network that proposes"):
         detector(replace(make_batch(detector, [1]), proposals=None))
 
 

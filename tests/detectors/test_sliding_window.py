@@ -13,15 +13,17 @@ from detkit.detectors.sliding_window import SlidingWindow, SlidingWindowConfig
 from detkit.nn.backbones.lenet import LeNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.heads.sliding_window import WindowHeadConfig
+from detkit.nn.proposals.regions import Regions
 from detkit.nn.proposals.windows import PyramidConfig, cut_windows
-from detkit.structures import Target
+from detkit.nn.selection import SelectionConfig
+from detkit.structures import Categories, Objects, Target
 from tests.detectors.batches import ROOT, enliven, make_batch
 from tests.detectors.overfit import overfit
 
 
 def build(**fields: Any) -> SlidingWindow:
     torch.manual_seed(0)
-    detector = build_detector(SlidingWindowConfig(**fields), ["cat", "dog"])
+    detector = build_detector(SlidingWindowConfig(**fields), Categories.of_names(["cat", "dog"]))
     assert isinstance(detector, SlidingWindow)
     enliven(detector)
     return detector.eval()
@@ -32,9 +34,10 @@ def dense_and_cropped(detector: SlidingWindow, image: Tensor) -> tuple[Tensor, T
     """Logits and deltas of all windows of the pyramid, in passes over whole levels, and window by window."""
     levels = detector.pyramid(image)
     logits, deltas = detector.dense(levels)
-    everything = torch.arange(sum(len(level.boxes()) for level in levels))
-    crops = cut_windows(levels, everything)
-    alone = detector.roi(torch.cat([detector.backbone(part)[-1] for part in crops.split(64)]), [everything])
+    boxes = torch.cat([level.boxes() for level in levels])
+    crops = cut_windows(levels, torch.arange(len(boxes)))
+    maps = torch.cat([detector.backbone(part)[-1] for part in crops.split(64)])
+    alone = detector.roi(maps, Regions.from_list([boxes]))
     return logits, deltas, alone.logits, alone.deltas
 
 
@@ -44,9 +47,9 @@ def dense_and_cropped(detector: SlidingWindow, image: Tensor) -> tuple[Tensor, T
     [
         LeNetConfig(widths=(32, 64), activation="relu", pool="max"),
         LeNetConfig(connections="sparse"),
-        LeNetConfig(levels=(1,)),
+        LeNetConfig(strides=(2,)),
     ],
-    ids=["wide", "1998", "level 1"],
+    ids=["wide", "1998", "stride 2"],
 )
 def test_dense_equals_crop_by_crop(backbone: LeNetConfig, size: tuple[int, int]) -> None:
     """At every window of every level: LeNet pads nothing."""
@@ -60,7 +63,7 @@ def test_dense_equals_crop_by_crop(backbone: LeNetConfig, size: tuple[int, int])
 
 def test_padding_breaks_the_equality() -> None:
     """A padded trunk sees zeros around a crop, and the neighbourhood in the level."""
-    detector = build(backbone=ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, levels=(2,)))
+    detector = build(backbone=ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(4,)))
     logits, _, alone, _ = dense_and_cropped(detector, torch.randn(3, 64, 64))
     assert (logits - alone).abs().max() > 0.01
 
@@ -69,7 +72,7 @@ def test_images_smaller_than_the_window_are_looked_at() -> None:
     detector = build()
     batch = make_batch(detector, [1, 1], [(12, 90), (20, 15)])
     outputs = detector(batch)
-    assert all(len(boxes) for boxes in outputs.proposals)
+    assert all(len(boxes) for boxes in outputs.roi.regions.to_list(2))
     detector.train().criterion(detector(batch), batch.targets)
 
 
@@ -79,21 +82,22 @@ def test_a_training_batch_has_objects_background_and_the_hardest_of_it() -> None
         roi=WindowHeadConfig(batch_size_per_image=40, hard_fraction=0.25, mined=100_000),
     )
     levels = detector.pyramid(torch.randn(3, 96, 96))
-    target = Target(torch.tensor([[20.0, 20.0, 52.0, 52.0]]), torch.tensor([1]), torch.tensor([False]))
-    crops, boxes, labels, wanted = detector.sample(levels, target)
+    target = Target(Objects(torch.tensor([[20.0, 20.0, 52.0, 52.0]]), torch.tensor([1])))
+    crops, boxes, labels, target_boxes = detector.sample(levels, target)
     assert crops.shape == (40, 3, 32, 32)
     assert set(labels.tolist()) == {0, 2}
     positive = int((labels == 2).sum())
     assert 5 < positive <= 20
-    assert (wanted[labels == 2] == target.boxes).all()
-    assert (wanted[labels == 0] == boxes[labels == 0]).all()
+    object_box = target.objects.boxes
+    assert (target_boxes[labels == 2] == object_box).all()
+    assert (target_boxes[labels == 0] == boxes[labels == 0]).all()
 
     # by hand: all background windows, the surest of an object first
     with torch.no_grad():
         logits, _ = detector.dense(levels)
     windows = torch.cat([level.boxes() for level in levels])
     inside = (
-        torch.minimum(windows[:, 2:], target.boxes[:, 2:]) - torch.maximum(windows[:, :2], target.boxes[:, :2])
+        torch.minimum(windows[:, 2:], object_box[:, 2:]) - torch.maximum(windows[:, :2], object_box[:, :2])
     ).clamp(min=0)
     shared = inside.prod(dim=1)
     areas = (windows[:, 2:] - windows[:, :2]).prod(dim=1)
@@ -102,13 +106,27 @@ def test_a_training_batch_has_objects_background_and_the_hardest_of_it() -> None
     count = round(0.25 * (40 - positive))
     hardest = windows[order[:count]]
     assert {tuple(box) for box in hardest.tolist()} <= {tuple(box) for box in boxes[labels == 0].tolist()}
-    assert detector.training, "as it was called in training"
+
+
+def test_mining_leaves_the_network_in_its_mode() -> None:
+    """A mode that changed inside a training step would make another network of one with batch norm."""
+    detector = build(backbone=ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(4,))).train()
+    modes = []
+    detector.backbone.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    levels = detector.pyramid(torch.randn(3, 64, 64))
+    detector.sample(levels, Target(Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))))
+    assert modes == [True]
+    assert all(module.training for module in detector.modules())
+
+
+def test_it_says_why_it_is_not_exported() -> None:
+    assert SlidingWindow.export_obstacle == "the levels of the image pyramid follow the size of each image"
 
 
 def test_mining_can_be_left_out() -> None:
     detector = build(roi=WindowHeadConfig(mined=0))
     levels = detector.pyramid(torch.randn(3, 64, 64))
-    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    target = Target(Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)))
     _, _, labels, _ = detector.sample(levels, target)
     assert labels.tolist() == [0] * 64
 
@@ -116,18 +134,18 @@ def test_mining_can_be_left_out() -> None:
 @torch.inference_mode()
 def test_merging_joins_what_suppression_drops() -> None:
     fields = {"score_threshold": 0.0, "nms_threshold": 0.3, "top_k_per_class": 30}
-    suppressing = build(roi=WindowHeadConfig(**fields))
-    merging = build(roi=WindowHeadConfig(**fields, suppression="merge"))
+    suppressing = build(roi=WindowHeadConfig(selection=SelectionConfig(**fields)))
+    merging = build(roi=WindowHeadConfig(selection=SelectionConfig(**fields, suppression="merge")))
     merging.load_state_dict(suppressing.state_dict())
     batch = make_batch(suppressing, [2], targets=False)
-    (kept,), (joined,) = (d.postprocess(d(batch), batch.infos) for d in (suppressing, merging))
-    assert joined.scores[0] > kept.scores[0], "windows that agree are surer together"
+    (suppressed,), (merged,) = (d.postprocess(d(batch), batch.infos) for d in (suppressing, merging))
+    assert merged.scores[0] > suppressed.scores[0], "windows that agree are surer together"
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"backbone": LeNetConfig(levels=(1, 2))}, r"backbone.levels: expected one level, found \[1, 2\]"),
+        ({"backbone": LeNetConfig(strides=(2, 4))}, r"backbone.strides: expected one level, found \[2, 4\]"),
         ({"roi": {"hidden": ()}}, "at least 1 item"),
         ({"roi": {"hidden": (8,), "ranks": (2,)}}, "at most 0 items"),
     ],

@@ -8,25 +8,28 @@ from detkit.config import load_config
 from detkit.detectors.build import build_detector
 from detkit.detectors.ssd import SSD, SSDConfig, SSDInputConfig, build_ssd
 from detkit.engine.run import RunConfig
+from detkit.nn.anchors import PriorConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import SSDVGGConfig, build_ssd_vgg
 from detkit.nn.heads.ssd import SSDHeadConfig
 from detkit.nn.input import ShortSideConfig, StretchConfig
 from detkit.nn.necks.extra_levels import ExtraLevelsConfig
 from detkit.nn.necks.fpn import FPNConfig
+from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS
-from tests.detectors.batches import ROOT, make_batch
+from tests.detectors.batches import ROOT, enliven, make_batch
+from tests.detectors.export import check_export
 
-VOC = [f"class {i}" for i in range(20)]
-COCO = [f"class {i}" for i in range(80)]
-IDS = [f"class {i}" for i in range(90)]  # torchvision's 91 outputs with background
+VOC, COCO, IDS = (  # IDS: torchvision's 91 outputs with background
+    Categories.of_names([f"class {i}" for i in range(count)]) for count in (20, 80, 90)
+)
 
 
-def build(file: str, class_names: list[str]) -> SSD:
+def build(file: str, categories: Categories) -> SSD:
     config = load_config(ROOT / "configs" / file, RunConfig, ["model.backbone.weights=null"]).model
     assert isinstance(config, SSDConfig)
     with torch.device("meta"):
-        detector = build_detector(config, class_names)
+        detector = build_detector(config, categories)
     assert isinstance(detector, SSD)
     return detector
 
@@ -36,7 +39,7 @@ def num_parameters(module: torch.nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("file", "class_names", "expected"),
+    ("file", "categories", "expected"),
     [
         ("voc/ssd300.yaml", VOC, 26_285_486),  # weiliu89/caffe, branch ssd
         ("coco/ssd300.yaml", COCO, 34_305_206),
@@ -46,8 +49,8 @@ def num_parameters(module: torch.nn.Module) -> int:
         ("coco/ssdlite320.yaml", IDS, 3_440_060),  # torchvision
     ],
 )
-def test_published_parameter_counts(file: str, class_names: list[str], expected: int) -> None:
-    assert num_parameters(build(file, class_names)) == expected
+def test_published_parameter_counts(file: str, categories: Categories, expected: int) -> None:
+    assert num_parameters(build(file, categories)) == expected
 
 
 @pytest.mark.parametrize(
@@ -93,8 +96,8 @@ def test_ssd512_stores_whole_sizes() -> None:
     config = load_config(ROOT / "configs/voc/ssd512.yaml", RunConfig).model
     assert isinstance(config, SSDConfig)
     sizes = [int(512 * percent / 100) for percent in (7, 15, 30, 45, 60, 75, 90, 105)]
-    assert config.head.min_sizes == tuple(sizes[:-1])
-    assert config.head.max_sizes == tuple(sizes[1:])
+    assert config.head.priors.min_sizes == tuple(sizes[:-1])
+    assert config.head.priors.max_sizes == tuple(sizes[1:])
 
 
 def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +117,7 @@ def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch
     assert backbone.get_submodule("fc7").weight[3, 9, 0, 0] == fc7.weight[12, 36]
 
 
-RESNET = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, levels=(3, 4, 5))
+RESNET = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(8, 16, 32))
 
 
 @pytest.mark.parametrize(
@@ -129,12 +132,13 @@ def test_the_head_learns_behind_another_trunk_and_any_neck(neck: object, num_lev
     """A few steps on one batch, an image without objects in it, halve the loss."""
     torch.manual_seed(0)
     sizes = (16.0, 32.0, 64.0, 96.0, 128.0, 160.0)
-    head = SSDHeadConfig(
+    priors = PriorConfig(
         min_sizes=sizes[:num_levels],
         max_sizes=sizes[1 : num_levels + 1],
         ratios=((2,),) * num_levels,
         steps=None,
     )
+    head = SSDHeadConfig(priors=priors)
     input_config = SSDInputConfig(resize=StretchConfig(size=128), std=(58, 57, 57))
     detector = build_ssd(SSDConfig(backbone=RESNET, neck=neck, head=head, input=input_config), VOC).train()
     batch = make_batch(detector, [3, 0])
@@ -172,22 +176,37 @@ def test_frozen_stages_of_ssds_vgg(frozen_stages: int) -> None:
     [
         (
             {"backbone": SSDVGGConfig(weights="IMAGENET1K_V1")},
-            "input.std: backbone.weights IMAGENET1K_V1 want ImageNet",
+            "input.std: backbone.weights IMAGENET1K_V1 need ImageNet",
         ),
-        ({"neck": None}, "head.min_sizes: expected 2 entries, one a feature level, found 6"),
-        ({"backbone": ResNetConfig()}, "head.min_sizes: expected 8 entries, one a feature level, found 6"),
-        ({"neck": FPNConfig()}, "head.min_sizes: expected 3 entries, one a feature level, found 6"),
+        ({"neck": None}, "head.priors.min_sizes: expected 2 entries, one for each feature level, found 6"),
+        (
+            {"backbone": ResNetConfig()},
+            "head.priors.min_sizes: expected 8 entries, one for each feature level, found 6",
+        ),
+        ({"neck": FPNConfig()}, "head.priors.min_sizes: expected 3 entries, one for each feature level, found 6"),
         ({"input": SSDInputConfig(resize=ShortSideConfig())}, "input.resize: priors are laid out for one input size"),
         (
             {"input": SSDInputConfig(resize=StretchConfig(size=300, train_sizes=(300, 512)))},
-            "input.resize.train_sizes: head.steps are those of one input size; use steps: null",
+            "input.resize.train_sizes: head.priors.steps are those of one input size; use steps: null",
         ),
         (
             {"neck": ExtraLevelsConfig(out_channels=(8,), reduce=("stride",))},
-            "head.min_sizes: expected 3 entries, one a feature level, found 6",
+            "head.priors.min_sizes: expected 3 entries, one for each feature level, found 6",
         ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SSDConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_it_exports(depthwise: bool) -> None:
+    torch.manual_seed(0)
+    priors = PriorConfig(min_sizes=(20, 40, 60), max_sizes=(40, 60, 80), ratios=((2,), (2, 3), ()), steps=None)
+    head = SSDHeadConfig(priors=priors, depthwise=depthwise)
+    detector = build_ssd(
+        SSDConfig(backbone=RESNET, neck=None, head=head, input=SSDInputConfig(resize=StretchConfig(size=64))), VOC
+    )
+    enliven(detector)
+    check_export(detector, make_batch(detector, [0, 0], targets=False))

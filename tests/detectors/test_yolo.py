@@ -16,16 +16,17 @@ from detkit.detectors.yolov3 import YOLOv3Config
 from detkit.nn.backbones.darknet import DarknetConfig, conv_blocks
 from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
 from detkit.nn.input import DarknetInputConfig, LetterboxConfig, StretchConfig
-from tests.detectors.batches import ROOT, cheap_config
+from detkit.structures import Categories
+from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
+from tests.detectors.export import check_export
 from tests.detectors.overfit import overfit
 
-VOC = [f"class {i}" for i in range(20)]
-COCO = [f"class {i}" for i in range(80)]
+VOC, COCO = (Categories.of_names([f"class {i}" for i in range(count)]) for count in (20, 80))
 
 
-def build(file: str, class_names: list[str]) -> Detector:
+def build(file: str, categories: Categories) -> Detector[Any]:
     with torch.device("meta"):
-        return build_detector(cheap_config(ROOT / "configs" / file).model, class_names)
+        return build_detector(cheap_config(ROOT / "configs" / file).model, categories)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -33,7 +34,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("file", "class_names", "expected"),
+    ("file", "categories", "expected"),
     [
         ("voc/yolov1.yaml", VOC, 271_703_550),  # arithmetic on the paper's figure 3
         ("voc/yolov1_cfg.yaml", VOC, 197_301_875),  # the others: arithmetic on the cfg files of pjreddie/darknet
@@ -46,21 +47,21 @@ def num_parameters(module: nn.Module) -> int:
         ("coco/yolov3_tiny.yaml", COCO, 8_852_366),
     ],
 )
-def test_published_parameter_counts(file: str, class_names: list[str], expected: int) -> None:
-    assert num_parameters(build(file, class_names)) == expected
+def test_published_parameter_counts(file: str, categories: Categories, expected: int) -> None:
+    assert num_parameters(build(file, categories)) == expected
 
 
 @pytest.mark.parametrize(
-    ("config", "class_names", "expected"),
+    ("config", "categories", "expected"),
     [
         (YOLOv1Config(), VOC, 271_703_550),
         (YOLOv2Config(), VOC, 50_655_389),
         (YOLOv3Config(), COCO, 61_949_149),
     ],
 )
-def test_defaults_are_the_published_form(config: Any, class_names: list[str], expected: int) -> None:
+def test_defaults_are_the_published_form(config: Any, categories: Categories, expected: int) -> None:
     with torch.device("meta"):
-        assert num_parameters(build_detector(config, class_names)) == expected
+        assert num_parameters(build_detector(config, categories)) == expected
 
 
 def test_yolov1_part_by_part() -> None:
@@ -94,10 +95,8 @@ def test_number_of_convolutions(file: str, convolutions: int) -> None:
 def test_number_of_boxes(file: str, side: int, boxes: int) -> None:
     detector: Any = build(file, VOC).eval()
     with torch.device("meta"), torch.no_grad():
-        features = detector.backbone(torch.zeros(1, 3, side, side))
-        outputs = detector.head(detector.neck(features) if detector.neck else features, (side, side))
-    found = outputs.raw.shape[1] if hasattr(outputs, "raw") else outputs.confidences.shape[1:].numel()
-    assert found == boxes
+        outputs = detector.network(torch.zeros(1, 3, side, side), torch.tensor([[side, side]]))
+        assert detector.head.boxes(outputs).shape == (1, boxes, 4)
 
 
 def test_inputs_are_darknets() -> None:
@@ -124,39 +123,61 @@ def test_inputs_are_darknets() -> None:
         ),
         (
             YOLOv1Config,
-            {"backbone": DarknetConfig(name="yolov1", levels=(5, 6))},
-            r"backbone.levels: expected one level, found \[5, 6\]",
+            {"backbone": DarknetConfig(name="yolov1", strides=(32, 64))},
+            r"backbone.strides: expected one level, found \[32, 64\]",
         ),
         (
             YOLOv2Config,
-            {"backbone": DarknetConfig(name="darknet19", levels=(3, 4, 5))},
-            r"backbone.levels: the passthrough joins two neighbouring levels, found \[3, 4, 5\]",
+            {"backbone": DarknetConfig(name="darknet19", strides=(8, 16, 32))},
+            r"backbone.strides: the passthrough joins two neighbouring levels, found \[8, 16, 32\]",
         ),
         (
             YOLOv2Config,
-            {"backbone": DarknetConfig(name="darknet19", levels=(3, 5))},
-            r"backbone.levels: the passthrough joins two neighbouring levels, found \[3, 5\]",
+            {"backbone": DarknetConfig(name="darknet19", strides=(8, 32))},
+            r"backbone.strides: the passthrough joins two neighbouring levels, found \[8, 32\]",
         ),
         (
             YOLOv3Config,
-            {"backbone": DarknetConfig(levels=(2, 3, 5))},
-            r"backbone.levels: expected no gap between them, found \[2, 3, 5\]",
+            {"backbone": DarknetConfig(strides=(4, 8, 32))},
+            r"backbone.strides: expected no gap between them, found \[4, 8, 32\]",
         ),
         (
             YOLOv3Config,
-            {"backbone": DarknetConfig(levels=(4, 5))},
-            "head.anchors: expected 2 lists, one a level, found 3",
+            {"backbone": DarknetConfig(strides=(16, 32))},
+            "head.anchors: expected 2 lists, one for each level, found 3",
         ),
         (
             YOLOv3Config,
             {"head": YOLOv3HeadConfig(anchors=(((10, 13),),))},
-            "head.anchors: expected 3 lists, one a level, found 1",
+            "head.anchors: expected 3 lists, one for each level, found 1",
         ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(make: Any, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         make(**fields)
+
+
+def test_yolov2_pulls_boxes_to_their_anchors_while_few_images_were_seen() -> None:
+    config = cheap_config(ROOT / "configs/yolov2.yaml", 64).model
+    assert isinstance(config, YOLOv2Config)
+    detector = build_detector(config, VOC)
+    batch = make_batch(detector, [1, 0])
+    outputs = detector(batch)
+    assert batch.targets
+    pulled = []
+    for detector.images_seen in (0, config.head.prior_images - 1, config.head.prior_images):
+        pulled.append("yolo_prior" in detector.criterion(outputs, batch.targets))
+    assert pulled == [True, True, False]
+
+
+@pytest.mark.parametrize("file", ["yolov1.yaml", "yolov2.yaml", "yolov3.yaml", "coco/yolov3_tiny.yaml"])
+def test_it_exports(file: str) -> None:
+    config = cheap_config(ROOT / "configs" / file, 64).model
+    torch.manual_seed(0)
+    detector = build_detector(config, VOC)
+    enliven(detector)
+    check_export(detector, make_batch(detector, [1, 1], targets=False))
 
 
 @pytest.mark.parametrize("file", ["yolov2.yaml", "yolov3.yaml"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detkit.engine.train import train
+from detkit.engine.train import train_config
 from tests.engine.settings import make_config, write_pictures
 
 
@@ -14,5 +14,5 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     folder = root / "run"
     folder.mkdir()
-    train(make_config(write_pictures(root / "data", 4), "train.epochs=1"), folder)
+    train_config(make_config(write_pictures(root / "data", 4), "train.epochs=1"), folder)
     return folder

@@ -17,7 +17,7 @@ from detkit.detectors.build import build_detector
 from detkit.engine import distributed
 from detkit.engine.evaluate import evaluate_source
 from detkit.engine.run import RunConfig
-from detkit.engine.train import train
+from detkit.engine.train import train_config
 from detkit.evaluation.report import to_json
 
 
@@ -26,7 +26,7 @@ def first_loss(config: RunConfig) -> dict[str, float]:
     with distributed.process_group(config.device):
         dataset = build_dataset(config.data, "train")
         torch.manual_seed(config.train.seed)
-        detector = build_detector(config.model, dataset.class_names).train()
+        detector = build_detector(config.model, dataset.categories).train()
         model = DistributedDataParallel(detector) if distributed.world_size() > 1 else detector
         loader = build_loader(
             dataset,
@@ -52,12 +52,12 @@ def main(config_path: Path, folder: Path, result_path: Path) -> None:
     config = load_config(config_path, RunConfig)
     with distributed.process_group(config.device):
         losses = first_loss(config)
-        train(config, folder)
-        evaluation, evaluator = evaluate_source(folder, ["voc07", "coco"])
+        train_config(config, folder)
+        evaluation, store = evaluate_source(folder, ["voc07", "coco"])
     if int(os.environ.get("RANK", 0)) > 0:
         return
     result_path.write_text(
-        json.dumps({"losses": losses, "evaluation": to_json(evaluation), "images": len(evaluator.detections)})
+        json.dumps({"losses": losses, "evaluation": to_json(evaluation), "images": len(store.detections)})
     )
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 MODEL: dict[str, Any] = {
     "name": "faster_rcnn",
-    "backbone": {"name": "resnet18", "norm": "bn", "frozen_stages": 0, "levels": [4, 5]},
+    "backbone": {"name": "resnet18", "norm": "bn", "frozen_stages": 0, "strides": [16, 32]},
     "neck": {"name": "fpn", "out_channels": 16, "extra_level": "none"},
     "rpn": {
         "anchors": {"sizes": [[16, 32], [48, 64]]},
@@ -30,7 +30,7 @@ MODEL: dict[str, Any] = {
         "post_nms_top_k_train": 50,
         "post_nms_top_k_test": 30,
     },
-    "roi": {"batch_size_per_image": 16, "hidden": [32], "score_threshold": 0.01},
+    "roi": {"batch_size_per_image": 16, "hidden": [32], "selection": {"score_threshold": 0.01}},
     "input": {"resize": {"name": "short_side", "size": 64, "max_size": 96}},
 }
 

@@ -20,7 +20,7 @@ def make_state(step: int = 3) -> dict[str, Any]:
     return {
         "model": {"weight": torch.full((200_000,), float(step)), "count": torch.tensor(7)},
         "optimizer": {"state": {0: {"momentum": torch.randn(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        "class_names": ["dog", "cat"],
+        "categories": {"names": ["dog", "cat"], "ids": [1, 2]},
         "step": step,
     }
 

@@ -11,6 +11,7 @@ from detkit.detectors.fast_rcnn import FastRCNNConfig, FastRoIConfig
 from detkit.engine.compress import compress, truncated_svd
 from detkit.engine.evaluate import evaluate_source
 from detkit.engine.run import load_detector
+from detkit.structures import Categories
 from tests.cli_support import train_tiny
 
 
@@ -24,11 +25,11 @@ def test_parameters_of_vgg16_as_published() -> None:
     """fc6 as 1024 + 4096 and fc7 as 256 + 4096, the first of each without a bias."""
     with torch.device("meta"):
         config = FastRCNNConfig(roi=FastRoIConfig(ranks=(1024, 256)))
-        detector = build_detector(config, [str(i) for i in range(20)])
+        detector = build_detector(config, Categories.of_names([str(i) for i in range(20)]))
     assert sum(parameter.numel() for parameter in detector.parameters()) == 47_134_633
 
 
-def test_the_error_is_what_the_values_left_out_hold() -> None:
+def test_the_error_is_the_norm_of_the_singular_values_left_out() -> None:
     """Eckart and Young: no product of that rank is nearer."""
     weight = torch.randn(12, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     values = torch.linalg.svdvals(weight)
@@ -44,10 +45,11 @@ def test_at_full_rank_nothing_changes(run: Path, tmp_path: Path) -> None:
     assert report.endswith(f"in {tmp_path / 'thin/full.pt'}")
     (_, before), (_, after) = (evaluate_source(source, ["voc07"]) for source in (run, tmp_path / "thin/full.pt"))
     assert before.detections.keys() == after.detections.keys()
-    for image_id, found in before.detections.items():
-        assert len(found) == len(after.detections[image_id]) > 0
-        torch.testing.assert_close(after.detections[image_id].boxes, found.boxes, atol=1e-3, rtol=0)
-        torch.testing.assert_close(after.detections[image_id].scores, found.scores, atol=1e-4, rtol=0)
+    for image_id, expected in before.detections.items():
+        actual = after.detections[image_id]
+        assert len(actual) == len(expected) > 0
+        torch.testing.assert_close(actual.boxes, expected.boxes, atol=1e-3, rtol=0)
+        torch.testing.assert_close(actual.scores, expected.scores, atol=1e-4, rtol=0)
 
 
 def test_the_tool(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,11 +87,11 @@ def test_what_is_cut_already(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_detector_without_such_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ssd = {
+    yolov3 = {
         "name": "yolov3",
-        "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "levels": [3, 4, 5]},
+        "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "strides": [8, 16, 32]},
         "input": {"resize": {"name": "letterbox", "size": 64}},
     }
-    run = train_tiny(tmp_path, model=ssd)
+    run = train_tiny(tmp_path, model=yolov3)
     assert cli.compress([str(run), "--ranks", "2", "2", "--output", str(tmp_path / "thin.pt")]) == 2
     assert "YOLOv3 has no region head with fully connected layers to cut" in capsys.readouterr().err

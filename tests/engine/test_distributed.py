@@ -73,10 +73,10 @@ def test_evaluation_over_two_processes_equals_one(folder: Path) -> None:
     """The same checkpoint, measured by the two that trained it and here by one."""
     two = read_result(folder, "two")
     assert two["images"] == 7
-    alone, evaluator = evaluate_source(folder / "two", ["voc07", "coco"])
+    alone, store = evaluate_source(folder / "two", ["voc07", "coco"])
     assert alone.num_detections > 0
     assert two["evaluation"] == json.loads(json.dumps(to_json(alone)))
-    assert len(evaluator.detections) == 7
+    assert len(store.detections) == 7
     assert read_metrics(folder / "two", "val")[-1]["mAP"] == alone.results["voc07"].score
 
 

@@ -15,12 +15,12 @@ from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.evaluate import evaluate_source
 from detkit.engine.predict import predict
 from detkit.engine.run import RunConfig, load_detector
-from detkit.engine.train import train
+from detkit.engine.train import train_config
 from tests.engine.settings import differences, make_config, read_metrics, torchrun, write_pictures
 
 MODEL: dict[str, Any] = {
     "name": "rcnn",
-    "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "levels": [3]},
+    "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "strides": [8]},
     "roi": {
         "crop_size": 24,
         "context": 2,
@@ -28,7 +28,7 @@ MODEL: dict[str, Any] = {
         "hidden": [16],
         "dropout": 0.2,
         "batch_size_per_image": 16,
-        "score_threshold": 0.01,
+        "selection": {"score_threshold": 0.01},
         "svm": {"c": 0.1},
     },
     "proposals": {"name": "selective_search", "min_side": 8, "max_boxes": 40},
@@ -46,7 +46,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 @pytest.fixture(scope="module")
 def run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    assert train(config, folder)
+    assert train_config(config, folder)
     return folder
 
 
@@ -64,13 +64,13 @@ def test_it_is_part_of_the_checkpoint(run: Path) -> None:
 
 def test_eval_and_predict_use_it(run: Path, config: RunConfig) -> None:
     """The number of the training's last evaluation, and the same detections from a picture alone."""
-    evaluation, evaluator = evaluate_source(run, ["voc07"])
+    evaluation, store = evaluate_source(run, ["voc07"])
     assert evaluation.results["voc07"].metrics["mAP"] == read_metrics(run, "val")[-1]["mAP"]
     detector, _ = load_detector(run)
     assert isinstance(detector, RCNN)
     sample = build_dataset(config.data, "val").load(0)
     (found,) = predict(detector, [sample.image])
-    expected = evaluator.detections[sample.image_id]
+    expected = store.detections[sample.image_id]
     assert len(found) == len(expected) > 0
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
     detector.roi.finished.fill_(False)
@@ -87,25 +87,25 @@ def test_a_run_interrupted_between_the_stages_resumes(
     with monkeypatch.context() as patch:
         patch.setattr(RCNN, "finish_training", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path)
+            train_config(config, tmp_path)
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 2
     assert not finished(tmp_path)
-    assert train(config, tmp_path, resume=True)
+    assert train_config(config, tmp_path, resume=True)
     assert differences(load_checkpoint(run / "last.pt"), load_checkpoint(tmp_path / "last.pt")) == []
     assert read_metrics(run, "val") == read_metrics(tmp_path, "val")
 
 
 def test_a_finished_run_is_not_finished_again(run: Path, config: RunConfig, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    assert train(config, tmp_path / "run", resume=True) is None
+    assert train_config(config, tmp_path / "run", resume=True) is None
 
 
 def test_more_epochs_make_it_anew(run: Path, config: RunConfig, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 4})})
-    train(longer, tmp_path / "run", resume=True, stop_after=3)
+    train_config(longer, tmp_path / "run", resume=True, stop_after=3)
     assert not finished(tmp_path / "run"), "the network has moved: the SVMs are stale"
-    train(longer, tmp_path / "run", resume=True)
+    train_config(longer, tmp_path / "run", resume=True)
     assert finished(tmp_path / "run")
     old, new = (load_checkpoint(folder / "last.pt")["model"]["roi.svm_weight"] for folder in (run, tmp_path / "run"))
     assert not torch.equal(old, new)
@@ -116,7 +116,7 @@ def test_what_was_made_is_said(
 ) -> None:
     """And a class without a single object is named."""
     classes = config.data.model_copy(update={"classes": ("cat", "dog", "cow")})
-    assert train(config.model_copy(update={"data": classes}), tmp_path)
+    assert train_config(config.model_copy(update={"data": classes}), tmp_path)
     text = capsys.readouterr().out
     assert "SVMs on 12 objects and" in text
     assert "too few of cow, which will never be detected" in text

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from detkit.engine.log import RunLog
-from detkit.engine.train import train
+from detkit.engine.train import train_config
 from tests.engine.settings import ROOT, make_config, write_pictures
 
 PICTURES, BATCH = 50, 2
@@ -53,7 +53,7 @@ def grown(folder: Path, steps: int) -> dict[str, float]:
     (folder / "run").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunLog, "step", step)
-        train(make_config(write_pictures(folder / "data", PICTURES), *small, *changes, *augment), folder / "run")
+        train_config(make_config(write_pictures(folder / "data", PICTURES), *small, *changes, *augment), folder / "run")
     assert len(seen) == 50
     assert {len(row) for row in seen} == {3}, "the training and its two workers, the same ones all along"
     early, late = zip(*seen[12:25], strict=True), zip(*seen[-13:], strict=True)

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,30 +15,31 @@ from detkit.config import UserError
 from detkit.detectors.detector import Detector
 from detkit.engine.predict import Video, as_dicts, draw, find_media, predict, predict_files, read_image
 from detkit.nn.input import ImageInput, InputConfig, ShortSideConfig
-from detkit.structures import Batch, Detections, ImageInfo
+from detkit.nn.selection import DetectionRows
+from detkit.structures import Categories, Detections, Objects, Target
 
 
-class BrightSpot(Detector):
+class BrightSpot(Detector[Tensor]):
     """Finds the bounds of the bright pixels of its input: as simple as a detector can be."""
 
     def __init__(self, size: int, max_size: int) -> None:
         rule = ShortSideConfig(size=size, max_size=max_size)
-        super().__init__(ImageInput(InputConfig(resize=rule, mean=(0, 0, 0), std=(1, 1, 1)), 32), ("spot",))
+        image_input = ImageInput(InputConfig(resize=rule, mean=(0, 0, 0), std=(1, 1, 1)), 32)
+        super().__init__(image_input, Categories.of_names(["spot"]))
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self.input(batch).amin(dim=1) > 127
+    def network(self, images: Tensor, sizes: Tensor) -> Tensor:
+        return images.amin(dim=1) > 127
 
-    def criterion(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
+    def criterion(self, outputs: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def postprocess(self, outputs: Tensor, infos: Sequence[ImageInfo]) -> list[Detections]:
-        found = []
-        for bright, info in zip(outputs, infos, strict=True):
+    def detect(self, outputs: Tensor, sizes: Tensor) -> DetectionRows:
+        boxes = []
+        for bright in outputs:
             y, x = torch.nonzero(bright).unbind(dim=1)
-            bounds = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()
-            boxes = (bounds / torch.tensor(info.scale * 2))[None]
-            found.append(Detections(boxes, torch.ones(1), torch.zeros(1, dtype=torch.int64), self.class_names))
-        return found
+            boxes.append(torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float())
+        ones = torch.ones(len(boxes), 1)
+        return DetectionRows(torch.stack(boxes)[:, None], ones, ones.long() - 1, ones[:, 0].long())
 
 
 def spot_picture(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -143,10 +143,15 @@ def test_broken_pictures_are_read_or_refused(suffix: str, tmp_path: Path) -> Non
             assert read_image(path).ndim == 3
 
 
+def make_detections(boxes: Tensor, scores: list[float], labels: list[int]) -> Detections:
+    objects = Objects(boxes, torch.tensor(labels), scores=torch.tensor(scores))
+    return Detections(objects, Categories.of_names(["cat", "dog"]))
+
+
 def test_drawing_shows_what_is_sure_and_leaves_the_picture_alone() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     boxes = torch.tensor([(10.0, 40.0, 60.0, 90.0), (120.0, 40.0, 180.0, 90.0)])
-    found = Detections(boxes, torch.tensor([0.9, 0.3]), torch.tensor([0, 1]), ("cat", "dog"))
+    found = make_detections(boxes, [0.9, 0.3], [0, 1])
     drawn = draw(image, found, 0.5)
     assert drawn[40:91, 10:61].any()
     assert not drawn[:, 115:].any()
@@ -155,7 +160,7 @@ def test_drawing_shows_what_is_sure_and_leaves_the_picture_alone() -> None:
 
 
 def test_detections_as_plain_values() -> None:
-    found = Detections(torch.tensor([(1.0, 2.0, 3.0, 4.5)]), torch.tensor([0.5]), torch.tensor([1]), ("cat", "dog"))
+    found = make_detections(torch.tensor([(1.0, 2.0, 3.0, 4.5)]), [0.5], [1])
     assert as_dicts(found) == [{"class": "dog", "score": 0.5, "box": [1.0, 2.0, 3.0, 4.5]}]
 
 

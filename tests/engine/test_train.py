@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from detkit.engine.checkpoint import CheckpointError, load_checkpoint
-from detkit.engine.evaluate import class_map, evaluate_source
+from detkit.engine.checks import TrainingError, check_gradient, check_losses
+from detkit.engine.evaluate import evaluate_source, label_map
 from detkit.engine.run import RunConfig, load_detector
-from detkit.engine.train import TrainingError, check_finite, train
+from detkit.engine.train import train_config
 from detkit.evaluation.evaluator import Evaluation
-from detkit.structures import Batch, ImageInfo
+from detkit.structures import Categories
 from tests.engine.settings import SEPARABLE, differences, make_config, read_metrics, write_pictures
 
 # everything that is random or has a memory
@@ -42,7 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 def run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluation]:
     """The folder of four epochs without an interruption, and its last evaluation."""
     folder = tmp_path_factory.mktemp("run")
-    evaluation = train(config, folder)
+    evaluation = train_config(config, folder)
     assert evaluation
     return folder, evaluation
 
@@ -51,11 +52,11 @@ def run(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def resumed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of two epochs and, as if in another process, two more."""
     folder = tmp_path_factory.mktemp("resumed")
-    train(config, folder, stop_after=2)
+    train_config(config, folder, stop_after=2)
     assert load_checkpoint(folder / "last.pt")["epoch"] == 2
     torch.manual_seed(12345)
     torch.rand(10)
-    train(config, folder, resume=True)
+    train_config(config, folder, resume=True)
     return folder
 
 
@@ -99,11 +100,11 @@ def test_a_run_folder_has_everything(run: tuple[Path, Evaluation], config: RunCo
 
 def test_evaluating_the_last_checkpoint_gives_the_last_validation(run: tuple[Path, Evaluation]) -> None:
     folder, evaluation = run
-    again, evaluator = evaluate_source(folder, ["voc07"])
+    again, store = evaluate_source(folder, ["voc07"])
     assert again.num_detections > 0
     assert again == evaluation
     assert again.results["voc07"].metrics["mAP"] == read_metrics(folder, "val")[-1]["mAP"]
-    assert len(evaluator.detections) == 4
+    assert len(store.detections) == 4
     from_file, _ = evaluate_source(folder / "last.pt", ["voc07"], overrides=["loader.workers=0"])
     assert from_file == evaluation
 
@@ -117,7 +118,7 @@ def test_the_detector_of_a_run_is_the_averaged_one(run: tuple[Path, Evaluation],
 
 def last_weights(config: RunConfig, folder: Path) -> dict[str, torch.Tensor]:
     folder.mkdir()
-    train(config, folder)
+    train_config(config, folder)
     weights: dict[str, torch.Tensor] = load_checkpoint(folder / "last.pt")["trained"]
     return weights
 
@@ -155,31 +156,36 @@ def test_half_precision_on_the_cpu(tmp_path: Path) -> None:
 def test_fp16_needs_cuda(tmp_path: Path) -> None:
     data = {"name": "shapes", "root": str(tmp_path / "none")}
     with pytest.raises(Exception, match="fp16 needs a CUDA device"):
-        train(make_config(data, "train.amp=fp16"), tmp_path)
+        train_config(make_config(data, "train.amp=fp16"), tmp_path)
     assert not (tmp_path / "none").exists(), "refused before any data is made"
 
 
 def test_a_loss_that_is_not_finite_names_the_images() -> None:
-    infos = tuple(ImageInfo(name, (8, 8), (8, 8), (1.0, 1.0)) for name in ("000005", "000007"))
-    batch = Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), infos)
-    fine = {"a": torch.tensor(1.5), "b": torch.tensor(0.0)}
-    assert check_finite(fine, batch, 3) == {"a": 1.5, "b": 0.0}
+    image_ids = ["000005", "000007"]
+    fine = {"a": 1.5, "b": 0.0}
+    assert check_losses(fine, image_ids, 3) == fine
     for bad in (math.nan, math.inf, -math.inf):
         with pytest.raises(TrainingError, match=r"not finite at step 3: a 1.5, b -?(nan|inf); images: 000005, 000007;"):
-            check_finite({**fine, "b": torch.tensor(bad)}, batch, 3)
+            check_losses({**fine, "b": bad}, image_ids, 3)
+        with pytest.raises(TrainingError, match=r"gradient is not finite at step 3: .*; images: 000005, 000007;"):
+            check_gradient(bad, image_ids, 3)
+    check_gradient(1e30, image_ids, 3)
 
 
 def test_training_stops_when_the_loss_explodes(tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", 4)
     with pytest.raises(TrainingError, match=r"images: 00\d, 00\d; "):
-        train(make_config(data, "train.optimizer.lr=1e20"), tmp_path)
+        train_config(make_config(data, "train.optimizer.lr=1e20"), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("state", "message"),
     [
         ({"optimizer": None}, "holds no training state"),
-        ({"class_names": ["cat", "dog"]}, "trained on the classes cat, dog; the data has circle, cross"),
+        (
+            {"categories": {"names": ["cat", "dog"], "ids": [1, 2]}},
+            "trained on the classes cat, dog; the data has circle",
+        ),
         ({"trained": {}}, "its weights do not fit this detector: Missing key"),
     ],
 )
@@ -193,11 +199,12 @@ def test_resuming_from_what_does_not_fit(
     save_checkpoint(tmp_path / "run" / "last.pt", {key: value for key, value in saved.items() if value is not None})
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     with pytest.raises(CheckpointError, match=message):
-        train(config, tmp_path / "run", resume=True)
+        train_config(config, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 
 def test_detector_classes_are_mapped_to_the_data_sets_by_name() -> None:
-    assert class_map(["cat", "dog", "N/A", "bird"], ["bird", "cat"]).tolist() == [1, -1, -1, 0]
+    detector, dataset = Categories.of_names(["cat", "dog", "N/A", "bird"]), Categories.of_names(["bird", "cat"])
+    assert label_map(detector, dataset).tolist() == [1, -1, -1, 0]
     with pytest.raises(Exception, match=r"does not know 1 of the data set's 2 classes \(horse\)"):
-        class_map(["cat", "dog"], ["cat", "horse"])
+        label_map(Categories.of_names(["cat", "dog"]), Categories.of_names(["cat", "horse"]))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from detkit.structures import Detections, GroundTruth, ImageId
+from detkit.structures import Categories, Detections, GroundTruth, ImageId, Objects
 
-CLASSES = ("cat", "dog")
+CATEGORIES = Categories(("cat", "dog"), (1, 3))
 Box = Sequence[float]
 
 
@@ -18,35 +18,37 @@ def image(
     image_id: ImageId = 1,
     area: Sequence[float] | None = None,
 ) -> GroundTruth:
-    """An annotated image; class 0, not ignored and the area of the box unless said otherwise."""
+    """An annotated image. By default every object is of class 0 and not ignored, and has no annotated area."""
     corners = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    box_area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    return GroundTruth(
-        image_id,
-        (1000, 1000),
-        corners,
-        np.array([0] * len(corners) if labels is None else labels, dtype=np.int64),
-        np.array([False] * len(corners) if ignore is None else ignore, dtype=np.bool_),
-        box_area if area is None else np.array(area, dtype=np.float32),
+    objects = Objects(
+        boxes=corners,
+        labels=np.array([0] * len(corners) if labels is None else labels, dtype=np.int64),
+        ignore=np.array([False] * len(corners) if ignore is None else ignore, dtype=np.bool_),
+        area=None if area is None else np.array(area, dtype=np.float32),
     )
+    return GroundTruth(image_id, (1000, 1000), objects)
 
 
-def found(
+def detected(
     boxes: Sequence[Box] = (),
     scores: Sequence[float] | None = None,
     labels: Sequence[int] | None = None,
-    class_names: Sequence[str] = CLASSES,
+    categories: Categories = CATEGORIES,
 ) -> Detections:
-    """Detections of one image, sorted by score; class 0 and falling scores unless said otherwise."""
+    """Detections of one image, sorted by score. By default of class 0, with falling scores."""
     count = len(boxes)
-    given = torch.tensor([1 - k / (count + 1) for k in range(count)] if scores is None else scores, dtype=torch.float32)
-    order = given.argsort(descending=True, stable=True)
-    return Detections(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)[order],
-        given[order],
-        torch.tensor([0] * count if labels is None else labels, dtype=torch.int64)[order],
-        tuple(class_names),
+    falling = [1 - k / (count + 1) for k in range(count)]
+    unsorted_scores = torch.tensor(falling if scores is None else scores, dtype=torch.float32)
+    objects = Objects(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([0] * count if labels is None else labels, dtype=torch.int64),
+        scores=unsorted_scores,
     )
+    return Detections(objects.take(unsorted_scores.argsort(descending=True, stable=True)), categories)
+
+
+def categories_of(num_classes: int) -> Categories:
+    return Categories.of_names([f"class{k}" for k in range(num_classes)])
 
 
 def random_scene(
@@ -66,5 +68,5 @@ def random_scene(
             rng.random(len(picked)) < 0.8, labels[picked], rng.integers(0, num_classes, len(picked))
         )
         scores = rng.integers(1, 10, len(picked)) / 10
-        detections.append(found(guesses, scores, guess_labels, [f"class{k}" for k in range(num_classes)]))
+        detections.append(detected(guesses, scores, guess_labels, categories_of(num_classes)))
     return ground_truth, detections

@@ -9,11 +9,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.evaluation.coco import METRICS, coco_metrics, to_xywh
-from detkit.evaluation.evaluator import Evaluator
+from detkit.evaluation.coco import METRICS, COCOEvaluator, coco_metrics
+from detkit.evaluation.flat_boxes import to_xywh
 from detkit.evaluation.report import detections_to_coco, load_coco_detections
-from detkit.structures import Detections, GroundTruth, ImageId
-from tests.evaluation.scenes import found, image, random_scene
+from detkit.evaluation.store import DetectionStore
+from detkit.structures import Categories, Detections, GroundTruth, ImageId
+from tests.evaluation.scenes import categories_of, detected, image, random_scene
 
 A, B, FAR = (0, 0, 50, 50), (100, 0, 150, 50), (500, 500, 550, 550)
 
@@ -23,62 +24,72 @@ def ap50(ground_truth: list[GroundTruth], detections: list[Detections]) -> float
 
 
 def test_perfect_detector() -> None:
-    metrics, per_class = coco_metrics([image([A, B], [0, 1])], [found([A, B], labels=[0, 1])], 3)
+    metrics, per_class = coco_metrics([image([A, B], [0, 1])], [detected([A, B], labels=[0, 1])], 3)
     assert tuple(metrics) == METRICS
     expected = dict.fromkeys(METRICS, 1.0) | dict.fromkeys(["APs", "APl", "ARs", "ARl"], np.nan)  # all are medium
     assert metrics == pytest.approx(expected, nan_ok=True)
     np.testing.assert_allclose(per_class, [1, 1, np.nan])
 
 
-def test_nothing_found() -> None:
-    metrics, per_class = coco_metrics([image([A])], [found()], 1)
+def test_no_detection() -> None:
+    metrics, per_class = coco_metrics([image([A])], [detected()], 1)
     assert metrics["AP"] == metrics["AR100"] == per_class[0] == 0
 
 
-def test_nothing_annotated() -> None:
-    metrics, per_class = coco_metrics([image()], [found([A])], 1)
+def test_no_object() -> None:
+    metrics, per_class = coco_metrics([image()], [detected([A])], 1)
     assert np.isnan([*metrics.values(), *per_class]).all()
 
 
 def test_detections_on_an_empty_image_are_wrong() -> None:
     images = [image(image_id=1), image([A], image_id=2)]
-    assert ap50(images, [found([A], [0.9]), found([A], [0.8])]) == pytest.approx(1 / 2)
+    assert ap50(images, [detected([A], [0.9]), detected([A], [0.8])]) == pytest.approx(1 / 2)
 
 
 def test_duplicate_is_wrong() -> None:
     # right, wrong, right: precision 1 up to recall 1/2 (51 of 101 points), then 2/3
-    assert ap50([image([A, B])], [found([A, A, B])]) == pytest.approx((51 + 50 * 2 / 3) / 101)
+    assert ap50([image([A, B])], [detected([A, A, B])]) == pytest.approx((51 + 50 * 2 / 3) / 101)
 
 
 def test_second_detection_takes_the_second_best_object() -> None:
     """Unlike VOC, where it would be a duplicate."""
-    assert ap50([image([A, (0, 0, 50, 45)])], [found([A, A])]) == pytest.approx(1)
+    assert ap50([image([A, (0, 0, 50, 45)])], [detected([A, A])]) == pytest.approx(1)
 
 
 def test_iou_of_exactly_half_is_enough() -> None:
-    assert ap50([image([A])], [found([(0, 0, 50, 25)])]) == pytest.approx(1)
+    assert ap50([image([A])], [detected([(0, 0, 50, 25)])]) == pytest.approx(1)
 
 
 def test_crowd_takes_any_number_of_small_boxes_inside_it() -> None:
     """IoU with the crowd is 1/100; IoF is 1."""
     crowd = (500, 500, 1000, 1000)
-    answers = [found([FAR, FAR, (900, 900, 950, 950), A])]
-    assert ap50([image([A, crowd], ignore=[False, True])], answers) == pytest.approx(1)
-    assert ap50([image([A, crowd])], answers) < 0.2
+    detections = [detected([FAR, FAR, (900, 900, 950, 950), A])]
+    assert ap50([image([A, crowd], ignore=[False, True])], detections) == pytest.approx(1)
+    assert ap50([image([A, crowd])], detections) < 0.2
 
 
 def test_hundred_detections_count() -> None:
     images = [image([A])]
-    assert ap50(images, [found([FAR] * 99 + [A])]) == pytest.approx(1 / 100)
-    assert ap50(images, [found([FAR] * 100 + [A])]) == 0
-    both = found([FAR] * 100 + [A], labels=[1] * 100 + [0])
+    assert ap50(images, [detected([FAR] * 99 + [A])]) == pytest.approx(1 / 100)
+    assert ap50(images, [detected([FAR] * 100 + [A])]) == 0
+    both = detected([FAR] * 100 + [A], labels=[1] * 100 + [0])
     assert ap50([image([A, B], [0, 1])], [both]) == pytest.approx((1 + 0) / 2)  # a hundred of each class
 
 
 def test_area_is_the_annotated_one_at_both_ends() -> None:
     for area, ranges in ((1000, "s"), (1024, "sm"), (5000, "m"), (9216, "ml"), (9300, "l")):
-        metrics, _ = coco_metrics([image([A], area=[area])], [found([A])], 1)
+        metrics, _ = coco_metrics([image([A], area=[area])], [detected([A])], 1)
         assert [name for name in ("APs", "APm", "APl") if not np.isnan(metrics[name])] == [f"AP{r}" for r in ranges]
+
+
+def test_without_annotated_areas_the_boxes_count() -> None:
+    """Beside an image that has annotated areas."""
+    small, large = (0, 0, 30, 30), (0, 0, 100, 100)
+    images = [image([small], image_id=1), image([large], image_id=2), image([A], image_id=3, area=[20000])]
+    metrics, _ = coco_metrics(images, [detected([small]), detected(), detected([A])], 1)
+    assert metrics["ARs"] == pytest.approx(1)
+    assert np.isnan(metrics["ARm"])
+    assert metrics["ARl"] == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize("image_ids", [(0, 1), ("a", "b"), (2, 10), ("0", "00"), (5, "1")])
@@ -86,7 +97,7 @@ def test_any_image_ids(image_ids: tuple[ImageId, ImageId]) -> None:
     """Equal scores are ordered by image id, numbers by value, however the images are given."""
     for first_is_right, expected in ((True, 1), (False, 1 / 2)):
         pairs = [
-            (image([A] if right else [], image_id=image_id), found([A if right else FAR], [0.5]))
+            (image([A] if right else [], image_id=image_id), detected([A if right else FAR], [0.5]))
             for image_id, right in zip(image_ids, (first_is_right, not first_is_right), strict=True)
         ]
         for order in (pairs, pairs[::-1]):
@@ -95,7 +106,7 @@ def test_any_image_ids(image_ids: tuple[ImageId, ImageId]) -> None:
 
 
 def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    coco_metrics([image([A])], [found([A])], 1)
+    coco_metrics([image([A])], [detected([A])], 1)
     assert capsys.readouterr().out == ""
 
 
@@ -109,29 +120,31 @@ def test_xywh_gives_the_decimals_of_a_file_back() -> None:
 @pytest.mark.parametrize("first_id", [0, 1, 7])
 @pytest.mark.parametrize("seed", range(3))
 def test_written_detections_score_the_same_in_plain_pycocotools(seed: int, first_id: int, tmp_path: Path) -> None:
-    """With ids of its own, crowds, ties and a data set without areas; the file also comes back as it went."""
-    num_classes, category_ids = 3, (0, 4, 90)
+    """With its own ids, crowds, ties and a data set without areas. Reading the file gives the same detections again."""
+    num_classes = 3
+    categories = Categories(categories_of(num_classes).names, (0, 4, 90))
     rng = np.random.default_rng(seed)
     images, detections = random_scene(rng, list(range(first_id, first_id + 40)), num_classes)
-    by_id = {gt.image_id: answer for gt, answer in zip(images, detections, strict=True)}
+    by_id = dict(zip([gt.image_id for gt in images], detections, strict=True))
     path = tmp_path / "detections.json"
-    path.write_text(json.dumps(detections_to_coco(by_id, category_ids)))
+    path.write_text(json.dumps(detections_to_coco(by_id, categories)))
 
     metrics, per_class = coco_metrics(images, detections, num_classes)
-    assert metrics == pytest.approx(_plain_pycocotools(images, path, category_ids), abs=1e-12, nan_ok=True)
+    assert metrics == pytest.approx(_plain_pycocotools(images, path, categories.ids), abs=1e-12, nan_ok=True)
     assert 0 < metrics["AP"] < 1
     assert np.nanmean(per_class) == pytest.approx(metrics["AP"])
 
-    again = load_coco_detections(path, detections[0].class_names, category_ids)
-    assert set(again) == {image_id for image_id, answer in by_id.items() if len(answer)}
-    assert detections_to_coco(again, category_ids) == json.loads(path.read_text())
+    loaded = load_coco_detections(path, categories)
+    assert set(loaded) == {image_id for image_id, image_detections in by_id.items() if len(image_detections)}
+    assert detections_to_coco(loaded, categories) == json.loads(path.read_text())
 
 
 def _plain_pycocotools(images: list[GroundTruth], results: Path, category_ids: tuple[int, ...]) -> dict[str, float]:
     """By its own reader, with the original ids, except that objects are numbered from 1 as it needs."""
     objects: list[dict[str, Any]] = []
     for gt in images:
-        for (x1, y1, x2, y2), label, ignore in zip(gt.boxes.tolist(), gt.labels, gt.ignore, strict=True):
+        columns = gt.objects.boxes.tolist(), gt.objects.labels, gt.objects.ignore
+        for (x1, y1, x2, y2), label, ignore in zip(*columns, strict=True):
             objects.append(
                 {
                     "id": len(objects) + 1,
@@ -161,26 +174,26 @@ def test_published_results_score_as_cocoapi_says(shared_data: Path) -> None:
     folder = shared_data / "eval-refs" / "cocoapi_val2014_100"
     expected = json.loads((folder / "expected.json").read_text())["bbox"]
     data = json.loads((folder / "instances_val2014_100.json").read_text())
-    names = [category["name"] for category in data["categories"]]
-    category_ids = [category["id"] for category in data["categories"]]
+    names, ids = zip(*((category["name"], category["id"]) for category in data["categories"]), strict=True)
+    categories = Categories(names, ids)
     objects: dict[int, list[dict[str, Any]]] = {entry["id"]: [] for entry in data["images"]}
     for annotation in data["annotations"]:
         objects[annotation["image_id"]].append(annotation)
     images = [
         image(
             [[x, y, x + w, y + h] for x, y, w, h in (o["bbox"] for o in annotations)],
-            [category_ids.index(o["category_id"]) for o in annotations],
+            [ids.index(o["category_id"]) for o in annotations],
             [bool(o["iscrowd"]) for o in annotations],
             image_id,
             [o["area"] for o in annotations],
         )
         for image_id, annotations in objects.items()
     ]
-    answers = load_coco_detections(folder / "instances_val2014_fakebbox100_results.json", names, category_ids)
+    detections = load_coco_detections(folder / "instances_val2014_fakebbox100_results.json", categories)
 
-    evaluator = Evaluator(names, category_ids, images)
+    store = DetectionStore(categories, images)
     for image_id in objects:
-        evaluator.update(image_id, answers.get(image_id, found(class_names=names)))
-    result = evaluator.compute(["coco"]).results["coco"]
+        store.update(image_id, detections.get(image_id, detected(categories=categories)))
+    result = COCOEvaluator(store).compute()
     assert result.metrics == pytest.approx(expected, rel=0, abs=1e-6)
     assert result.score == pytest.approx(np.nanmean(list(result.per_class.values())))

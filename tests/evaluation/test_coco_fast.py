@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from detkit.config import ConfigError, UserError, parse_config
-from detkit.evaluation.coco import METRICS, CocoBackend, coco_metrics
-from detkit.evaluation.evaluator import EvalConfig, Evaluator
+from detkit.evaluation.build import build_evaluators
+from detkit.evaluation.coco import METRICS, COCOEvaluator, coco_metrics
+from detkit.evaluation.protocols import CocoBackend, EvalConfig
+from detkit.evaluation.store import DetectionStore
 from detkit.ops import compiled
 from detkit.structures import Detections, GroundTruth, ImageId
-from tests.evaluation.scenes import CLASSES, found, image, random_scene
+from tests.evaluation.scenes import CATEGORIES, categories_of, detected, image, random_scene
 
 A, B, FAR = (0, 0, 50, 50), (100, 0, 150, 50), (500, 500, 550, 550)
 Scene = tuple[list[GroundTruth], list[Detections]]
@@ -54,7 +56,7 @@ def scene_of_all_sizes(rng: np.random.Generator, num_images: int, num_classes: i
         if number % 3 == 0:
             guessed[:] = 0
         scores = rng.random(len(picked)).round(2) if number % 2 else rng.random(len(picked))
-        detections.append(found(guesses, scores, guessed, [f"class{k}" for k in range(num_classes)]))
+        detections.append(detected(guesses, scores, guessed, categories_of(num_classes)))
     return ground_truth, detections
 
 
@@ -71,7 +73,7 @@ def test_on_all_sizes(seed: int, num_classes: int) -> None:
     numbers = assert_same_bits(scene, num_classes)
     assert (numbers > 0).all()
     assert (numbers < 1).all()
-    assert any((answer.labels == 0).sum() > 100 for answer in scene[1])
+    assert any((detections.labels == 0).sum() > 100 for detections in scene[1])
 
 
 @pytest.mark.parametrize("ids", ["numbers", "strings", "both"])
@@ -83,24 +85,27 @@ def test_any_image_ids_in_any_order(ids: str) -> None:
 
 
 EDGES: dict[str, Scene] = {
-    "perfect": ([image([A, B], [0, 1])], [found([A, B], labels=[0, 1])]),
-    "nothing found": ([image([A])], [found()]),
-    "nothing annotated": ([image()], [found([A])]),
-    "nothing at all": ([image()], [found()]),
-    "only crowds": ([image([A], ignore=[True])], [found([A, B])]),
-    "found where nothing is": ([image(image_id=1), image([A], image_id=2)], [found([A], [0.9]), found([A], [0.8])]),
-    "another class": ([image([A], [0])], [found([A], labels=[1])]),
-    "twice": ([image([A, B])], [found([A, A, B])]),
-    "two equal objects": ([image([A, A])], [found([A, A, A])]),
-    "second best": ([image([A, (0, 0, 50, 45)])], [found([A, A])]),
-    "half": ([image([A])], [found([(0, 0, 50, 25)])]),
-    "crowd beside object": ([image([A, A], ignore=[True, False])], [found([A, A, A])]),
-    "many in a crowd": ([image([A, (400, 400, 900, 900)], ignore=[False, True])], [found([FAR] * 9 + [A])]),
-    "border of two ranges": ([image([A, B], area=[1024, 9216])], [found([(0, 0, 32, 32), (0, 0, 96, 96), A, B])]),
-    "all equally sure": ([image([A], image_id=n) for n in range(4)], [found([FAR, A], [0.5, 0.5])] * 4),
-    "99 before it": ([image([A])], [found([FAR] * 99 + [A])]),
-    "100 before it": ([image([A])], [found([FAR] * 100 + [A])]),
-    "empty boxes": ([image([(5, 5, 5, 5), A])], [found([(5, 5, 5, 5), (0, 0, 0, 9), A])]),
+    "perfect": ([image([A, B], [0, 1])], [detected([A, B], labels=[0, 1])]),
+    "no detection": ([image([A])], [detected()]),
+    "no object": ([image()], [detected([A])]),
+    "neither": ([image()], [detected()]),
+    "only crowds": ([image([A], ignore=[True])], [detected([A, B])]),
+    "detections on an image without objects": (
+        [image(image_id=1), image([A], image_id=2)],
+        [detected([A], [0.9]), detected([A], [0.8])],
+    ),
+    "another class": ([image([A], [0])], [detected([A], labels=[1])]),
+    "twice": ([image([A, B])], [detected([A, A, B])]),
+    "two equal objects": ([image([A, A])], [detected([A, A, A])]),
+    "second best": ([image([A, (0, 0, 50, 45)])], [detected([A, A])]),
+    "half": ([image([A])], [detected([(0, 0, 50, 25)])]),
+    "crowd beside object": ([image([A, A], ignore=[True, False])], [detected([A, A, A])]),
+    "many in a crowd": ([image([A, (400, 400, 900, 900)], ignore=[False, True])], [detected([FAR] * 9 + [A])]),
+    "border of two ranges": ([image([A, B], area=[1024, 9216])], [detected([(0, 0, 32, 32), (0, 0, 96, 96), A, B])]),
+    "all scores equal": ([image([A], image_id=n) for n in range(4)], [detected([FAR, A], [0.5, 0.5])] * 4),
+    "99 before it": ([image([A])], [detected([FAR] * 99 + [A])]),
+    "100 before it": ([image([A])], [detected([FAR] * 100 + [A])]),
+    "empty boxes": ([image([(5, 5, 5, 5), A])], [detected([(5, 5, 5, 5), (0, 0, 0, 9), A])]),
 }
 
 
@@ -118,21 +123,21 @@ def test_with_several_threads() -> None:
         torch.set_num_threads(threads)
 
 
-def test_the_evaluator_asks_the_backend_of_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_the_evaluator_uses_the_backend_of_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
 
     def metrics(*_: object, backend: CocoBackend) -> tuple[dict[str, float], np.ndarray]:
-        asked.append(backend)
+        used.append(backend)
         return dict.fromkeys(METRICS, 0.0), np.zeros(2)
 
     pytest.importorskip("numba")
-    monkeypatch.setattr("detkit.evaluation.evaluator.coco_metrics", metrics)
+    monkeypatch.setattr("detkit.evaluation.coco.coco_metrics", metrics)
+    store = DetectionStore(CATEGORIES, [image([A])])
+    store.update(1, detected([A]))
     backends: tuple[CocoBackend, ...] = ("pycocotools", "fast")
     for backend in backends:
-        evaluator = Evaluator(CLASSES, (1, 3), [image([A])], coco_backend=backend)
-        evaluator.update(1, found([A]))
-        evaluator.compute(["coco"])
-    assert asked == list(backends)
+        build_evaluators(["coco"], store, coco_backend=backend)["coco"].compute()
+    assert used == list(backends)
 
 
 def test_config_names_the_backend() -> None:
@@ -141,13 +146,15 @@ def test_config_names_the_backend() -> None:
     with pytest.raises(ConfigError, match=r"fats.*did you mean 'fast'"):
         parse_config({"coco_backend": "fats"}, EvalConfig)
     with pytest.raises(ValueError, match="'fats': expected one of pycocotools, fast"):
-        coco_metrics([image()], [found()], 2, backend="fats")  # type: ignore[arg-type]
+        coco_metrics([image()], [detected()], 2, backend="fats")  # type: ignore[arg-type]
 
 
 def test_without_numba_it_is_refused_before_anything_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_numba_works", lambda: False)
-    Evaluator(CLASSES, (1, 3), [image([A])])
+    store = DetectionStore(CATEGORIES, [image([A])])
+    COCOEvaluator(store)
+    build_evaluators(["voc07"], store, coco_backend="fast")
     with pytest.raises(UserError, match=r"eval\.coco_backend: fast .* pip install numba"):
-        Evaluator(CLASSES, (1, 3), [image([A])], coco_backend="fast")
+        build_evaluators(["voc07", "coco"], store, coco_backend="fast")
     with pytest.raises(UserError, match="pip install numba"):
-        coco_metrics([image()], [found()], 2, backend="fast")
+        coco_metrics([image()], [detected()], 2, backend="fast")

@@ -4,20 +4,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.coco import METRICS
-from detkit.evaluation.evaluator import PROTOCOLS, Evaluation, Evaluator
+from detkit.evaluation.evaluator import Evaluation, summarise
+from detkit.evaluation.protocols import PROTOCOLS
 from detkit.evaluation.report import detections_to_coco, format_table, load_coco_detections, to_json
-from tests.evaluation.scenes import CLASSES, found, image
+from detkit.evaluation.store import DetectionStore
+from detkit.structures import Categories
+from tests.evaluation.scenes import CATEGORIES, detected, image
 
 A, B = (0, 0, 50, 50), (100, 0, 150, 50)
+SPARSE_IDS = Categories(("cat", "dog"), (1, 90))
 
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    """One of three cats found; no dog anywhere."""
-    evaluator = Evaluator(CLASSES, (1, 3), [image([A, A, A, B], ignore=[False] * 3 + [True])])
-    evaluator.update(1, found([A]))
-    return evaluator.compute(PROTOCOLS)
+    """One of three cats is detected; there is no dog."""
+    store = DetectionStore(CATEGORIES, [image([A, A, A, B], ignore=[False] * 3 + [True])])
+    store.update(1, detected([A]))
+    return summarise(store, build_evaluators(PROTOCOLS, store))
 
 
 def test_voc_table(evaluation: Evaluation) -> None:
@@ -56,7 +61,7 @@ def test_json_has_full_precision_and_no_nan(evaluation: Evaluation) -> None:
 
 
 def test_coco_entries_use_the_ids_of_the_data_set() -> None:
-    entries = detections_to_coco({"x": found([(1.5, 2, 11.75, 22)], [0.25], [1]), 7: found()}, (1, 90))
+    entries = detections_to_coco({"x": detected([(1.5, 2, 11.75, 22)], [0.25], [1]), 7: detected()}, SPARSE_IDS)
     assert entries == [{"image_id": "x", "category_id": 90, "bbox": [1.5, 2.0, 10.25, 20.0], "score": 0.25}]
     assert json.loads(json.dumps(entries)) == entries
 
@@ -65,9 +70,10 @@ def test_loading_sorts_by_score_and_refuses_unknown_categories(tmp_path: Path) -
     path = tmp_path / "results.json"
     entry = {"image_id": 0, "category_id": 90, "bbox": [1, 2, 3, 4], "score": 0.25}
     path.write_text(json.dumps([entry, entry | {"category_id": 1, "score": 0.5}]))
-    answer = load_coco_detections(path, CLASSES, (1, 90))[0]
-    assert answer.labels.tolist() == [0, 1]
-    assert answer.scores.tolist() == [0.5, 0.25]
-    assert torch.equal(answer.boxes[0], torch.tensor([1.0, 2, 4, 6]))
+    detections = load_coco_detections(path, SPARSE_IDS)[0]
+    assert detections.categories == SPARSE_IDS
+    assert detections.labels.tolist() == [0, 1]
+    assert detections.scores.tolist() == [0.5, 0.25]
+    assert torch.equal(detections.boxes[0], torch.tensor([1.0, 2, 4, 6]))
     with pytest.raises(ValueError, match=r"entry 0: category id 90 is not in the data set"):
-        load_coco_detections(path, CLASSES, (1, 2))
+        load_coco_detections(path, Categories(("cat", "dog"), (1, 2)))

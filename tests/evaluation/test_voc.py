@@ -7,7 +7,7 @@ import pytest
 
 from detkit.evaluation.voc import RECALL_POINTS, area_ap, eleven_point_ap, voc_ap
 from detkit.structures import Detections, GroundTruth
-from tests.evaluation.scenes import found, image, random_scene
+from tests.evaluation.scenes import detected, image, random_scene
 from tests.reference import voc_ap as reference
 
 A, B, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (100, 100, 110, 110)
@@ -20,72 +20,74 @@ def area(ground_truth: list[GroundTruth], detections: list[Detections], **rules:
 
 @pytest.mark.parametrize("eleven_point", [True, False])
 def test_perfect_detector(eleven_point: bool) -> None:
-    aps = voc_ap([image([A, B], [0, 1])], [found([A, B], labels=[0, 1])], 2, eleven_point=eleven_point)
+    aps = voc_ap([image([A, B], [0, 1])], [detected([A, B], labels=[0, 1])], 2, eleven_point=eleven_point)
     assert aps == pytest.approx([1, 1], abs=1e-15)
 
 
 @pytest.mark.parametrize("eleven_point", [True, False])
-def test_nothing_found(eleven_point: bool) -> None:
-    aps = voc_ap([image([A])], [found()], 2, eleven_point=eleven_point)
+def test_no_detection(eleven_point: bool) -> None:
+    aps = voc_ap([image([A])], [detected()], 2, eleven_point=eleven_point)
     assert aps[0] == 0
 
 
 def test_class_without_objects_is_nan_even_with_detections_or_difficult_objects() -> None:
-    aps = voc_ap([image([A, B], [0, 1], [False, True])], [found([A, B], labels=[0, 1])], 3, eleven_point=True)
+    aps = voc_ap([image([A, B], [0, 1], [False, True])], [detected([A, B], labels=[0, 1])], 3, eleven_point=True)
     np.testing.assert_allclose(aps, [1, np.nan, np.nan])
 
 
 def test_image_without_objects_counts_its_detections_as_wrong() -> None:
     images = [image(), image([A])]
-    assert area(images, [found([A], [0.9]), found([A], [0.8])]) == pytest.approx(1 / 2)
+    assert area(images, [detected([A], [0.9]), detected([A], [0.8])]) == pytest.approx(1 / 2)
 
 
 def test_second_detection_of_an_object_is_wrong() -> None:
     # right, wrong (duplicate), right: precision 1 at recall 1/2, 2/3 at recall 1
-    assert area([image([A, B])], [found([A, A, B])]) == pytest.approx((1 + 2 / 3) / 2)
+    assert area([image([A, B])], [detected([A, A, B])]) == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_detection_goes_to_its_best_object_even_if_taken() -> None:
     """No second choice: the other object passes the threshold too, but is not the best. COCO would give it."""
     beside = (0, 0, 10, 9)  # IoU 0.9 with A
-    assert area([image([A, beside])], [found([A, A])]) == pytest.approx(1 / 2)
+    assert area([image([A, beside])], [detected([A, A])]) == pytest.approx(1 / 2)
 
 
 def test_difficult_is_neither_right_nor_wrong() -> None:
     images = [image([A, B], ignore=[True, False])]
-    assert area(images, [found([A, A, B])]) == 1
-    assert area(images, [found([A, FAR, B])]) == pytest.approx(1 / 2)
-    assert area(images, [found([A])]) == 0
+    assert area(images, [detected([A, A, B])]) == 1
+    assert area(images, [detected([A, FAR, B])]) == pytest.approx(1 / 2)
+    assert area(images, [detected([A])]) == 0
 
 
 @pytest.mark.parametrize("eleven_point", [True, False])
 def test_leading_detections_of_difficult_objects_change_nothing(eleven_point: bool) -> None:
     images = [image([A, B, FAR], ignore=[True, False, False])]
-    with_leading, without = (voc_ap(images, [found(boxes)], 1, eleven_point=eleven_point) for boxes in ([A, A, B], [B]))
+    with_leading, without = (
+        voc_ap(images, [detected(boxes)], 1, eleven_point=eleven_point) for boxes in ([A, A, B], [B])
+    )
     assert with_leading == without
     assert without == pytest.approx(6 / 11 if eleven_point else 1 / 2)
 
 
 def test_threshold_is_strict_unless_told() -> None:
-    images, detections = [image([A])], [found([HALF_OF_A])]
+    images, detections = [image([A])], [detected([HALF_OF_A])]
     assert area(images, detections) == 0
     assert area(images, detections, strict=False) == 1
 
 
-def test_other_class_does_not_answer() -> None:
+def test_a_detection_of_another_class_is_wrong() -> None:
     np.testing.assert_array_equal(
-        voc_ap([image([A, B], [0, 1])], [found([A, B], labels=[1, 0])], 2, eleven_point=False), [0, 0]
+        voc_ap([image([A, B], [0, 1])], [detected([A, B], labels=[1, 0])], 2, eleven_point=False), [0, 0]
     )
 
 
 def test_scores_are_ranked_over_all_images() -> None:
     images = [image([A]), image([A])]
-    assert area(images, [found([FAR, A], [0.9, 0.2]), found([A], [0.5])]) == pytest.approx(2 / 3)
-    assert area(images, [found([FAR, A], [0.1, 0.2]), found([A], [0.5])]) == 1
+    assert area(images, [detected([FAR, A], [0.9, 0.2]), detected([A], [0.5])]) == pytest.approx(2 / 3)
+    assert area(images, [detected([FAR, A], [0.1, 0.2]), detected([A], [0.5])]) == 1
 
 
 def test_equal_scores_keep_the_order_of_the_images() -> None:
-    right, wrong = found([A], [0.5]), found([FAR], [0.5])
+    right, wrong = detected([A], [0.5]), detected([FAR], [0.5])
     assert area([image([A]), image()], [right, wrong]) == 1
     assert area([image(), image([A])], [wrong, right]) == pytest.approx(1 / 2)
 
@@ -142,7 +144,7 @@ def _read_comp4(folder: Path, classes: list[str], image_ids: list[str]) -> list[
             image_id, score, *corners = line.split()
             x1, y1, x2, y2 = map(float, corners)
             rows[image_id].append(([x1 - 1, y1 - 1, x2, y2], float(score), label))
-    return [found(*(zip(*part, strict=True) if part else ())) for part in rows.values()]
+    return [detected(*(zip(*part, strict=True) if part else ())) for part in rows.values()]
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.75])
@@ -154,7 +156,7 @@ def test_padilla_case(shared_data: Path, threshold: float) -> None:
     for path in sorted((folder / "gts").iterdir()):
         images.append(image([_padilla_box(line.split()[1:]) for line in path.read_text().splitlines()]))
         rows = [line.split()[1:] for line in (folder / "dets" / path.name).read_text().splitlines()]
-        detections.append(found([_padilla_box(row[1:]) for row in rows], [float(row[0]) for row in rows]))
+        detections.append(detected([_padilla_box(row[1:]) for row in rows], [float(row[0]) for row in rows]))
     for eleven_point, name in ((True, "11_point"), (False, "every_point")):
         aps = voc_ap(images, detections, 1, eleven_point=eleven_point, iou_threshold=threshold, strict=False)
         assert aps[0] == pytest.approx(expected[name][str(threshold)], abs=1e-9)

@@ -1,4 +1,4 @@
-"""The transformer's parts: what positions and masks mean, and how the paper draws the weights."""
+"""The transformer's parts: position embeddings, masks, attention, and how the paper draws the weights."""
 
 import math
 
@@ -12,7 +12,7 @@ from detkit.nn.transformer import (
     Decoder,
     Encoder,
     TransformerConfig,
-    map_positions,
+    map_pos_embed,
     padding_mask,
     sine_embedding,
 )
@@ -28,26 +28,26 @@ def test_padding_is_where_the_nearest_pixel_is(canvas: tuple[int, int], cells: t
     for image, (height, width) in zip(pixels, sizes, strict=True):
         image[:, :height, :width] = 0
     expected = nn.functional.interpolate(pixels, cells)[:, 0].bool()
-    assert torch.equal(padding_mask(sizes, canvas, cells, torch.device("cpu")), expected)
+    assert torch.equal(padding_mask(torch.tensor(sizes), canvas, cells), expected)
     assert not expected[0].any()
     assert expected[1].sum() == cells[0] * cells[1] - 1
 
 
-def test_positions_by_hand() -> None:
+def test_position_embedding_by_hand() -> None:
     """Two rows and three columns, of which the last is padding: y = 1/2, 1; x = 1/2, 1, 1 of 2 pi."""
     padding = torch.tensor([[[False, False, True], [False, False, True]]])
-    positions = map_positions(padding, width=8)
-    assert positions.shape == (1, 2, 3, 8)
+    pos_embed = map_pos_embed(padding, width=8, temperature=10000)
+    assert pos_embed.shape == (1, 2, 3, 8)
     y, x = math.pi, 2 * math.pi  # row 0, column 1
     expected = [f(angle / 10000 ** (i / 2)) for angle in (y, x) for i in (0, 1) for f in (math.sin, math.cos)]
-    torch.testing.assert_close(positions[0, 0, 1], torch.tensor(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pos_embed[0, 0, 1], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_positions_do_not_depend_on_padding() -> None:
-    alone = map_positions(torch.zeros(1, 3, 5, dtype=torch.bool), width=32)
+def test_the_position_embedding_does_not_depend_on_padding() -> None:
+    alone = map_pos_embed(torch.zeros(1, 3, 5, dtype=torch.bool), 32, 20)
     padding = torch.ones(1, 6, 9, dtype=torch.bool)
     padding[:, :3, :5] = False
-    assert torch.equal(map_positions(padding, width=32)[:, :3, :5], alone)
+    assert torch.equal(map_pos_embed(padding, 32, 20)[:, :3, :5], alone)
 
 
 def test_sine_embedding_of_boxes_has_a_share_for_each_number() -> None:
@@ -59,17 +59,17 @@ def test_sine_embedding_of_boxes_has_a_share_for_each_number() -> None:
 
 def test_attention_equals_torchs() -> None:
     torch.manual_seed(0)
-    ours, theirs = Attention(16, 4, dropout=0.0), nn.MultiheadAttention(16, 4, batch_first=True)
+    attention, reference = Attention(16, 4, dropout=0.0), nn.MultiheadAttention(16, 4, batch_first=True)
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
-        theirs.in_proj_bias.normal_()
-        for linear, bias in zip((ours.q, ours.k, ours.v), theirs.in_proj_bias.chunk(3), strict=True):
+        reference.in_proj_weight.copy_(torch.cat([attention.q.weight, attention.k.weight, attention.v.weight]))
+        reference.in_proj_bias.normal_()
+        for linear, bias in zip((attention.q, attention.k, attention.v), reference.in_proj_bias.chunk(3), strict=True):
             linear.bias.copy_(bias)
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
+        reference.out_proj.load_state_dict(attention.out.state_dict())
     query, key, value = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
     padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
-    expected, _ = theirs(query, key, value, key_padding_mask=padding)
-    torch.testing.assert_close(ours(query, key, value, ~padding[:, None, None]), expected)
+    expected, _ = reference(query, key, value, key_padding_mask=padding)
+    torch.testing.assert_close(attention(query, key, value, ~padding[:, None, None]), expected)
 
 
 def test_queries_keys_and_values_are_drawn_as_one_matrix() -> None:
@@ -83,13 +83,13 @@ def test_queries_keys_and_values_are_drawn_as_one_matrix() -> None:
 def run(features: Tensor, padding: Tensor) -> Tensor:
     torch.manual_seed(0)
     encoder, decoder = Encoder(SMALL), Decoder(SMALL)
-    positions = map_positions(padding, SMALL.width).flatten(1, 2)
+    pos_embed = map_pos_embed(padding, SMALL.width, 10000).flatten(1, 2)
     mask = ~padding.flatten(1)[:, None, None]
-    memory = encoder(features.flatten(2).transpose(1, 2), positions, mask)
-    return decoder(torch.randn(1, 6, SMALL.width).expand(len(features), -1, -1), memory, positions, mask)
+    memory = encoder(features.flatten(2).transpose(1, 2), pos_embed, mask)
+    return decoder(torch.randn(1, 6, SMALL.width).expand(len(features), -1, -1), memory, pos_embed, mask)
 
 
-def test_what_is_said_does_not_depend_on_padding() -> None:
+def test_hidden_states_do_not_depend_on_padding() -> None:
     features = torch.randn(2, SMALL.width, 4, 6)
     padding = torch.zeros(2, 4, 6, dtype=torch.bool)
     padding[1, 3:] = True
@@ -103,10 +103,10 @@ def test_what_is_said_does_not_depend_on_padding() -> None:
 
 def test_dropout_is_for_training() -> None:
     encoder = Encoder(SMALL.model_copy(update={"dropout": 0.5}))
-    x, positions = torch.randn(1, 6, 16), torch.zeros(1, 6, 16)
-    assert not torch.equal(encoder(x, positions, None), encoder(x, positions, None))
+    x, pos_embed = torch.randn(1, 6, 16), torch.zeros(1, 6, 16)
+    assert not torch.equal(encoder(x, pos_embed, None), encoder(x, pos_embed, None))
     encoder.eval()
-    assert torch.equal(encoder(x, positions, None), encoder(x, positions, None))
+    assert torch.equal(encoder(x, pos_embed, None), encoder(x, pos_embed, None))
 
 
 @pytest.mark.parametrize("change", [{"width": 30}, {"width": 20}])

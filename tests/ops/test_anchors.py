@@ -75,7 +75,7 @@ def sides(priors: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_priors_of_ssd_in_the_order_of_caffes_layer() -> None:
-    """SSD300's second level on VOC: the smallest square, the one between, 2, 1/2, 3, 1/3, of the smallest's area."""
+    """SSD300's second level on VOC: the small square, the larger one, then ratios 2, 1/2, 3, 1/3 of the small area."""
     between, two, three = math.sqrt(60 * 111), math.sqrt(2), math.sqrt(3)
     expected = [
         [60, 60],
@@ -95,9 +95,9 @@ def test_mobilenet_ssds_first_level_has_no_second_square() -> None:
 
 def test_priors_equal_torchvision_with_and_without_its_clip() -> None:
     for clip, largest in ((False, None), (True, 320.0)):
-        theirs = DefaultBoxGenerator([[2, 3]], scales=[0.95, 1.0], clip=clip)._wh_pairs[0]
-        theirs = theirs.clamp(0, 1) if clip else theirs
-        assert_close(sides(prior_anchors(0.95 * 320, 320, (2, 3), largest=largest)), theirs * 320)
+        expected = DefaultBoxGenerator([[2, 3]], scales=[0.95, 1.0], clip=clip)._wh_pairs[0]
+        expected = expected.clamp(0, 1) if clip else expected
+        assert_close(sides(prior_anchors(0.95 * 320, 320, (2, 3), largest=largest)), expected * 320)
     assert sides(prior_anchors(304, 320, (2, 3), largest=320)).max() == 320
     assert sides(prior_anchors(304, 320, (2, 3))).max() > 500
 

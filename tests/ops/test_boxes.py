@@ -7,6 +7,7 @@ from detkit.ops.boxes import (
     box_area,
     box_sides,
     clip_boxes,
+    clip_to_windows,
     cxcywh_to_xyxy,
     valid_boxes,
     xywh_to_xyxy,
@@ -61,6 +62,25 @@ def test_clip_takes_height_then_width() -> None:
 def test_clip_is_torchvisions(shape: tuple[int, ...]) -> None:
     boxes = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
     assert clip_boxes(boxes, (50, 70)).equal(torchvision.ops.clip_boxes_to_image(boxes, (50, 70)))
+
+
+def test_clip_to_windows_by_hand() -> None:
+    windows = torch.tensor([[0.0, 0, 200, 100], [10, 20, 30, 40], [10, 20, 30, 40], [5, 5, 5, 5]])
+    boxes = torch.tensor([[-5.0, -6, 500, 600], [12, 15, 25, 50], [40, 50, 60, 70], [0, 0, 9, 9]])
+    expected = [[0, 0, 200, 100], [12, 20, 25, 40], [30, 40, 30, 40], [5, 5, 5, 5]]
+    assert clip_to_windows(boxes, windows).tolist() == expected
+    assert boxes[0, 0] == -5, "the input is left alone"
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 4), (2, 3, 4)])
+def test_one_window_for_all_clips_as_clip_boxes(shape: tuple[int, ...]) -> None:
+    boxes = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
+    assert clip_to_windows(boxes, torch.tensor([0.0, 0, 70, 50])).equal(clip_boxes(boxes, (50, 70)))
+
+
+def test_wrong_windows_are_named() -> None:
+    with pytest.raises(ValueError, match=r"windows: expected boxes \[\.\.\., 4\], got \[2\]"):
+        clip_to_windows(BOX, torch.zeros(2))
 
 
 def test_the_formats_by_hand() -> None:

@@ -61,10 +61,10 @@ def test_zero_deltas_are_the_anchor(coder: BoxCoder, pair: str) -> None:
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
 def test_equals_torchvision(weights: tuple[float, float, float, float]) -> None:
     boxes, anchors = (random_boxes(50, seed=seed).float() for seed in (2, 3))
-    ours, theirs = BoxCoder(weights), TorchvisionCoder(weights)
-    assert ours.encode(boxes, anchors).equal(theirs.encode_single(boxes, anchors))
+    coder, torchvision_coder = BoxCoder(weights), TorchvisionCoder(weights)
+    assert coder.encode(boxes, anchors).equal(torchvision_coder.encode_single(boxes, anchors))
     deltas = torch.randn(50, 3 * 4, generator=torch.Generator().manual_seed(0)) * 10
-    assert ours.decode(deltas.view(50, 3, 4), anchors).equal(theirs.decode(deltas, [anchors]))
+    assert coder.decode(deltas.view(50, 3, 4), anchors).equal(torchvision_coder.decode(deltas, [anchors]))
 
 
 def test_several_boxes_for_each_anchor() -> None:
@@ -127,7 +127,7 @@ def test_grid_boxes_by_hand() -> None:
     # centres (4, 4) and (3.75 * 8, 1.25 * 8), sides 10 x 20 and 64 x 32
     expected = torch.tensor([[-1.0, -6, 9, 14], [-2, -6, 62, 26]], dtype=torch.float64)
     assert_close(GridCoder().decode(raw, cells, anchors, 8), expected)
-    # for each its own stride: the second centre at (3.75 * 16, 1.25 * 16)
+    # Each has a stride of its own; the second centre is at (3.75 * 16, 1.25 * 16)
     expected[1] += torch.tensor([30.0, 10, 30, 10])
     assert_close(GridCoder().decode(raw, cells, anchors, torch.tensor([[8], [16]])), expected)
 
@@ -148,7 +148,7 @@ def test_grid_decoding_differentiates(scale_xy: float) -> None:
     assert torch.autograd.gradcheck(lambda raw: GridCoder(scale_xy).decode(raw, cells, anchors, 8), raw)
 
 
-def test_grid_decoding_of_batches_and_of_nothing() -> None:
+def test_grid_decoding_of_batches_and_without_boxes() -> None:
     raw = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
     cells, anchors = torch.arange(10).view(5, 2), torch.arange(1.0, 11.0).view(5, 2)
     boxes = GridCoder().decode(raw, cells, anchors, 8)

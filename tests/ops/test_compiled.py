@@ -20,8 +20,8 @@ LABELS = torch.arange(300) % 7
 FEATURES = torch.randn(1, 70, 25, 25, generator=torch.Generator().manual_seed(1))
 
 
-def aligned(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and gradient."""
+def value_and_gradient(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Of RoIAlign in the features."""
     features = features.clone(memory_format=torch.preserve_format).requires_grad_()
     pooled = roi_align(features, [BOXES], 3, 1 / 8, sampling_ratio=2)
     (pooled * pooled.detach().cos()).sum().backward()
@@ -38,7 +38,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append((box_iou(BOXES.repeat(100, 1), BOXES), *aligned(FEATURES)))
+            results.append((box_iou(BOXES.repeat(100, 1), BOXES), *value_and_gradient(FEATURES)))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
@@ -46,12 +46,14 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 
 def test_the_memory_format_changes_nothing() -> None:
-    plain, channels_last = (aligned(f) for f in (FEATURES, FEATURES.contiguous(memory_format=torch.channels_last)))
+    plain, channels_last = (
+        value_and_gradient(f) for f in (FEATURES, FEATURES.contiguous(memory_format=torch.channels_last))
+    )
     assert plain[0].equal(channels_last[0])
     assert plain[1].equal(channels_last[1])
 
 
-def test_nothing_of_numba_where_boxes_have_a_gradient() -> None:
+def test_boxes_with_a_gradient_do_not_go_through_numba() -> None:
     boxes = BOXES[:5].clone().requires_grad_()
     box_iou(boxes, BOXES[5:10]).sum().backward()
     assert boxes.grad is not None
@@ -75,11 +77,11 @@ def test_ops_can_be_traced_and_exported() -> None:
 
 
 def test_works_in_a_forked_process(path: str) -> None:
-    """After the parent has used threads, where torch hangs in its own threads: a loader's workers have one."""
+    """Although the parent has used threads of OpenMP, with which a forked process hangs. Loader workers are forked."""
     code = (
         "import multiprocessing, torch; from detkit.ops.iou import box_iou; torch.set_num_threads(2)\n"
         "b = torch.rand(2000, 4).cumsum(1)\n"
-        "def work(): found = box_iou(b, b); torch.set_num_threads(1); assert found.equal(expected)\n"
+        "def work(): actual = box_iou(b, b); torch.set_num_threads(1); assert actual.equal(expected)\n"
         "expected = box_iou(b, b)\n"
         "child = multiprocessing.get_context('fork').Process(target=work); child.start(); child.join(60)\n"
         "assert child.exitcode == 0, child.exitcode"
@@ -89,7 +91,7 @@ def test_works_in_a_forked_process(path: str) -> None:
 
 
 @pytest.mark.parametrize("threads", ["torch's", "of Python"])
-def test_parts_cover_everything_once_and_errors_come_out(monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+def test_every_part_runs_once_and_errors_are_raised(monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
     if threads == "of Python":
         monkeypatch.setattr(compiled, "_gnu_openmp", lambda process: None)
     before = torch.get_num_threads()
@@ -109,7 +111,7 @@ def test_parts_cover_everything_once_and_errors_come_out(monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(not compiled._gnu_openmp(os.getpid()), reason="torch works with another library than GNU OpenMP")
-def test_parts_run_at_once_on_the_threads_that_torch_has() -> None:
+def test_parts_run_in_parallel_on_the_threads_of_torch() -> None:
     code = (
         "import os, threading, torch; from detkit.ops.compiled import in_threads; torch.set_num_threads(2)\n"
         "torch.rand(2000, 2000).exp()\n"
@@ -124,6 +126,6 @@ def test_parts_run_at_once_on_the_threads_that_torch_has() -> None:
 def test_same_boxes_and_order_with_and_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     works = [partial(nms, BOXES, SCORES, t) for t in (0.3, 0.7)]
     works += [partial(class_aware_nms, BOXES, SCORES, LABELS, t) for t in (0.3, 0.7)]
-    ours = [work() for work in works]
+    compiled_results = [work() for work in works]
     monkeypatch.setattr(compiled, "_numba_works", lambda: False)
-    assert all(map(torch.equal, ours, (work() for work in works)))
+    assert all(map(torch.equal, compiled_results, (work() for work in works)))

@@ -10,7 +10,7 @@ from tests.reference import nms as reference
 
 
 def scores_of(boxes: Tensor, *, steps: int = 0, seed: int = 0) -> Tensor:
-    """One random score a box; with `steps` only that many different ones, so that many tie."""
+    """A random score for each box; with `steps` only that many different ones, so that many are equal."""
     scores = torch.rand(len(boxes), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (scores * steps).ceil() / steps if steps else scores
 
@@ -29,7 +29,9 @@ CASES = {
     "empty": (torch.zeros(0, 4, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)),
 }
 cases = pytest.mark.parametrize("case", CASES)
-thresholds = pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.0])  # exact in binary: IoU = t must stay
+thresholds = pytest.mark.parametrize(
+    "threshold", [0.0, 0.25, 0.5, 1.0]
+)  # exact in binary, so that IoU = threshold occurs
 
 
 @cases
@@ -47,7 +49,7 @@ def test_class_aware_nms_equals_the_definition(case: str, threshold: float) -> N
     expected = reference.class_aware_nms(boxes.tolist(), scores.tolist(), labels.tolist(), threshold)
     assert class_aware_nms(boxes, scores, labels, threshold).tolist() == expected
     if len(boxes):
-        moved = nms(_moved_apart(boxes, labels), scores, threshold)  # the way of CUDA
+        moved = nms(_moved_apart(boxes, labels), scores, threshold)  # as on CUDA
         assert moved.tolist() == expected
 
 
@@ -135,8 +137,8 @@ def test_merging_equals_the_definition(case: str, threshold: float) -> None:
         members = labels == label
         merged = reference.merge(boxes[members].tolist(), scores[members].tolist(), threshold)
         expected += [(*box, score, label) for box, score in merged]
-    found = class_aware_merge(boxes, scores, labels, threshold)
-    rows = torch.cat([found[0], found[1][:, None], found[2][:, None].double()], dim=1)
+    merged_boxes, merged_scores, merged_labels = class_aware_merge(boxes, scores, labels, threshold)
+    rows = torch.cat([merged_boxes, merged_scores[:, None], merged_labels[:, None].double()], dim=1)
     assert_close(rows, torch.tensor(sorted(expected, key=lambda row: -row[4]), dtype=torch.float64).view(-1, 6))
 
 
@@ -144,10 +146,10 @@ def test_merging_by_hand() -> None:
     """The first three overlap by at least .6 of a box of 4 x 4; the last is far away; another label is left alone."""
     boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [0, 1, 4, 5], [20, 20, 24, 24], [0, 0, 4, 4]])
     scores, labels = torch.tensor([0.5, 0.5, 0.8, 0.7, 0.6]), torch.tensor([1, 1, 1, 1, 0])
-    merged, surer, of_label = class_aware_merge(boxes, scores, labels, 0.5)
-    assert_close(merged, torch.tensor([[0, 1 / 3, 4, 13 / 3], [20, 20, 24, 24], [0, 0, 4, 4]]))
-    assert surer.tolist() == pytest.approx([1 - 0.5 * 0.5 * 0.2, 0.7, 0.6])
-    assert of_label.tolist() == [1, 1, 0]
+    merged_boxes, merged_scores, merged_labels = class_aware_merge(boxes, scores, labels, 0.5)
+    assert_close(merged_boxes, torch.tensor([[0, 1 / 3, 4, 13 / 3], [20, 20, 24, 24], [0, 0, 4, 4]]))
+    assert merged_scores.tolist() == pytest.approx([1 - 0.5 * 0.5 * 0.2, 0.7, 0.6])
+    assert merged_labels.tolist() == [1, 1, 0]
     assert scores.tolist() == pytest.approx([0.5, 0.5, 0.8, 0.7, 0.6]), "the input is left alone"
     assert boxes[0].tolist() == [0, 0, 4, 4]
 

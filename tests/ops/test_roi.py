@@ -21,8 +21,8 @@ def by_hand(function, features: Tensor, boxes: list[Tensor], *arguments) -> Tens
     return torch.tensor(
         [
             [function(channel, box, *arguments) for channel in image.tolist()]
-            for image, of_image in zip(features, boxes, strict=True)
-            for box in of_image.tolist()
+            for image, image_boxes in zip(features, boxes, strict=True)
+            for box in image_boxes.tolist()
         ],
         dtype=torch.float64,
     )
@@ -65,6 +65,33 @@ CROPS = [
 def test_roi_warp_equals_the_definition(output_size: int, context: int) -> None:
     expected = by_hand(reference.roi_warp, IMAGES, CROPS, output_size, context)
     assert_close(roi_warp(IMAGES, CROPS, output_size, context=context), expected)
+
+
+def rois_of(boxes: list[Tensor]) -> Tensor:
+    """`[P, 5]` with the image first."""
+    return torch.cat([torch.cat([part.new_full((len(part), 1), i), part], dim=1) for i, part in enumerate(boxes)])
+
+
+@pytest.mark.parametrize(
+    ("features", "boxes", "pool"),
+    [
+        (FEATURES, BOXES, lambda features, boxes: roi_pool(features, boxes, 3, 1 / 8)),
+        (FEATURES, BOXES, lambda features, boxes: roi_align(features, boxes, 3, 1 / 8)),
+        (IMAGES, CROPS, lambda images, boxes: roi_warp(images, boxes, 8, context=2)),
+        (
+            [FEATURES, FEATURES[:, :, ::2, ::2]],
+            BOXES,
+            lambda levels, boxes: multilevel_roi_align(levels, boxes, (8, 16), 3, canonical_size=40, canonical_level=4),
+        ),
+    ],
+    ids=["roi_pool", "roi_align", "roi_warp", "multilevel_roi_align"],
+)
+def test_boxes_in_one_tensor_are_the_same_as_a_list(features, boxes: list[Tensor], pool) -> None:
+    """In any order of the images."""
+    rois, pooled = rois_of(boxes), pool(features, boxes)
+    assert torch.equal(pool(features, rois), pooled)
+    order = torch.randperm(len(rois), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pool(features, rois[order]), pooled[order])
 
 
 def test_a_warped_box_of_the_output_size_is_the_crop() -> None:
@@ -133,21 +160,21 @@ def align(features: list[Tensor], boxes: list[Tensor], strides=STRIDES) -> Tenso
 def test_multilevel_equals_torchvision_in_value_and_gradient() -> None:
     boxes = boxes_of_all_levels()
     assert set(feature_levels(torch.cat(boxes), STRIDES).tolist()) == {0, 1, 2, 3}
-    ours, theirs = ([level.requires_grad_() for level in pyramid()] for _ in range(2))
-    actual, expected = align(ours, boxes), torchvision_align(theirs, boxes)
+    features, reference_features = ([level.requires_grad_() for level in pyramid()] for _ in range(2))
+    actual, expected = align(features, boxes), torchvision_align(reference_features, boxes)
     assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     weight = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1))
     (actual * weight).sum().backward()
     (expected * weight).sum().backward()
-    for mine, other in zip(ours, theirs, strict=True):
-        assert_close(mine.grad, other.grad)
+    for level, expected_level in zip(features, reference_features, strict=True):
+        assert_close(level.grad, expected_level.grad)
 
 
 def test_multilevel_keeps_the_order_of_the_boxes() -> None:
     features, boxes = pyramid(), boxes_of_all_levels()
     together = align(features, boxes)
-    for image, of_image in enumerate(boxes):
-        for i, box in enumerate(of_image):
+    for image, image_boxes in enumerate(boxes):
+        for i, box in enumerate(image_boxes):
             alone = [box[None] if j == image else box.new_zeros(0, 4) for j in range(len(boxes))]
             assert together[image * len(boxes[0]) + i].equal(align(features, alone)[0])
 
@@ -233,5 +260,7 @@ def test_wrong_arguments_are_named() -> None:
         roi_align(features[0], boxes[:1], 7, 1 / 4)
     with pytest.raises(ValueError, match=r"expected 2 tensors \[P, 4\], got \[\[3, 5\], \[0, 4\]\]"):
         roi_pool(features[0], [torch.zeros(3, 5), torch.zeros(0, 4)], 7, 1 / 4)
+    with pytest.raises(ValueError, match=r"expected \[P, 5\] with the image first, got \[21, 4\]"):
+        roi_align(features[0], boxes[0], 7, 1 / 4)
     with pytest.raises(ValueError, match="one for each of the 4 strides, got 3"):
         multilevel_roi_align(features[:3], boxes, STRIDES, 7)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from detkit.structures import Batch, ImageInfo, Size, Target
+from detkit.structures import Batch, ImageInfo, Objects, Size, Target
 
 
 def padded_batch(sizes: Sequence[Size], counts: Sequence[int], num_classes: int, corner: float, side: float) -> Batch:
@@ -23,6 +23,6 @@ def padded_batch(sizes: Sequence[Size], counts: Sequence[int], num_classes: int,
         sides = torch.rand(count, 2, generator=generator) * side + 8
         labels = torch.randint(0, num_classes, (count,), generator=generator)
         boxes = torch.cat([corners, corners + sides], dim=1)
-        targets.append(Target(boxes, labels, torch.zeros(count, dtype=torch.bool)))
+        targets.append(Target(Objects(boxes, labels)))
     infos = [ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(sizes)]
     return Batch(images, tuple(infos), tuple(targets))

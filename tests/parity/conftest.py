@@ -1,4 +1,4 @@
-"""The ledger: what was compared with which reference, and the largest difference seen; printed after the tests."""
+"""The ledger: each comparison with a reference and the largest difference in it; printed after the tests."""
 
 from collections.abc import Callable
 
@@ -14,16 +14,20 @@ Ledger = Callable[[str, str, str, list[tuple[Tensor, Tensor]]], None]
 
 @pytest.fixture
 def compare() -> Ledger:
-    """compare(detector, reference, what, pairs): enters the largest difference and fails above 1e-4 (float32)."""
+    """compare(detector, reference, what, pairs): enters the largest difference and fails above 1e-4 (float32).
+
+    pairs  of detkit's tensor and that of the reference
+    """
 
     def compare(
         detector: str, reference: str, what: str, pairs: list[tuple[Tensor, Tensor]], limit: float = 1e-4
     ) -> None:
         assert pairs, f"{what}: nothing to compare"
-        for ours, theirs in pairs:
-            assert ours.shape == theirs.shape, f"{what}: {list(ours.shape)} against {list(theirs.shape)}"
+        for actual, expected in pairs:
+            assert actual.shape == expected.shape, f"{what}: {list(actual.shape)} against {list(expected.shape)}"
         difference = max(
-            (ours.detach() - theirs.detach()).abs().max().item() if ours.numel() else 0.0 for ours, theirs in pairs
+            (actual.detach() - expected.detach()).abs().max().item() if actual.numel() else 0.0
+            for actual, expected in pairs
         )
         ROWS.append((detector, reference, what, difference, limit))
         assert difference <= limit, f"{what}: differs by {difference:.2e}"

@@ -14,8 +14,11 @@ from detkit.data.build import build_dataset
 from detkit.data.coco import COCOConfig
 from detkit.data.dataset import ImageDataset
 from detkit.data.voc import VOCConfig
-from detkit.engine.evaluate import build_evaluator, evaluate, evaluation_loader
-from detkit.evaluation.evaluator import Evaluation, Protocol
+from detkit.engine.evaluate import detection_store, evaluate
+from detkit.engine.loaders import evaluation_loader
+from detkit.evaluation.build import build_evaluators
+from detkit.evaluation.evaluator import Evaluation
+from detkit.evaluation.protocols import Protocol
 from detkit.weights.darknet import load_darknet
 from tests.parity.conftest import Ledger
 
@@ -26,8 +29,9 @@ LIMIT = 0.005
 def measure(model: Path, dataset: ImageDataset, *protocols: Protocol) -> Evaluation:
     detector = load_darknet(model)
     loader = evaluation_loader(dataset, detector, batch_size=8, workers=0)
-    device = torch.device("cpu")
-    return evaluate(detector, loader, build_evaluator(dataset), protocols, device=device, progress=False)
+    store = detection_store(dataset)
+    evaluators = build_evaluators(protocols, store)
+    return evaluate(detector, loader, store, evaluators, device=torch.device("cpu"), progress=False)
 
 
 def test_voc(shared_data: Path, compare: Ledger) -> None:
@@ -39,11 +43,11 @@ def test_voc(shared_data: Path, compare: Ledger) -> None:
     expected = json.loads((shared_data / "weights" / "expected_voc07-mini.json").read_text())["expected"]
     enter = partial(compare, "yolo-fastest-1.0-voc", REFERENCE, limit=LIMIT)
     for protocol, key in (("voc07", "voc07_11point"), ("voc10", "all_point")):
-        ours, theirs = results[protocol], expected[key]
-        names = list(ours.per_class)
-        mean, classes = torch.tensor(ours.score), torch.tensor([ours.per_class[name] for name in names])
-        enter(f"{protocol} mAP, 150 images", [(mean, torch.tensor(theirs["mean"]))])
-        enter(f"{protocol} AP of 20 classes", [(classes, torch.tensor([theirs[name] for name in names]))])
+        result, reference = results[protocol], expected[key]
+        names = list(result.per_class)
+        mean, classes = torch.tensor(result.score), torch.tensor([result.per_class[name] for name in names])
+        enter(f"{protocol} mAP, 150 images", [(mean, torch.tensor(reference["mean"]))])
+        enter(f"{protocol} AP of 20 classes", [(classes, torch.tensor([reference[name] for name in names]))])
 
 
 def test_coco(shared_data: Path, compare: Ledger) -> None:

@@ -8,23 +8,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detkit.detectors.detr import DETR, DETRConfig, build_detr
+from detkit.detectors.detr import DETRConfig, build_detr
+from detkit.detectors.single_shot import SingleShotDetector
 from detkit.nn.heads.detr import DETRHeadConfig
+from detkit.nn.heads.set_head import DETROutputs
 from detkit.nn.transformer import TransformerConfig
-from detkit.structures import Batch
+from detkit.structures import Batch, Categories
 from detkit.weights.detr import CONFIGS, convert_keys
 from tests.parity.batches import padded_batch
 from tests.parity.conftest import Ledger
-from tests.reference import detr as reference
+from tests.reference.detr import DETR as PaperDETR
 
 SIZES = [(224, 310), (270, 200), (160, 160)]
 OBJECTS = [0, 1, 12]
-CLASSES = [f"class {i}" for i in range(91)]
+CATEGORIES = Categories.of_names([f"class {i}" for i in range(91)])
 HUGGING_FACE = "transformers DetrForObjectDetection"
+DETR = SingleShotDetector[DETROutputs]
 
 
 def make_batch() -> Batch:
-    return padded_batch(SIZES, OBJECTS, len(CLASSES), corner=100, side=50)
+    return padded_batch(SIZES, OBJECTS, len(CATEGORIES), corner=100, side=50)
 
 
 def without_dropout(config: DETRConfig) -> DETRConfig:
@@ -59,62 +62,67 @@ def enliven(model: nn.Module) -> None:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[DETR, Any]:
-    """(ours, Hugging Face's) with the same lively random weights."""
+    """detkit's and Hugging Face's DETR with the same lively random weights."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.DetrConfig(
         backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
         use_timm_backbone=False,
-        num_labels=len(CLASSES),
+        num_labels=len(CATEGORIES),
         dropout=0.0,
     )
-    theirs = transformers.DetrForObjectDetection(config)
-    enliven(theirs)
-    theirs.requires_grad_(True)  # it freezes the whole of its own ResNet, where the paper freezes the first stages
-    ours = build_detr(without_dropout(CONFIGS["detr_resnet50"]), CLASSES)
-    ours.load_state_dict(convert_keys(theirs.state_dict()))
-    return ours, theirs
+    reference = transformers.DetrForObjectDetection(config)
+    enliven(reference)
+    reference.requires_grad_(True)  # it freezes the whole of its own ResNet, where the paper freezes the first stages
+    detr = build_detr(without_dropout(CONFIGS["detr_resnet50"]), CATEGORIES)
+    detr.load_state_dict(convert_keys(reference.state_dict()))
+    return detr, reference
 
 
-def run_hugging_face(model: Any, ours: DETR, batch: Batch) -> tuple[list[dict[str, Tensor]], Tensor, dict[str, Tensor]]:
-    """(logits and boxes of the six layers, total loss, separate losses), each by its own functions.
+def pixel_mask() -> Tensor:
+    """int64 `[B, H, W]` as Hugging Face's models take it: 1 on the picture, 0 on the padding."""
+    mask = torch.zeros(len(SIZES), max(h for h, _ in SIZES), max(w for _, w in SIZES), dtype=torch.int64)
+    for image, (height, width) in zip(mask, SIZES, strict=True):
+        image[:height, :width] = 1
+    return mask
 
-    With `auxiliary_loss` its decoder hands the normalised states on to the next layer, unlike the published one; so its
-    layers are listened to and its criterion is given their outputs.
+
+def run_hugging_face(reference: Any, images: Tensor, batch: Batch) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """Logits and boxes of the six layers, and the weighted losses, each by Hugging Face's own functions.
+
+    With `auxiliary_loss` its decoder hands the normalised states on to the next layer, unlike the published one. So the
+    hidden states are read from its layers by hooks, and its criterion is given the predictions from them.
     """
     from transformers.loss import loss_for_object_detection as loss
 
-    images = ours.input(batch)
-    mask = torch.zeros(images.shape[0], *images.shape[2:], dtype=torch.int64)
-    for of_image, (height, width) in zip(mask, SIZES, strict=True):
-        of_image[:height, :width] = 1
-    heard: list[Tensor] = []
+    hidden_states: list[Tensor] = []
     handles = [
-        layer.register_forward_hook(lambda *call: heard.append(call[2][0] if isinstance(call[2], tuple) else call[2]))
-        for layer in model.model.decoder.layers
+        layer.register_forward_hook(
+            lambda *call: hidden_states.append(call[2][0] if isinstance(call[2], tuple) else call[2])
+        )
+        for layer in reference.model.decoder.layers
     ]
-    last = model(pixel_values=images, pixel_mask=mask)
+    last = reference(pixel_values=images, pixel_mask=pixel_mask())
     for handle in handles:
         handle.remove()
     layers = [
-        {"logits": model.class_labels_classifier(said), "pred_boxes": model.bbox_predictor(said).sigmoid()}
-        for said in map(model.model.decoder.layernorm, heard)
+        {"logits": reference.class_labels_classifier(hidden), "pred_boxes": reference.bbox_predictor(hidden).sigmoid()}
+        for hidden in map(reference.model.decoder.layernorm, hidden_states)
     ]
     assert torch.equal(layers[-1]["logits"], last.logits)
     labels = [
-        {"class_labels": target.labels, "boxes": corners_to_parts(target.boxes, size)}
+        {"class_labels": target.objects.labels, "boxes": corners_to_parts(target.objects.boxes, size)}
         for target, size in zip(batch.targets or (), SIZES, strict=True)
     ]
     criterion = loss.ImageLoss(
         matcher=loss.HungarianMatcher(class_cost=1, bbox_cost=5, giou_cost=2),
-        num_classes=len(CLASSES),
+        num_classes=len(CATEGORIES),
         eos_coef=0.1,
         losses=["labels", "boxes"],
     )
-    separate = criterion({**layers[-1], "auxiliary_outputs": layers[:-1]}, labels)
+    losses = criterion({**layers[-1], "auxiliary_outputs": layers[:-1]}, labels)
     weights = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
-    weighted = {name: value * weights["_".join(name.split("_")[:2])] for name, value in separate.items()}
-    return layers, torch.stack(list(weighted.values())).sum(), weighted
+    return layers, {name: value * weights["_".join(name.split("_")[:2])] for name, value in losses.items()}
 
 
 def corners_to_parts(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -123,50 +131,53 @@ def corners_to_parts(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def test_outputs_losses_and_gradients_equal_hugging_faces(pair: tuple[DETR, Any], compare: Ledger) -> None:
-    ours, theirs = pair
+    detr, reference = pair
     batch = make_batch()
-    ours.train(), theirs.train()
-    outputs = ours(batch)
-    losses = ours.criterion(outputs, batch.targets)
-    layers, total, separate = run_hugging_face(theirs, ours, batch)
-    assert outputs.boxes[-1].std(dim=1).min() > 0.01, "the queries should say different things"
+    assert batch.targets is not None
+    detr.train(), reference.train()
+    outputs = detr(batch)
+    losses = detr.criterion(outputs, batch.targets)
+    layers, expected = run_hugging_face(reference, detr.input(batch.images, batch.sizes()), batch)
+    assert outputs.boxes[-1].std(dim=1).min() > 0.01, "the queries should predict different things"
 
     enter = partial(compare, "DETR R50", HUGGING_FACE)
     enter("logits, six layers", [(a, b["logits"]) for a, b in zip(outputs.logits, layers, strict=True)])
     enter("boxes (parts), six layers", [(a, b["pred_boxes"]) for a, b in zip(outputs.boxes, layers, strict=True)])
-    names = {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
-    pairs = [(losses[f"detr_{mine}"], separate[yours]) for mine, yours in names.items()]
-    for mine, yours in names.items():
-        pairs.append((losses[f"detr_aux_{mine}"], torch.stack([separate[f"{yours}_{i}"] for i in range(5)]).sum()))
-    enter("losses, last and auxiliary", pairs)
-    enter("total loss, relative", [(sum(losses.values()) / total, torch.ones(()))])
+    pairs_of_losses = []
+    for name, expected_name in {"class": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}.items():
+        auxiliary = torch.stack([expected[f"{expected_name}_{layer}"] for layer in range(5)]).sum()
+        pairs_of_losses += [(losses[f"detr_{name}"], expected[expected_name]), (losses[f"detr_aux_{name}"], auxiliary)]
+    enter("losses, last and auxiliary", pairs_of_losses)
+    total, expected_total = (torch.stack(list(values.values())).sum() for values in (losses, expected))
+    enter("total loss, relative", [(total / expected_total, torch.ones(()))])
 
-    ours.zero_grad(), theirs.zero_grad()
-    sum(losses.values()).backward()
+    detr.zero_grad(), reference.zero_grad()
     total.backward()
-    gradients = convert_keys({key: p.grad for key, p in theirs.named_parameters()})
-    wanted = {key: grad for key, grad in gradients.items() if not key.startswith(("backbone.conv1", "backbone.layer1"))}
-    found = {key: p.grad for key, p in ours.named_parameters() if p.grad is not None}
-    assert found.keys() == wanted.keys()
-    scale = {key: max(1.0, wanted[key].abs().max().item()) for key in wanted}
-    enter("gradients, all that are trained", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
+    expected_total.backward()
+    gradients = convert_keys({key: p.grad for key, p in reference.named_parameters()})
+    frozen = ("backbone.conv1", "backbone.layer1")
+    expected_gradients = {key: gradient for key, gradient in gradients.items() if not key.startswith(frozen)}
+    actual_gradients = {key: p.grad for key, p in detr.named_parameters() if p.grad is not None}
+    assert actual_gradients.keys() == expected_gradients.keys()
+    scales = {key: max(1.0, gradient.abs().max().item()) for key, gradient in expected_gradients.items()}
+    enter(
+        "gradients, all that are trained",
+        [(actual_gradients[key] / scale, expected_gradients[key] / scale) for key, scale in scales.items()],
+    )
 
 
 def test_detections_equal_hugging_faces(pair: tuple[DETR, Any], compare: Ledger) -> None:
     from transformers import DetrImageProcessor
 
-    ours, theirs = pair
+    detr, reference = pair
     batch = make_batch()
-    ours.eval(), theirs.eval()
+    detr.eval(), reference.eval()
     with torch.no_grad():
-        found = ours.postprocess(ours(batch), batch.infos)
-        mask = torch.zeros(3, 270, 310, dtype=torch.int64)
-        for of_image, (height, width) in zip(mask, SIZES, strict=True):
-            of_image[:height, :width] = 1
-        raw = theirs(pixel_values=ours.input(batch), pixel_mask=mask)
+        detections_of_images = detr.postprocess(detr(batch), batch.infos)
+        raw = reference(pixel_values=detr.input(batch.images, batch.sizes()), pixel_mask=pixel_mask())
     processed = DetrImageProcessor().post_process_object_detection(raw, threshold=0.0, target_sizes=SIZES)
     pairs_of_boxes, pairs_of_scores = [], []
-    for detections, expected, (height, width) in zip(found, processed, SIZES, strict=True):
+    for detections, expected, (height, width) in zip(detections_of_images, processed, SIZES, strict=True):
         order = expected["scores"].argsort(descending=True, stable=True)
         boxes = expected["boxes"][order].clamp(min=0).minimum(torch.tensor([width, height] * 2))  # it clips nothing
         assert len(detections) == 100
@@ -180,18 +191,15 @@ def test_detections_equal_hugging_faces(pair: tuple[DETR, Any], compare: Ledger)
 @pytest.mark.parametrize("name", ["detr_resnet50", "detr_resnet50_dc5", "detr_resnet101"])
 def test_outputs_equal_the_papers_layers(name: str, compare: Ledger) -> None:
     torch.manual_seed(0)
-    theirs = reference.DETR("resnet101" if "101" in name else "resnet50", dilation="dc5" in name).eval()
-    enliven(theirs)
-    ours = build_detr(CONFIGS[name], CLASSES).eval()
-    ours.load_state_dict(convert_keys(theirs.state_dict()))
+    reference = PaperDETR("resnet101" if "101" in name else "resnet50", dilation="dc5" in name).eval()
+    enliven(reference)
+    detr = build_detr(CONFIGS[name], CATEGORIES).eval()
+    detr.load_state_dict(convert_keys(reference.state_dict()))
     batch = make_batch()
-    padding = torch.ones(3, 270, 310, dtype=torch.bool)
-    for of_image, (height, width) in zip(padding, SIZES, strict=True):
-        of_image[:height, :width] = False
     with torch.no_grad():
-        outputs = ours(batch)
-        logits, boxes = theirs(ours.input(batch), padding)
-    assert boxes[-1].std(dim=1).min() > 0.01, "the queries should say different things"
+        outputs = detr(batch)
+        logits, boxes = reference(detr.input(batch.images, batch.sizes()), pixel_mask() == 0)
+    assert boxes[-1].std(dim=1).min() > 0.01, "the queries should predict different things"
     title = {"detr_resnet50": "DETR R50", "detr_resnet50_dc5": "DETR R50-DC5", "detr_resnet101": "DETR R101"}[name]
     compare(title, "the paper's layers on nn.MultiheadAttention", "logits, six layers", [(outputs.logits, logits)])
     compare(title, "the paper's layers on nn.MultiheadAttention", "boxes (parts), six layers", [(outputs.boxes, boxes)])

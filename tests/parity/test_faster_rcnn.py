@@ -9,37 +9,37 @@ from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.detectors.faster_rcnn import FasterRCNN, build_faster_rcnn
-from detkit.structures import Batch
+from detkit.structures import Batch, Categories
 from detkit.weights.torchvision import CONFIGS, convert_keys
 from tests.parity.batches import padded_batch
 from tests.parity.conftest import Ledger
 
 SIZES = [(256, 320), (288, 256), (256, 256)]  # the short side is 256: neither resizes anything
 OBJECTS = [0, 1, 12]
-CLASSES = [f"class {i}" for i in range(90)]
+CATEGORIES = Categories.of_names([f"class {i}" for i in range(90)])
 MODELS = ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest) -> tuple[str, FasterRCNN, nn.Module]:
-    """(name, ours, torchvision's) with the same lively random weights: no output is constant, no score is tied."""
+    """(name, detkit's, torchvision's) with the same lively random weights: no output is constant, no score is tied."""
     torch.manual_seed(0)
     config = CONFIGS[request.param]
     eps = config.backbone.norm_eps
     build = detection.__dict__[request.param]
     # the reference normalises pixels of 0-255 too, so that both see the same input to the last bit
     pixels = {"image_mean": config.input.mean, "image_std": config.input.std}
-    theirs = build(weights=None, weights_backbone=None, min_size=256, max_size=400, **pixels)
-    freeze_batch_norms(theirs, eps)
-    nn.init.normal_(theirs.rpn.head.cls_logits.weight, std=0.1)
-    nn.init.normal_(theirs.rpn.head.bbox_pred.weight, std=0.02)
+    reference = build(weights=None, weights_backbone=None, min_size=256, max_size=400, **pixels)
+    freeze_batch_norms(reference, eps)
+    nn.init.normal_(reference.rpn.head.cls_logits.weight, std=0.1)
+    nn.init.normal_(reference.rpn.head.bbox_pred.weight, std=0.02)
     lively = 1 if "resnet" in request.param else 40  # MobileNet's random features are faint
-    nn.init.normal_(theirs.roi_heads.box_predictor.cls_score.weight, std=0.12 * lively)
-    nn.init.normal_(theirs.roi_heads.box_predictor.bbox_pred.weight, std=0.02 * lively)
+    nn.init.normal_(reference.roi_heads.box_predictor.cls_score.weight, std=0.12 * lively)
+    nn.init.normal_(reference.roi_heads.box_predictor.bbox_pred.weight, std=0.02 * lively)
     backbone = config.backbone.model_copy(update={"frozen_stages": 0})
-    ours = build_faster_rcnn(config.model_copy(update={"backbone": backbone}), CLASSES)
-    ours.load_state_dict(convert_keys(theirs.state_dict()))
-    return request.param, ours, theirs
+    detector = build_faster_rcnn(config.model_copy(update={"backbone": backbone}), CATEGORIES)
+    detector.load_state_dict(convert_keys(reference.state_dict()))
+    return request.param, detector, reference
 
 
 def freeze_batch_norms(module: nn.Module, eps: float) -> None:
@@ -57,40 +57,40 @@ def freeze_batch_norms(module: nn.Module, eps: float) -> None:
 
 
 def make_batch() -> Batch:
-    return padded_batch(SIZES, OBJECTS, len(CLASSES), corner=150, side=90)
+    return padded_batch(SIZES, OBJECTS, len(CATEGORIES), corner=150, side=90)
 
 
 def as_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     assert batch.targets
     images = [image[:, :h, :w].float() for image, (h, w) in zip(batch.images, SIZES, strict=True)]
-    return images, [{"boxes": target.boxes, "labels": target.labels + 1} for target in batch.targets]
+    return images, [{"boxes": target.objects.boxes, "labels": target.objects.labels + 1} for target in batch.targets]
 
 
 def test_detections(pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger) -> None:
-    name, ours, theirs = pair
+    name, detector, reference = pair
     batch = make_batch()
-    ours.eval(), theirs.eval()
+    detector.eval(), reference.eval()
     with torch.no_grad():
-        found = ours.postprocess(ours(batch), batch.infos)
-        expected = theirs(as_torchvision(batch)[0])
-    assert min(len(detections) for detections in found) >= 10, "too few detections to compare"
-    for detections, reference in zip(found, expected, strict=True):
-        assert torch.equal(detections.labels + 1, reference["labels"])
+        actual = detector.postprocess(detector(batch), batch.infos)
+        expected = reference(as_torchvision(batch)[0])
+    assert min(len(detections) for detections in actual) >= 10, "too few detections to compare"
+    for detections, public in zip(actual, expected, strict=True):
+        assert torch.equal(detections.labels + 1, public["labels"])
     enter = partial(compare, "Faster R-CNN", f"torchvision {name}")
-    enter("detections: boxes (px)", [(d.boxes, e["boxes"]) for d, e in zip(found, expected, strict=True)])
-    enter("detections: scores", [(d.scores, e["scores"]) for d, e in zip(found, expected, strict=True)])
+    enter("detections: boxes (px)", [(d.boxes, e["boxes"]) for d, e in zip(actual, expected, strict=True)])
+    enter("detections: scores", [(d.scores, e["scores"]) for d, e in zip(actual, expected, strict=True)])
 
 
 def test_losses_and_gradients(
     pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, ours, theirs = pair
+    name, detector, reference = pair
     # both draw their samples with randperm: without chance both take the first ones
     monkeypatch.setattr(torch, "randperm", lambda count, device=None, **_: torch.arange(count, device=device))
     batch = make_batch()
-    ours.train(), theirs.train()
-    losses = ours.criterion(ours(batch), batch.targets)
-    expected = theirs(*as_torchvision(batch))
+    detector.train(), reference.train()
+    losses = detector.criterion(detector(batch), batch.targets)
+    expected = reference(*as_torchvision(batch))
     names = {
         "rpn_objectness": "loss_objectness",
         "rpn_box": "loss_rpn_box_reg",
@@ -98,13 +98,13 @@ def test_losses_and_gradients(
         "roi_box": "loss_box_reg",
     }
     enter = partial(compare, "Faster R-CNN", f"torchvision {name}")
-    enter("four losses", [(losses[mine], expected[yours]) for mine, yours in names.items()])
+    enter("four losses", [(losses[key], expected[public]) for key, public in names.items()])
 
-    ours.zero_grad(), theirs.zero_grad()
+    detector.zero_grad(), reference.zero_grad()
     sum(losses.values()).backward()
     sum(expected.values()).backward()
-    wanted = convert_keys({key: p.grad for key, p in theirs.named_parameters()})
-    found = {key: p.grad for key, p in ours.named_parameters()}
-    assert found.keys() == wanted.keys()
-    scale = {key: max(1.0, wanted[key].abs().max().item()) for key in wanted}
-    enter("gradients, all parameters", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
+    expected_grads = convert_keys({key: p.grad for key, p in reference.named_parameters()})
+    grads = {key: p.grad for key, p in detector.named_parameters()}
+    assert grads.keys() == expected_grads.keys()
+    scale = {key: max(1.0, grad.abs().max().item()) for key, grad in expected_grads.items()}
+    enter("gradients, all parameters", [(grads[key] / scale[key], expected_grads[key] / scale[key]) for key in scale])

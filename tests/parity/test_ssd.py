@@ -8,28 +8,28 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from detkit.detectors.ssd import SSD, SSDConfig, build_ssd
-from detkit.structures import Batch, ImageInfo, Target
+from detkit.structures import Batch, Categories, ImageInfo, Objects, Target
 from detkit.weights.torchvision import CONFIGS, convert_keys
 from tests.parity.conftest import Ledger
 
 OBJECTS = [0, 1, 12]
-CLASSES = [f"class {i}" for i in range(90)]
+CATEGORIES = Categories.of_names([f"class {i}" for i in range(90)])
 MODELS = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest) -> tuple[str, SSD, nn.Module]:
-    """(name, ours, torchvision's) with the same lively random weights, batch norms as in evaluation."""
+    """(name, detkit's, torchvision's) with the same lively random weights, batch norms as in evaluation."""
     torch.manual_seed(0)
     config = CONFIGS[request.param]
     # the reference normalises pixels of 0-255 too, so that both see the same input to the last bit
     pixels = {"image_mean": config.input.mean, "image_std": config.input.std}
-    theirs = detection.__dict__[request.param](weights=None, weights_backbone=None, **pixels)
-    enliven(theirs, MODELS[request.param])
+    reference = detection.__dict__[request.param](weights=None, weights_backbone=None, **pixels)
+    enliven(reference, MODELS[request.param])
     assert isinstance(config, SSDConfig)
-    ours = build_ssd(config, CLASSES)
-    ours.load_state_dict(convert_keys(theirs.state_dict()))
-    return request.param, ours, theirs
+    detector = build_ssd(config, CATEGORIES)
+    detector.load_state_dict(convert_keys(reference.state_dict()))
+    return request.param, detector, reference
 
 
 @torch.no_grad()
@@ -67,51 +67,53 @@ def make_batch(size: int) -> Batch:
         cell = torch.cartesian_prod(torch.arange(4), torch.arange(3))[torch.randperm(12, generator=generator)[:count]]
         corner = cell * torch.tensor([75, 100]) + torch.rand(count, 2, generator=generator) * 10
         side = torch.rand(count, 2, generator=generator) * torch.tensor([10, 35]) + 66
-        labels = torch.randint(0, len(CLASSES), (count,), generator=generator)
-        targets.append(Target(torch.cat([corner, corner + side], dim=1), labels, torch.zeros(count, dtype=torch.bool)))
+        labels = torch.randint(0, len(CATEGORIES), (count,), generator=generator)
+        targets.append(Target(Objects(torch.cat([corner, corner + side], dim=1), labels)))
     infos = [ImageInfo(i, (size, size), (size, size), (1.0, 1.0)) for i in range(len(OBJECTS))]
     return Batch(images, tuple(infos), tuple(targets))
 
 
 def as_torchvision(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     assert batch.targets
-    return list(batch.images.float()), [{"boxes": t.boxes, "labels": t.labels + 1} for t in batch.targets]
+    return list(batch.images.float()), [
+        {"boxes": t.objects.boxes, "labels": t.objects.labels + 1} for t in batch.targets
+    ]
 
 
 def test_detections(pair: tuple[str, SSD, nn.Module], compare: Ledger) -> None:
-    name, ours, theirs = pair
+    name, detector, reference = pair
     batch = make_batch(MODELS[name])
-    ours.eval(), theirs.eval()
+    detector.eval(), reference.eval()
     with torch.no_grad():
-        found = ours.postprocess(ours(batch), batch.infos)
-        expected = theirs(as_torchvision(batch)[0])
-    assert min(len(detections) for detections in found) >= 10, "too few detections to compare"
-    for detections, reference in zip(found, expected, strict=True):
-        assert torch.equal(detections.labels + 1, reference["labels"])
+        actual = detector.postprocess(detector(batch), batch.infos)
+        expected = reference(as_torchvision(batch)[0])
+    assert min(len(detections) for detections in actual) >= 10, "too few detections to compare"
+    for detections, row in zip(actual, expected, strict=True):
+        assert torch.equal(detections.labels + 1, row["labels"])
     enter = partial(compare, "SSD", f"torchvision {name}")
-    enter("detections: boxes (px)", [(d.boxes, e["boxes"]) for d, e in zip(found, expected, strict=True)])
-    enter("detections: scores", [(d.scores, e["scores"]) for d, e in zip(found, expected, strict=True)])
+    enter("detections: boxes (px)", [(d.boxes, e["boxes"]) for d, e in zip(actual, expected, strict=True)])
+    enter("detections: scores", [(d.scores, e["scores"]) for d, e in zip(actual, expected, strict=True)])
 
 
 def test_losses_and_gradients(pair: tuple[str, SSD, nn.Module], compare: Ledger) -> None:
-    name, ours, theirs = pair
+    name, detector, reference = pair
     batch = make_batch(MODELS[name])
-    for model in (ours, theirs):
+    for model in (detector, reference):
         model.train()
         for norm in model.modules():  # three images on a map of 1 x 1 have no statistics worth the name
             if isinstance(norm, nn.BatchNorm2d):
                 norm.eval()
-    losses = ours.criterion(ours(batch), batch.targets)
-    expected = theirs(*as_torchvision(batch))
+    losses = detector.criterion(detector(batch), batch.targets)
+    expected = reference(*as_torchvision(batch))
     names = {"ssd_class": "classification", "ssd_box": "bbox_regression"}
     enter = partial(compare, "SSD", f"torchvision {name}")
-    enter("two losses", [(losses[mine], expected[yours]) for mine, yours in names.items()])
+    enter("two losses", [(losses[name], expected[other]) for name, other in names.items()])
 
-    ours.zero_grad(), theirs.zero_grad()
+    detector.zero_grad(), reference.zero_grad()
     sum(losses.values()).backward()
     sum(expected.values()).backward()
-    wanted = convert_keys({key: p.grad for key, p in theirs.named_parameters()})
-    found = {key: p.grad for key, p in ours.named_parameters()}
-    assert found.keys() == wanted.keys()
-    scale = {key: max(1.0, wanted[key].abs().max().item()) for key in wanted}
-    enter("gradients, all parameters", [(found[key] / scale[key], wanted[key] / scale[key]) for key in wanted])
+    target = convert_keys({key: p.grad for key, p in reference.named_parameters()})
+    actual = {key: p.grad for key, p in detector.named_parameters()}
+    assert actual.keys() == target.keys()
+    scale = {key: max(1.0, target[key].abs().max().item()) for key in target}
+    enter("gradients, all parameters", [(actual[key] / scale[key], target[key] / scale[key]) for key in target])

@@ -1,6 +1,6 @@
 """DETR's network as the paper draws it (arXiv 2005.12872, figure 10), on torch's own attention; slow and obvious.
 
-Its parts have the names of facebookresearch's checkpoints.
+Its modules have the names of facebookresearch's checkpoints.
 """
 
 import torch
@@ -78,22 +78,22 @@ class DETR(nn.Module):
         features = self.input_proj(self.backbone[0].body(images)["0"])
         batch, _, height, width = features.shape
         padding = nn.functional.interpolate(padding[:, None].float(), (height, width))[:, 0].bool()
-        pos = torch.stack([positions(of_image) for of_image in padding])
+        pos = torch.stack([pos_embed(image_padding) for image_padding in padding])
         x, pos = (tensor.flatten(2).permute(2, 0, 1) for tensor in (features, pos))
         padding = padding.flatten(1)
         for layer in self.transformer.encoder.layers:
             x = layer(x, pos, padding)
         queries = self.query_embed.weight[:, None].repeat(1, batch, 1)
-        said, out = torch.zeros_like(queries), []
+        hidden, hidden_states = torch.zeros_like(queries), []
         for layer in self.transformer.decoder.layers:
-            said = layer(said, queries, x, pos, padding)
-            out.append(self.transformer.decoder.norm(said).transpose(0, 1))
-        stacked = torch.stack(out)
+            hidden = layer(hidden, queries, x, pos, padding)
+            hidden_states.append(self.transformer.decoder.norm(hidden).transpose(0, 1))
+        stacked = torch.stack(hidden_states)
         return self.class_embed(stacked), self.bbox_embed(stacked).sigmoid()
 
 
-def positions(padding: Tensor) -> Tensor:
-    """Bool `[h, w]` -> `[256, h, w]`, number by number."""
+def pos_embed(padding: Tensor) -> Tensor:
+    """Position embedding `[256, h, w]` of a map with this padding, bool `[h, w]`, number by number."""
     result = torch.zeros(256, *padding.shape)
     inside = (~padding).tolist()
     for row in range(padding.shape[0]):

@@ -11,15 +11,17 @@ def voc_ap(
     """AP of one class; nan without an object that is not difficult."""
     rows = [
         (float(score), number, box)
-        for number, answer in enumerate(detections)
-        for box, score, its_label in zip(answer.boxes.tolist(), answer.scores, answer.labels, strict=True)
+        for number, image_detections in enumerate(detections)
+        for box, score, its_label in zip(
+            image_detections.boxes.tolist(), image_detections.scores, image_detections.labels, strict=True
+        )
         if its_label == label
     ]
     rows.sort(key=lambda row: -row[0])
     num_objects = sum(
         its_label == label and not ignore
         for image in ground_truth
-        for its_label, ignore in zip(image.labels, image.ignore, strict=True)
+        for its_label, ignore in zip(image.objects.labels, image.objects.ignore, strict=True)
     )
     if num_objects == 0:
         return math.nan
@@ -27,13 +29,13 @@ def voc_ap(
     true_positives = false_positives = 0
     curve: list[tuple[float, float]] = []
     for _, number, box in rows:
-        image = ground_truth[number]
+        objects = ground_truth[number].objects
         best, best_overlap = -1, -1.0
-        for index in range(len(image.boxes)):
-            if image.labels[index] == label and box_iou(box, image.boxes[index].tolist()) > best_overlap:
-                best, best_overlap = index, box_iou(box, image.boxes[index].tolist())
+        for index in range(len(objects)):
+            if objects.labels[index] == label and box_iou(box, objects.boxes[index].tolist()) > best_overlap:
+                best, best_overlap = index, box_iou(box, objects.boxes[index].tolist())
         if best_overlap > 0.5 or (best_overlap == 0.5 and not strict):
-            if not image.ignore[best]:
+            if not objects.ignore[best]:
                 if (number, best) in taken:
                     false_positives += 1
                 else:

@@ -26,13 +26,14 @@ from detkit.detectors.yolov3 import YOLOv3Config
 from detkit.nn.backbones.darknet import DarknetConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig
-from detkit.nn.heads.yolo_v1 import YOLOv1HeadConfig
+from detkit.nn.heads.yolo_v1 import YOLOv1HeadConfig, YOLOv1SelectionConfig
 from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
 from detkit.nn.input import LetterboxConfig, StretchConfig
 from detkit.nn.necks.yolo import YOLONeckConfig
-from detkit.structures import Batch, ImageInfo
+from detkit.structures import Batch, Categories, ImageInfo
 from detkit.weights.darknet import DarknetOutputs, load_darknet, load_official
 from tests.cli_support import write_config
+from tests.detectors.export import check_export
 
 NET = "[net]\nwidth=8\nheight=8\nchannels=3\n"
 # layers 0 to 2: 8 channels of 8 x 8, a head (else it is no detector), and the 8 channels again for what is tested
@@ -76,7 +77,7 @@ def run_layers(folder: Path, layers: str, weights: Sequence[Tensor] = ()) -> lis
     path = write_model(folder, NET + HEAD + layers, [*head, *(part.flatten() for part in weights)], "abc")
     detector = load_darknet(path, names=path.with_suffix(".names"))
     outputs: list[Tensor] = []
-    for layer in detector.network.layers[2:]:
+    for layer in detector.darknet.layers[2:]:
         layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     detector(batch_of((random(2, 3, 8, 8, low=0, high=255)).to(torch.uint8)))
     return outputs
@@ -234,7 +235,7 @@ def run_head(folder: Path, filters: int, head: str, classes: int) -> tuple[Tenso
     path = write_model(folder, net + conv + head, weights, [f"class {i}" for i in range(classes)])
     detector = load_darknet(path, names=path.with_suffix(".names"))
     raw: list[Tensor] = []
-    detector.network.layers[0].register_forward_hook(lambda _module, _inputs, output: raw.append(output))
+    detector.darknet.layers[0].register_forward_hook(lambda _module, _inputs, output: raw.append(output))
     outputs = detector(batch_of(random(1, 3, 16, 16, low=0, high=255).to(torch.uint8)))
     return raw[0][0], outputs
 
@@ -327,15 +328,15 @@ def tiny_model(folder: Path, classes: int = 2, net: str = NET) -> Path:
 
 def test_names_come_from_the_number_of_classes_or_a_file(tmp_path: Path) -> None:
     voc = load_darknet(tiny_model(tmp_path / "voc", 20))
-    assert voc.class_names == VOC_CLASSES
+    assert voc.categories.names == VOC_CLASSES
     coco = load_darknet(tiny_model(tmp_path / "coco", 80))
-    assert coco.class_names[:3] == ("person", "bicycle", "car")
-    assert coco.class_names[-1] == "toothbrush"
-    assert len(set(coco.class_names)) == 80
+    assert coco.categories.names[:3] == ("person", "bicycle", "car")
+    assert coco.categories.names[-1] == "toothbrush"
+    assert len(set(coco.categories.names)) == 80
     path = tiny_model(tmp_path / "own", 2)
     with pytest.raises(UserError, match=f"^{path}: the names of its 2 classes are not known; [^\n]*:NAMES$"):
         load_darknet(path)
-    assert load_darknet(path, names=path.with_suffix(".names")).class_names == ("class 0", "class 1")
+    assert load_darknet(path, names=path.with_suffix(".names")).categories.names == ("class 0", "class 1")
 
 
 @pytest.mark.parametrize(
@@ -361,7 +362,7 @@ def test_input(tmp_path: Path) -> None:
     assert detector.input.resize == StretchConfig(size=8)
     assert not detector.training
     images = random(1, 3, 8, 8, low=0, high=255).to(torch.uint8)
-    torch.testing.assert_close(detector.input(batch_of(images)), images / 255)
+    torch.testing.assert_close(detector.input(images, torch.tensor([[8, 8]])), images / 255)
     letterbox = load_darknet(tiny_model(tmp_path / "b", 20, NET + "letter_box=1\n"))
     assert letterbox.input.resize == LetterboxConfig(size=8)
     assert letterbox.input.stride == 8  # the canvas is the square whatever is rounded
@@ -377,11 +378,11 @@ def test_detections_of_a_picture_known_by_hand(tmp_path: Path) -> None:
     images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     info = ImageInfo("x", (16, 24), (8, 8), (8 / 24, 8 / 16))
     with torch.no_grad():
-        (found,) = detector.postprocess(detector(Batch(images, (info,))), [info])
-    assert found.class_names == ("a", "b")
-    assert found.labels.tolist() == [1] * 4
-    assert found.scores.tolist() == pytest.approx([0.5 * sigmoid(2)] * 4)
-    assert sorted(found.boxes.tolist()) == [[0, 0, 12, 8], [0, 8, 12, 16], [12, 0, 24, 8], [12, 8, 24, 16]]
+        (detections,) = detector.postprocess(detector(Batch(images, (info,))), [info])
+    assert detections.categories.names == ("a", "b")
+    assert detections.labels.tolist() == [1] * 4
+    assert detections.scores.tolist() == pytest.approx([0.5 * sigmoid(2)] * 4)
+    assert sorted(detections.boxes.tolist()) == [[0, 0, 12, 8], [0, 8, 12, 16], [12, 0, 24, 8], [12, 8, 24, 16]]
 
 
 def test_channels_last_changes_nothing(tmp_path: Path) -> None:
@@ -396,6 +397,27 @@ def test_channels_last_changes_nothing(tmp_path: Path) -> None:
         last = detector.to(memory_format=torch.channels_last)(batch_of(images))
     torch.testing.assert_close(last.boxes, plain.boxes)
     torch.testing.assert_close(last.scores, plain.scores)
+
+
+def test_it_exports(tmp_path: Path) -> None:
+    """Several heads, and layers whose code depends on sizes."""
+    head = "[yolo]\nanchors=4,4\nnum=1\nclasses=3\n"
+    layers = "[maxpool]\nsize=2\nstride=1\n" + head + "[route]\nlayers=3\n[maxpool]\nsize=2\nstride=2\n" + head
+    path = write_model(tmp_path, NET + HEAD + layers, [random(8), random(24, seed=1)], "abc")
+    detector = load_darknet(path, names=path.with_suffix(".names"))
+    check_export(detector, batch_of(random(2, 3, 8, 8, low=0, high=255).to(torch.uint8)))
+
+
+@pytest.mark.parametrize("kind", ["region", "detection"])
+def test_the_older_heads_export(tmp_path: Path, kind: str) -> None:
+    heads = {
+        "region": "[region]\nanchors=1,1\nnum=1\nclasses=3\nsoftmax=1\n",
+        "detection": "[detection]\nclasses=3\nside=8\nnum=1\nsqrt=1\n",
+    }
+    layers = "[convolutional]\nfilters=8\nsize=1\nactivation=linear\n" + heads[kind]
+    path = write_model(tmp_path, NET + layers, [random(8, low=0), random(24, seed=1)], "abc")
+    detector = load_darknet(path, names=path.with_suffix(".names"))
+    check_export(detector, batch_of(random(2, 3, 8, 8, low=0, high=255).to(torch.uint8)))
 
 
 def test_it_is_not_trained(tmp_path: Path) -> None:
@@ -443,47 +465,47 @@ YOLOV1_TINY = (
     + conv(1024, 3) + conv(256, 3) + "[connected]\noutput=588\nactivation=linear\n"
     + "[detection]\nclasses=2\ncoords=4\nside=7\nnum=2\nsoftmax=0\nsqrt=1\n"
 )  # fmt: skip
-OURS = {
+DETECTORS = {
     "yolov3_tiny": (
         YOLOV3_TINY,
         YOLOv3Config(
-            backbone=DarknetConfig(name="yolov3_tiny", levels=(4, 5)),
+            backbone=DarknetConfig(name="yolov3_tiny", strides=(16, 32)),
             neck=YOLONeckConfig(name="yolov3_tiny"),
-            head=YOLOv3HeadConfig(
-                anchors=(((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319))), score_threshold=0.005
-            ),
+            head=YOLOv3HeadConfig(anchors=(((10, 14), (23, 27), (37, 58)), ((81, 82), (135, 169), (344, 319)))),
         ),
     ),
     "yolov2": (YOLOV2, YOLOv2Config()),
     "yolov1_tiny": (
         YOLOV1_TINY,
         YOLOv1Config(
-            backbone=DarknetConfig(name="yolov1_tiny", levels=(6,)),
-            head=YOLOv1HeadConfig(hidden="none", score_threshold=0.005, nms_threshold=0.45),
+            backbone=DarknetConfig(name="yolov1_tiny", strides=(64,)),
+            head=YOLOv1HeadConfig(
+                hidden="none", selection=YOLOv1SelectionConfig(score_threshold=0.005, nms_threshold=0.45)
+            ),
         ),
     ),
 }
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_official_weights_make_detkits_own_detectors(tmp_path: Path, name: str) -> None:
-    """The same file, read through the cfg and into our YOLO, detects the same."""
-    cfg, config = OURS[name]
+@pytest.mark.parametrize("name", DETECTORS)
+def test_official_weights_fill_detkits_own_detectors(tmp_path: Path, name: str) -> None:
+    """The same file detects the same whether it is read with its cfg or into a detector of detkit."""
+    cfg, config = DETECTORS[name]
     torch.manual_seed(0)
-    ours = build_detector(config, ["a", "b"]).eval()
+    detector = build_detector(config, Categories.of_names(["a", "b"])).eval()
     path = write_model(tmp_path, cfg, [], ["a", "b"])
     path.with_suffix(".weights").write_bytes(random_weights(path))
-    load_official(ours, path.with_suffix(".weights"))
-    theirs = load_darknet(path, names=path.with_suffix(".names"))
+    load_official(detector, path.with_suffix(".weights"))
+    darknet = load_darknet(path, names=path.with_suffix(".names"))
     path.with_suffix(".weights").unlink()  # up to 200 MB, and pytest keeps folders
-    side = theirs.input.resize.size
+    side = darknet.input.resize.size
     batch = batch_of(random(1, 3, side, side, low=0, high=255).to(torch.uint8))
     with torch.no_grad():
-        ((found,), (expected,)) = (each.postprocess(each(batch), batch.infos) for each in (ours, theirs))
+        ((actual,), (expected,)) = (each.postprocess(each(batch), batch.infos) for each in (detector, darknet))
     assert len(expected) >= 5
-    assert torch.equal(found.labels, expected.labels[: len(found)])
-    torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(found.scores, expected.scores)
+    assert torch.equal(actual.labels, expected.labels[: len(actual)])
+    torch.testing.assert_close(actual.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(actual.scores, expected.scores)
 
 
 def random_weights(cfg: Path) -> bytes:
@@ -505,12 +527,14 @@ def random_weights(cfg: Path) -> bytes:
 
 def test_official_weights_need_their_detector(tmp_path: Path) -> None:
     weights = tmp_path / "a.weights"
-    faster = build_detector(FasterRCNNConfig(backbone=ResNetConfig(name="resnet18", weights=None)), ["a"])
+    faster = build_detector(
+        FasterRCNNConfig(backbone=ResNetConfig(name="resnet18", weights=None)), Categories.of_names(["a"])
+    )
     with pytest.raises(UserError, match="for yolov1, yolov2 and yolov3, not FasterRCNN"):
         load_official(faster, weights)
-    other = YOLOv2Config(backbone=MobileNetV3Config(weights=None, levels=(4, 5)))
+    other = YOLOv2Config(backbone=MobileNetV3Config(weights=None, strides=(16, 32)))
     with torch.device("meta"), pytest.raises(UserError, match="need a backbone of darknet"):
-        load_official(build_detector(other, ["a"]), weights)
+        load_official(build_detector(other, Categories.of_names(["a"])), weights)
 
 
 # ---- the tools
@@ -539,9 +563,9 @@ def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     names = tmp_path / "shapes.names"
     names.write_text("circle\ncross\nrectangle\nring\nstar\ntriangle\n")
     config, cfg = write_config(tmp_path / "tiny.yaml"), tiny_model(tmp_path / "own", 6)
-    found = tmp_path / "numbers.json"
-    assert cli.evaluate([f"darknet:{cfg}::{names}", "--config", str(config), "--json", str(found)]) == 0
-    assert found.exists()
+    numbers = tmp_path / "numbers.json"
+    assert cli.evaluate([f"darknet:{cfg}::{names}", "--config", str(config), "--json", str(numbers)]) == 0
+    assert numbers.exists()
     assert "public weights bring no data" in refused(capsys, f"darknet:{cfg}::{names}")
 
 
@@ -561,7 +585,7 @@ YOLO = "[yolo]\nanchors=4,4\nnum=1\nclasses=2\n"
         ("[net]\nwidth=8\nheight=4\n" + CONV + YOLO, ["model.cfg:1: [net]", "square input, found 8 x 4"]),
         ("[net]\nwidth=8\n" + CONV + YOLO, ["model.cfg:1: [net]: height: missing"]),
         (NET.replace("3", "1") + CONV + YOLO, ["model.cfg:4: [net]: channels: expected 3, RGB, found 1"]),
-        (NET + CONV, ["[net]", "no detector", "[detection], [region] or [yolo]"]),
+        (NET + CONV, ["[net]", "not a detector", "[detection], [region] or [yolo]"]),
         (NET + CONV.replace("linear", "leeky") + YOLO, ["model.cfg:8: ", "activation: 'leeky' is not known", "leaky"]),
         (
             NET + CONV.replace("filters=7", "filters=x") + YOLO,

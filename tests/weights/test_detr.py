@@ -1,4 +1,4 @@
-"""Public DETR checkpoints come in whole, by the names of either publisher, and nothing else does."""
+"""Public DETR checkpoints load completely, with the keys of either publisher, and nothing else does."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,8 @@ from torch import Tensor
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.engine.run import load_detector
-from detkit.weights.detr import COCO_NAMES, CONFIGS, FILES, convert_keys, load_detr
+from detkit.structures import Categories
+from detkit.weights.detr import COCO_CATEGORIES, CONFIGS, FILES, convert_keys, load_detr
 from tests.reference import detr as reference
 
 NAME = "detr_resnet50"
@@ -61,12 +62,12 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[s
 
 
 def as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """facebookresearch's weights under the names of Hugging Face's published files, whose trunk is timm's."""
+    """facebookresearch's weights with the keys of Hugging Face's published files, whose backbone is timm's."""
     renamed = {}
     for key, tensor in state.items():
         name = key
-        for theirs, hugging_face in RENAMED.items():
-            name = name.replace(theirs, hugging_face)
+        for facebook, hugging_face in RENAMED.items():
+            name = name.replace(facebook, hugging_face)
         last = ".norm3." if "decoder" in name else ".norm2."
         name = name.replace(last, ".final_layer_norm.").replace(".norm2.", ".encoder_attn_layer_norm.")
         if "in_proj_" in name:
@@ -88,18 +89,18 @@ def test_facebooks_file(facebook: tuple[Path, dict[str, Tensor]]) -> None:
     path, state = facebook
     detr = load_detr(NAME, path)
     assert not detr.training
-    assert detr.class_names == COCO_NAMES
-    ours = detr.state_dict()
-    assert torch.equal(ours["backbone.layer3.4.conv2.weight"], state["backbone.0.body.layer3.4.conv2.weight"])
-    assert torch.equal(ours["head.queries"], state["query_embed.weight"])
+    assert detr.categories == COCO_CATEGORIES
+    converted = detr.state_dict()
+    assert torch.equal(converted["backbone.layer3.4.conv2.weight"], state["backbone.0.body.layer3.4.conv2.weight"])
+    assert torch.equal(converted["head.queries"], state["query_embed.weight"])
     packed = state["transformer.decoder.layers.5.multihead_attn.in_proj_weight"]
-    assert torch.equal(ours["head.decoder.layers.5.cross_attention.k.weight"], packed[256:512])
+    assert torch.equal(converted["head.decoder.layers.5.cross_attention.k.weight"], packed[256:512])
     out = state["transformer.encoder.layers.0.self_attn.out_proj.bias"]
-    assert torch.equal(ours["head.encoder.layers.0.attention.out.bias"], out)
+    assert torch.equal(converted["head.encoder.layers.0.attention.out.bias"], out)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_hugging_faces_file_with_the_trunk_of_timm(
+def test_hugging_faces_file_with_the_backbone_of_timm(
     suffix: str, facebook: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     path, state = facebook
@@ -113,16 +114,16 @@ def test_hugging_faces_file_with_the_trunk_of_timm(
 
 
 def test_hugging_faces_folder(hugging_face: tuple[Path, dict[str, Tensor]]) -> None:
-    """Its file has the names of older versions, its module those of version 5: both are ours."""
+    """Its file has the keys of older versions, its module those of version 5: both convert to the same."""
     folder, state = hugging_face
     detr, config = load_detector(f"detr:{NAME}:{folder}")
     assert config is None
-    assert detr.class_names == ("cat", "dog", "cow")
+    assert detr.categories == Categories(("cat", "dog", "cow"), (0, 1, 2))
     assert_same(dict(detr.state_dict()), convert_keys(state))
     assert_same(dict(load_detr(NAME, folder / "model.safetensors").state_dict()), convert_keys(state))
 
 
-def test_names_of_classes_that_nobody_gave(hugging_face: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+def test_classes_without_names(hugging_face: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes((hugging_face[0] / "model.safetensors").read_bytes())
     with pytest.raises(UserError, match=f"^{file}: has 3 classes and no config.json beside it that names them"):
@@ -134,17 +135,18 @@ def test_names_of_classes_that_nobody_gave(hugging_face: tuple[Path, dict[str, T
 
 
 def test_coco_names_are_at_their_ids() -> None:
-    assert len(COCO_NAMES) == 91
-    assert [COCO_NAMES[label] for label in (0, 1, 12, 13, 90)] == ["N/A", "person", "N/A", "stop sign", "toothbrush"]
+    assert COCO_CATEGORIES.ids == tuple(range(91))
+    names = [COCO_CATEGORIES.names[label] for label in (0, 1, 12, 13, 90)]
+    assert names == ["N/A", "person", "N/A", "stop sign", "toothbrush"]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_model_of_the_hub(name: str) -> None:
     with torch.device("meta"):
-        theirs = reference.DETR("resnet101" if "101" in name else "resnet50", dilation="dc5" in name)
-        ours = build_detector(CONFIGS[name], COCO_NAMES)
-    assert {key: value.shape for key, value in convert_keys(theirs.state_dict()).items()} == {
-        key: value.shape for key, value in ours.state_dict().items()
+        source = reference.DETR("resnet101" if "101" in name else "resnet50", dilation="dc5" in name)
+        detr = build_detector(CONFIGS[name], COCO_CATEGORIES)
+    assert {key: value.shape for key, value in convert_keys(source.state_dict()).items()} == {
+        key: value.shape for key, value in detr.state_dict().items()
     }
     assert CONFIGS[name].backbone.dilation == ("dc5" in name)
 
@@ -159,7 +161,7 @@ def test_an_unknown_name() -> None:
         load_detector("detr:resnet50")
 
 
-def test_a_key_that_is_none_of_theirs() -> None:
+def test_a_key_that_neither_publisher_has() -> None:
     with pytest.raises(UserError, match=r"'mask_head\.lay1\.weight' is no key of a DETR detector"):
         convert_keys({"class_embed.bias": torch.zeros(1), "mask_head.lay1.weight": torch.zeros(1)})
 

@@ -13,9 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
+from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS, convert_keys, load_torchvision
 
-CLASSES = [f"class {i}" for i in range(90)]
+CATEGORIES = Categories.of_names([f"class {i}" for i in range(90)])
 MOBILENET, RESNET = "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"
 SSD300, SSDLITE = "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"
 FASTER_RCNN = {
@@ -23,7 +24,7 @@ FASTER_RCNN = {
     "neck.output.1.bias": "backbone.fpn.layer_blocks.1.0.bias",
     "rpn.conv.weight": "rpn.head.conv.0.0.weight",
 }
-SAME = {  # ours -> theirs: one key of every part
+SAME = {  # name in detkit -> public name: one key of every part
     RESNET: FASTER_RCNN,
     MOBILENET: FASTER_RCNN,
     SSD300: {
@@ -51,15 +52,15 @@ SAME = {  # ours -> theirs: one key of every part
 def public(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """(name, a file such as torchvision publishes, with random weights)."""
     torch.manual_seed(0)
-    theirs = getattr(detection, request.param)(weights=None, weights_backbone=None)
+    reference = getattr(detection, request.param)(weights=None, weights_backbone=None)
     path = tmp_path_factory.mktemp("public") / "weights.pth"
-    torch.save(theirs.state_dict(), path)
+    torch.save(reference.state_dict(), path)
     return request.param, path
 
 
 def meta_state(name: str) -> dict[str, Tensor]:
     with torch.device("meta"):
-        return build_detector(CONFIGS[name], CLASSES).state_dict()
+        return build_detector(CONFIGS[name], CATEGORIES).state_dict()
 
 
 def without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -68,13 +69,13 @@ def without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_the_key_map_covers_every_key_on_both_sides(public: tuple[str, Path]) -> None:
     name, path = public
-    theirs = torch.load(path, weights_only=True)
+    source = torch.load(path, weights_only=True)
     # torchvision makes batch norms where no weights are asked for; their counters are not in frozen ones
-    converted = without_counters(convert_keys(theirs))
-    assert len(converted) == len(without_counters(theirs))
-    ours = without_counters(meta_state(name))
-    assert converted.keys() == ours.keys()
-    assert all(converted[key].shape == ours[key].shape for key in ours)
+    converted = without_counters(convert_keys(source))
+    assert len(converted) == len(without_counters(source))
+    expected = without_counters(meta_state(name))
+    assert converted.keys() == expected.keys()
+    assert all(converted[key].shape == expected[key].shape for key in expected)
 
 
 def test_older_checkpoints_spell_some_keys_without_a_number(public: tuple[str, Path]) -> None:
@@ -82,27 +83,28 @@ def test_older_checkpoints_spell_some_keys_without_a_number(public: tuple[str, P
     config = CONFIGS[name]
     if not isinstance(config, FasterRCNNConfig):
         pytest.skip("SSD has one spelling")
-    theirs = torch.load(path, weights_only=True)
+    source = torch.load(path, weights_only=True)
     old = {
         re.sub(r"((?:inner|layer)_blocks\.\d)\.0\.|(rpn\.head\.conv)\.0\.0\.", r"\1\2.", key): value
-        for key, value in theirs.items()
+        for key, value in source.items()
     }
-    number = 4 * len(config.backbone.levels) + 2  # weight and bias of two convolutions a level, and of the RPN's
-    assert len(old.keys() - theirs.keys()) == number
-    assert convert_keys(old).keys() == convert_keys(theirs).keys()
+    number = 4 * len(config.backbone.strides) + 2  # weight and bias of two convolutions a level, and of the RPN's
+    assert len(old.keys() - source.keys()) == number
+    assert convert_keys(old).keys() == convert_keys(source).keys()
 
 
 def test_a_file_on_disk_becomes_a_detector(public: tuple[str, Path]) -> None:
     name, path = public
     detector = load_torchvision(name, path)
     assert not detector.training
-    assert len(detector.class_names) == 90
-    assert detector.class_names[:3] == ("person", "bicycle", "car")
-    assert detector.class_names[11] == "N/A"  # COCO never used the id 12
-    theirs = torch.load(path, weights_only=True)
-    ours = detector.state_dict()
-    for mine, yours in SAME[name].items():
-        assert torch.equal(ours[mine], theirs[yours]), mine
+    assert len(detector.categories) == 90
+    assert detector.categories.names[:3] == ("person", "bicycle", "car")
+    assert detector.categories.names[11] == "N/A"  # COCO never used the id 12
+    assert detector.categories.ids == tuple(range(1, 91)), "COCO's own"
+    source = torch.load(path, weights_only=True)
+    state = detector.state_dict()
+    for key, public_key in SAME[name].items():
+        assert torch.equal(state[key], source[public_key]), key
     epsilons = {module.eps for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)}
     # torchvision: overwrite_eps(model, 0.0) for fasterrcnn_resnet50_fpn's COCO_V1 alone
     assert epsilons == {RESNET: {0.0}, MOBILENET: {1e-5}}.get(name, set())

@@ -1,51 +1,133 @@
 """One prediction for each object, at the least total cost (DETR, arXiv 2005.12872, section 3.1).
 
-Legend: L decoder layers, Q predictions of one image, M objects of one image, P pairs of all images in one layer.
+Legend: B images, L layers that predict, Q predictions of one image, M objects of the batch, M_b of one image, C class
+logits, P pairs of all images in one layer. Boxes are cxcywh in parts of the picture's sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-NEVER = 1e8  # the cost of a pair whose own is not a number: taken if nothing else is left
+from detkit.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detkit.ops.iou import generalized_box_iou
+from detkit.structures import Target
+
+INVALID_COST = 1e8  # instead of a cost that is not finite: such a pair is taken only if no other is left
+
+
+@dataclass(frozen=True, eq=False)
+class SetTargets:
+    """The objects of a batch, image after image.
+
+    boxes   float `[M, 4]`
+    labels  int64 `[M]`
+    counts  objects of each image
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    counts: list[int]
+
+    @staticmethod
+    def of(targets: Sequence[Target], sides: Tensor) -> SetTargets:
+        """Those that are not ignored; sides `[B, 4]`: (w, h, w, h) of each picture in px."""
+        objects = [target.not_ignored() for target in targets]
+        boxes = [xyxy_to_cxcywh(part.boxes) / side for part, side in zip(objects, sides, strict=True)]
+        return SetTargets(
+            torch.cat(boxes), torch.cat([part.labels for part in objects]), [len(part) for part in objects]
+        )
+
+    def repeat(self, copies: int) -> SetTargets:
+        """The objects of every image `copies` times."""
+        boxes, labels = (torch.split(column, self.counts) for column in (self.boxes, self.labels))
+        return SetTargets(
+            torch.cat([part.repeat(copies, 1) for part in boxes]),
+            torch.cat([part.repeat(copies) for part in labels]),
+            [count * copies for count in self.counts],
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """P = the sum over the images of min(Q, M), the same in every layer; queries rise within an image.
+    """Predictions and the objects that they answer for. P is the sum over the images of min(Q, M_b), in every layer.
 
-    images   int64 `[P]`
-    queries  int64 `[L, P]`
-    objects  int64 `[L, P]`, into the objects of all images in a row
+    This is no `Assignment` of every prediction to an object: only a few of many predictions have one, and pairs index
+    them directly, where a search for the positive ones would make a GPU wait.
+
+    images       int64 `[P]`, the same in every layer
+    predictions  int64 `[L, P]`, ascending within an image
+    objects      int64 `[L, P]`, rows of `SetTargets`
     """
 
     images: Tensor
-    queries: Tensor
+    predictions: Tensor
     objects: Tensor
 
 
-@torch.no_grad()
-def match_hungarian(costs: Sequence[Tensor]) -> Pairs:
-    """The pairs of least total cost, for every image and layer. `costs`: of each image, float `[L, Q, M]`.
+class HungarianAssigner:
+    """Every object gets the prediction that makes the total cost of all pairs least (equation 1).
 
-    All costs go to the CPU, where scipy decides, in one copy. With fewer predictions than objects the dearest objects
-    go without. A cost that is not finite is a very high one: the loss says which image it came from.
+    The cost of a pair is class_weight * class_cost + l1_weight * L1 distance - giou_weight * GIoU. `class_cost` takes
+    logits `[L, Q, C]` and labels `[M_b]` and returns `[L, Q, M_b]`.
     """
-    device, layers = costs[0].device, len(costs[0])
-    flat = torch.cat([cost.flatten() for cost in costs]).float().nan_to_num(NEVER, NEVER, NEVER).cpu()
+
+    def __init__(
+        self,
+        class_cost: Callable[[Tensor, Tensor], Tensor],
+        class_weight: float,
+        l1_weight: float,
+        giou_weight: float,
+    ) -> None:
+        self.class_cost = class_cost
+        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+
+    @torch.no_grad()
+    def assign(self, logits: Tensor, boxes: Tensor, targets: SetTargets) -> Pairs:
+        """logits `[L, B, Q, C]`, boxes `[L, B, Q, 4]`; every layer and image is assigned by itself."""
+        images = zip(
+            logits.float().unbind(1),
+            boxes.float().unbind(1),
+            torch.split(targets.boxes.float(), targets.counts),
+            torch.split(targets.labels, targets.counts),
+            strict=True,
+        )
+        return solve([self._costs(*image) for image in images])
+
+    def _costs(self, logits: Tensor, boxes: Tensor, target_boxes: Tensor, labels: Tensor) -> Tensor:
+        """`[L, Q, M_b]` of one image."""
+        target_boxes = target_boxes.expand(boxes.shape[0], -1, -1)
+        giou = generalized_box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
+        distance = torch.cdist(boxes, target_boxes, p=1)
+        class_cost = self.class_cost(logits, labels)
+        return self.class_weight * class_cost + self.l1_weight * distance - self.giou_weight * giou
+
+
+@torch.no_grad()
+def solve(costs: Sequence[Tensor]) -> Pairs:
+    """The pairs of least total cost in each image and layer; costs are float `[L, Q, M_b]`, one tensor an image.
+
+    All costs go to the CPU, where scipy decides, in one copy. With fewer predictions than objects the objects that
+    cost most go without. A cost that is not finite counts as a very high one, so that a diverged network reaches its
+    loss, where the training loop names the images.
+    """
+    device, layers = costs[0].device, costs[0].shape[0]
+    flat = torch.cat([cost.flatten() for cost in costs]).float()
+    flat = flat.nan_to_num(INVALID_COST, INVALID_COST, INVALID_COST).cpu()
     images: list[int] = []
-    pairs: list[Tensor] = []  # of each image, `[2, L, P_b]`
+    pairs: list[Tensor] = []  # of each image `[2, L, P_b]`
     first_object = 0
     for image, (part, cost) in enumerate(zip(torch.split(flat, [cost.numel() for cost in costs]), costs, strict=True)):
-        found = [linear_sum_assignment(layer) for layer in part.view(cost.shape).numpy()]
-        queries, objects = torch.tensor([[pair[side].tolist() for pair in found] for side in (0, 1)]).long()
-        pairs.append(torch.stack([queries, objects + first_object]))
-        images += [image] * queries.shape[1]
+        solutions = [linear_sum_assignment(layer) for layer in part.view(cost.shape).numpy()]
+        predictions, objects = torch.tensor(
+            [[solution[side].tolist() for solution in solutions] for side in (0, 1)], dtype=torch.int64
+        )
+        pairs.append(torch.stack([predictions, objects + first_object]))
+        images += [image] * predictions.shape[1]
         first_object += cost.shape[2]
     joined = torch.cat([pair.view(2, layers, -1) for pair in pairs], dim=2).to(device)
     return Pairs(torch.tensor(images, dtype=torch.int64, device=device), joined[0], joined[1])

@@ -1,5 +1,7 @@
-"""Image -> feature levels. `build_backbone` turns a `BackboneConfig` into a module, `load_classifier` gives what public
-weights have after it to a detector's fully connected layers.
+"""Backbones: images to feature levels.
+
+`build_backbone` builds the module of a `BackboneConfig`. `load_classifier` initialises the fully connected layers of a
+detector with those of the classifier that the backbone was trained in.
 """
 
 from collections.abc import Iterable
@@ -12,7 +14,7 @@ from torchvision.models import get_model_weights
 
 from detkit.nn.backbones.alexnet import AlexNetConfig, CaffeNetConfig, build_alexnet, build_caffenet
 from detkit.nn.backbones.darknet import DarknetConfig, build_darknet
-from detkit.nn.backbones.inception import GoogLeNetConfig, InceptionV3Config, build_googlenet, build_inception_v3
+from detkit.nn.backbones.inception import InceptionConfig, build_inception
 from detkit.nn.backbones.lenet import LeNetConfig, build_lenet
 from detkit.nn.backbones.mobilenet import (
     MobileNetV1Config,
@@ -37,8 +39,7 @@ BackboneConfig = Annotated[
     | LeNetConfig
     | AlexNetConfig
     | CaffeNetConfig
-    | GoogLeNetConfig
-    | InceptionV3Config,
+    | InceptionConfig,
     Field(discriminator="name"),
 ]
 
@@ -65,30 +66,44 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_alexnet(config)
         case CaffeNetConfig():
             return build_caffenet(config)
-        case GoogLeNetConfig():
-            return build_googlenet(config)
-        case InceptionV3Config():
-            return build_inception_v3(config)
+        case InceptionConfig():
+            return build_inception(config)
 
 
 @torch.no_grad()
-def load_classifier(config: BackboneConfig, layers: Iterable[nn.Module]) -> None:
-    """Starts a detector's fc6 and fc7, or fc6 alone, from those of the backbone's public classifier.
+def load_classifier(config: BackboneConfig, layers: Iterable[nn.Module]) -> str | None:
+    """Initialises a detector's hidden layers with fc6 and fc7, or fc6 alone, of the backbone's public classifier.
 
-    All of `layers` or none: nothing happens if one has another shape, or if the backbone has no public weights or they
-    no such layers (VGG's and AlexNet's do, but for VGG16's IMAGENET1K_FEATURES).
+    layers  nn.Linear each; if there are more than two, or if one has another shape, none of them changes
+
+    Returns a sentence for the user that says what `layers` start from. None: there are no layers, no weights were asked
+    for, or the backbone's classifier has no such layers (only VGG's and AlexNet's have).
     """
-    if not isinstance(config, VGGConfig | AlexNetConfig) or config.weights in (None, "IMAGENET1K_FEATURES"):
-        return
+    layers = list(layers)
+    if not isinstance(config, VGGConfig | AlexNetConfig) or config.weights is None or not layers:
+        return None
+    source = f"{config.name} {config.weights}"
+    if config.weights == "IMAGENET1K_FEATURES":
+        return f"roi.hidden starts at random: {source} has no fc6 and fc7"
     public = get_model_weights(config.name)[config.weights]
     state = download(public.url, str(public))
-    weights = [key for key in state if key.startswith("classifier.") and key.endswith(".weight")][:2]
-    layers = list(layers)
-    pairs = [
-        (layer, state[weight], state[weight.removesuffix("weight") + "bias"])
-        for layer, weight in zip(layers, weights, strict=False)
-        if isinstance(layer, nn.Linear) and layer.weight.shape == state[weight].shape
-    ]
-    if len(pairs) == len(layers):
-        for layer, weight, bias in pairs:
-            layer.load_state_dict({"weight": weight, "bias": bias})
+    keys = [key for key in state if key.startswith("classifier.") and key.endswith(".weight")][:2]
+    names = " and ".join(["fc6", "fc7"][: len(layers)])
+    shapes, public_shapes = [_shape(layer) for layer in layers], [tuple(state[key].shape) for key in keys]
+    if shapes != public_shapes[: len(layers)]:
+        return (
+            f"roi.hidden starts at random: its layers are {_describe(shapes)}, "
+            f"fc6 and fc7 of {source} are {_describe(public_shapes)}"
+        )
+    for layer, key in zip(layers, keys, strict=False):
+        layer.load_state_dict({"weight": state[key], "bias": state[key.removesuffix("weight") + "bias"]})
+    return f"roi.hidden: {names} of {source}"
+
+
+def _shape(layer: nn.Module) -> tuple[int, ...] | None:
+    """(out, in) of a linear layer; None for another layer, such as one that `compress` cut to a lower rank."""
+    return (layer.out_features, layer.in_features) if isinstance(layer, nn.Linear) else None
+
+
+def _describe(shapes: Iterable[tuple[int, ...] | None]) -> str:
+    return ", ".join(f"{shape[1]} to {shape[0]}" if shape else "not linear" for shape in shapes)

@@ -1,33 +1,34 @@
-"""AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012) in two forms, torchvision's (arXiv 1404.5997: narrower, one
-group, no normalisation) and CaffeNet, which R-CNN used: level k is relu k, at strides 4, 8, 16, 16, 16.
+"""AlexNet (Krizhevsky, Sutskever and Hinton, NIPS 2012) in two forms: torchvision's (arXiv 1404.5997: narrower, one
+group, no normalisation) and CaffeNet, which R-CNN used. Stage k ends with relu k, at strides 4, 8, 16, 16, 16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import nn
 from torchvision import models
 
-from detkit.config import Config
-from detkit.nn.backbones.staged import StagedBackbone, check_levels, check_weights, load_weights
+from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, load_weights, split
 
 STRIDES = (4, 8, 16, 16, 16)
 
 
-class AlexNetConfig(Config):
+class AlexNetConfig(StagedConfig):
     name: Literal["alexnet"] = "alexnet"
-    padding: bool = False  # Fast R-CNN's, see CaffeNetConfig; torchvision pads conv1 by 2
+    strides: tuple[int, ...] = (16,)
+    frozen_stages: int = Field(1, ge=0)  # a stage is a convolution; 1: Fast R-CNN's choice for CaffeNet
     weights: str | None = None  # torchvision weights entry, e.g. IMAGENET1K_V1; null: random
-    frozen_stages: int = Field(1, ge=0, le=5)  # convolutions; 1: Fast R-CNN's choice for CaffeNet
-    levels: tuple[Literal[1, 2, 3, 4, 5], ...] = (5,)
+    padding: bool = False  # Fast R-CNN's, see CaffeNetConfig; torchvision pads conv1 by 2
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        return STRIDES
 
     @model_validator(mode="after")
-    def _weights_and_levels_exist(self) -> AlexNetConfig:
+    def _weights_exist(self) -> AlexNetConfig:
         check_weights(self.name, self.weights)
-        check_levels(self.levels)
         return self
 
 
@@ -38,30 +39,30 @@ def build_alexnet(config: AlexNetConfig) -> StagedBackbone:
     if config.padding:
         conv1, _, pool1, _, _, pool2, *_ = network.features
         conv1.padding, pool1.padding, pool2.padding = (5, 5), 1, 1
-    return _staged(config, dict(network.features.named_children()))
+    return StagedBackbone(_stages(dict(network.features.named_children())), config.strides, config.frozen_stages)
 
 
-class CaffeNetConfig(Config):
-    """Groups of 2 in conv2, conv4 and conv5, pooling before normalisation, as Caffe's bvlc_reference_caffenet."""
+class CaffeNetConfig(StagedConfig):
+    """Two groups in conv2, conv4 and conv5, and pooling before normalisation, as Caffe's bvlc_reference_caffenet."""
 
     name: Literal["caffenet"] = "caffenet"
-    padding: bool = False  # Fast R-CNN's: conv1 by 5, pools by 1, so that unit i lies on pixel 16 i; crops need none
+    strides: tuple[int, ...] = (16,)
+    frozen_stages: int = Field(0, ge=0)  # a stage is a convolution
     weights: None = None  # torchvision has none
-    frozen_stages: int = Field(0, ge=0, le=5)  # convolutions
-    levels: tuple[Literal[1, 2, 3, 4, 5], ...] = (5,)
+    # Fast R-CNN's: conv1 by 5, pools by 1, so that cell i is centred on pixel 16 i; R-CNN's crops need none
+    padding: bool = False
 
-    @model_validator(mode="after")
-    def _levels_exist(self) -> CaffeNetConfig:
-        check_levels(self.levels)
-        return self
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        return STRIDES
 
 
 def build_caffenet(config: CaffeNetConfig) -> StagedBackbone:
-    return _staged(config, caffenet_trunk(padding=config.padding))
+    return StagedBackbone(_stages(caffenet_trunk(padding=config.padding)), config.strides, config.frozen_stages)
 
 
 def caffenet_trunk(*, padding: bool = False) -> dict[str, nn.Module]:
-    """conv1 to pool5, which gives `[B, 256, 6, 6]` of 227 x 227."""
+    """conv1 to pool5: `[B, 3, 227, 227]` -> `[B, 256, 6, 6]`."""
 
     def relu() -> nn.Module:
         return nn.ReLU(inplace=True)
@@ -91,14 +92,8 @@ def caffenet_trunk(*, padding: bool = False) -> dict[str, nn.Module]:
     }
 
 
-def _staged(config: AlexNetConfig | CaffeNetConfig, blocks: Mapping[str, nn.Module]) -> StagedBackbone:
-    names = list(blocks)
-    relus = [i for i, block in enumerate(blocks.values()) if isinstance(block, nn.ReLU)]
+def _stages(blocks: dict[str, nn.Module]) -> list[Stage]:
+    """Each from the layer after the relu before it to its own relu; pool5 is left out."""
+    ends = [i + 1 for i, block in enumerate(blocks.values()) if isinstance(block, nn.ReLU)]
     channels = [block.out_channels for block in blocks.values() if isinstance(block, nn.Conv2d)]
-    return StagedBackbone(
-        blocks,
-        taps=[names[relus[level - 1]] for level in config.levels],
-        out_channels=[channels[level - 1] for level in config.levels],
-        out_strides=[STRIDES[level - 1] for level in config.levels],
-        frozen=names[: relus[config.frozen_stages - 1]] if config.frozen_stages else (),
-    )
+    return [Stage(*stage) for stage in zip(split(blocks, ends), STRIDES, channels, strict=True)]

@@ -1,6 +1,6 @@
-"""The classifiers that backbones come from, whole: images `[B, C, H, W]` -> scores `[B, K]`, the largest is the class.
+"""The complete classifiers that backbones are the trunks of: images `[B, C, H, W]` -> scores `[B, K]`.
 
-LeNet-5 and CaffeNet are ours, all else is torchvision's.
+LeNet-5 and CaffeNet are implemented here, all others are torchvision's.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def build_classifier(name: str, num_classes: int | None = None, *, aux: bool = F
     """A classifier with random weights.
 
     name         lenet5 (1998), lenet5_dense, caffenet, or a classifier that torchvision has by name
-    num_classes  None: as published, 10 for LeNet-5 and 1000 for ImageNet's
-    aux          the auxiliary classifiers of googlenet and inception_v3, which then return a tuple in training
+    num_classes  None: as published, 10 for LeNet-5 and 1000 for the others
+    aux          build the auxiliary classifiers of googlenet and inception_v3, which then return a tuple in training
 
     LeNet-5 takes images `[B, 1, 32, 32]`, CaffeNet `[B, 3, 227, 227]`.
     """
     if aux and name not in ("googlenet", "inception_v3"):
-        raise ValueError(f"aux: expected googlenet or inception_v3, which have auxiliary classifiers, got {name}")
+        raise ValueError(f"aux: expected googlenet or inception_v3, which have auxiliary classifiers, found {name}")
     match name:
         case "lenet5":
             return _lenet(LeNetConfig(connections="sparse"), num_classes or 10)
@@ -39,9 +39,9 @@ def build_classifier(name: str, num_classes: int | None = None, *, aux: bool = F
 
 
 class EuclideanRBF(nn.Module):
-    """Minus the squared distance of `[B, F]` to the fixed code of -1 and 1 of each class: `[B, K]`.
+    """Minus the squared distance between features `[B, F]` and a fixed code of -1 and 1 for each class: `[B, K]`.
 
-    The paper's codes are characters drawn in 7 x 12 pixels; these are drawn by lot, the same each time.
+    The codes of the paper are images of characters of 7 x 12 pixels; these are random, and the same each time.
     """
 
     codes: Tensor

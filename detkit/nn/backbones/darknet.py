@@ -1,42 +1,41 @@
-"""The convolutional trunks of YOLOv1 to v3, as darknet builds them: 3x3 and 1x1 convolutions, batch norm, leaky ReLU.
+"""The convolutional trunks of YOLOv1 to YOLOv3 as darknet builds them: 3x3 and 1x1 convolutions, batch norm, leaky
+ReLU.
 
-Level k has stride 2^k and ends before the next max pool or strided convolution.
+A stage is all layers of one stride: it ends before the next max pool or strided convolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from detkit.config import Config
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
-from detkit.nn.backbones.staged import StagedBackbone, check_levels
+from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig
 from detkit.nn.blocks import ConvBlock
 
-Stages = list[list[nn.Module]]  # layers of each stride, finest first
-Conv = Callable[..., ConvBlock]
+Stages = list[list[nn.Module]]  # the layers of each stride, finest first
+STRIDES = {
+    "darknet19": (1, 2, 4, 8, 16, 32),
+    "darknet53": (1, 2, 4, 8, 16, 32),
+    "yolov3_tiny": (1, 2, 4, 8, 16, 32),
+    "yolov1": (2, 4, 8, 16, 32, 64),
+    "yolov1_tiny": (1, 2, 4, 8, 16, 32, 64),
+}
 
 
-class DarknetConfig(Config):
+class DarknetConfig(StagedConfig):
     """darknet19: YOLOv2. darknet53: YOLOv3. yolov3_tiny, yolov1 (24 convolutions), yolov1_tiny: the trunks of those."""
 
     name: Literal["darknet19", "darknet53", "yolov3_tiny", "yolov1", "yolov1_tiny"] = "darknet53"
+    strides: tuple[int, ...] = (8, 16, 32)
     weights: str | None = None  # a darknet file that begins with this trunk, such as darknet53.conv.74; null: random
-    norm: Literal["bn", "none"] = "bn"  # none: the YOLOv1 paper's biases
-    frozen_stages: int = Field(0, ge=0, le=6)  # stages before level `frozen_stages`
-    levels: tuple[int, ...] = (3, 4, 5)
+    norm: Literal["bn", "none"] = "bn"  # none: biases instead, as in the paper of YOLOv1
 
-    @model_validator(mode="after")
-    def _levels_exist(self) -> DarknetConfig:
-        check_levels(self.levels)
-        finest, deepest = int(self.name == "yolov1"), 6 if self.name.startswith("yolov1") else 5
-        if self.levels[-1] > deepest or self.levels[0] < finest:
-            raise ValueError(f"levels: {self.name} has levels {finest} to {deepest}, found {list(self.levels)}")
-        return self
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        return STRIDES[self.name]
 
 
 class Residual(nn.Module):
@@ -65,13 +64,13 @@ def build_darknet(config: DarknetConfig) -> StagedBackbone:
             stages = _yolov1(norm)
         case "yolov1_tiny":
             stages = _yolov1_tiny(norm)
-    names = [f"stage{level}" for level in range(len(stages))]
     backbone = StagedBackbone(
-        {name: nn.Sequential(*layers) for name, layers in zip(names, stages, strict=True)},
-        taps=[names[level] for level in config.levels],
-        out_channels=[_out_channels(stages[level]) for level in config.levels],
-        out_strides=[2**level for level in config.levels],
-        frozen=names[: config.frozen_stages],
+        [
+            Stage({f"stage{stride.bit_length() - 1}": nn.Sequential(*layers)}, stride, _out_channels(layers))
+            for stride, layers in zip(config.stage_strides, stages, strict=True)
+        ],
+        config.strides,
+        config.frozen_stages,
     )
     if config.weights:
         load_darknet_weights(Path(config.weights), conv_blocks(backbone), allow_rest=True)
@@ -79,7 +78,7 @@ def build_darknet(config: DarknetConfig) -> StagedBackbone:
 
 
 def conv_blocks(module: nn.Module) -> list[ConvBlock]:
-    """The convolutions of a module in the order in which they run, which is that of a darknet file."""
+    """The convolutions of a module in the order in which they run, which is also their order in a darknet file."""
     return [layer for layer in module.modules() if isinstance(layer, ConvBlock)]
 
 
@@ -87,8 +86,8 @@ def _out_channels(layers: list[nn.Module]) -> int:
     return [layer.out_channels for stage in layers for layer in stage.modules() if isinstance(layer, ConvBlock)][-1]
 
 
-def _row(in_channels: int, out_channels: list[int], norm: bool) -> list[nn.Module]:
-    """3x3 convolutions to more channels and 1x1 ones to fewer."""
+def _convolutions(in_channels: int, out_channels: list[int], norm: bool) -> list[nn.Module]:
+    """One convolution for each of `out_channels`: 3x3 where the channels grow, 1x1 where they shrink."""
     layers: list[nn.Module] = []
     for channels in out_channels:
         layers.append(ConvBlock(in_channels, channels, 3 if channels > in_channels else 1, norm=norm))
@@ -103,12 +102,12 @@ def _pool() -> nn.Module:
 def _darknet19(norm: bool) -> Stages:
     """YOLO9000, arXiv 1612.08242, table 6, without the classifier."""
     return [
-        _row(3, [32], norm),
-        [_pool(), *_row(32, [64], norm)],
-        [_pool(), *_row(64, [128, 64, 128], norm)],
-        [_pool(), *_row(128, [256, 128, 256], norm)],
-        [_pool(), *_row(256, [512, 256, 512, 256, 512], norm)],
-        [_pool(), *_row(512, [1024, 512, 1024, 512, 1024], norm)],
+        _convolutions(3, [32], norm),
+        [_pool(), *_convolutions(32, [64], norm)],
+        [_pool(), *_convolutions(64, [128, 64, 128], norm)],
+        [_pool(), *_convolutions(128, [256, 128, 256], norm)],
+        [_pool(), *_convolutions(256, [512, 256, 512, 256, 512], norm)],
+        [_pool(), *_convolutions(512, [1024, 512, 1024, 512, 1024], norm)],
     ]
 
 
@@ -122,29 +121,28 @@ def _darknet53() -> Stages:
 
 
 def _yolov3_tiny(norm: bool) -> Stages:
-    """yolov3-tiny.cfg: its last pool has stride 1 and looks right and down."""
-    stages: Stages = [_row(3, [16], norm)]
+    """yolov3-tiny.cfg: its last pool has stride 1 and pads to the right and below."""
+    stages: Stages = [_convolutions(3, [16], norm)]
     for channels in (32, 64, 128, 256):
-        stages.append([_pool(), *_row(channels // 2, [channels], norm)])
-    same = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), float("-inf")), nn.MaxPool2d(2, 1))
-    return [*stages, [_pool(), *_row(256, [512], norm), same, *_row(512, [1024], norm)]]
+        stages.append([_pool(), *_convolutions(channels // 2, [channels], norm)])
+    pool_same = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), float("-inf")), nn.MaxPool2d(2, 1))
+    return [*stages, [_pool(), *_convolutions(256, [512], norm), pool_same, *_convolutions(512, [1024], norm)]]
 
 
 def _yolov1(norm: bool) -> Stages:
     """You Only Look Once, arXiv 1506.02640, figure 3: 24 convolutions, the first of 7x7, two of stride 2."""
     return [
-        [],
         [ConvBlock(3, 64, 7, 2, norm=norm)],
-        [_pool(), *_row(64, [192], norm)],
+        [_pool(), *_convolutions(64, [192], norm)],
         [
             _pool(),
             ConvBlock(192, 128, 1, norm=norm),
-            *_row(128, [256], norm),
+            *_convolutions(128, [256], norm),
             _same(256, norm, 1),
-            *_row(256, [512], norm),
+            *_convolutions(256, [512], norm),
         ],
-        [_pool(), *_row(512, [256, 512] * 4, norm), _same(512, norm, 1), *_row(512, [1024], norm)],
-        [_pool(), *_row(1024, [512, 1024] * 2, norm), _same(1024, norm, 3)],
+        [_pool(), *_convolutions(512, [256, 512] * 4, norm), _same(512, norm, 1), *_convolutions(512, [1024], norm)],
+        [_pool(), *_convolutions(1024, [512, 1024] * 2, norm), _same(1024, norm, 3)],
         [ConvBlock(1024, 1024, 3, 2, norm=norm), _same(1024, norm, 3), _same(1024, norm, 3)],
     ]
 
@@ -155,7 +153,7 @@ def _same(channels: int, norm: bool, kernel_size: int) -> nn.Module:
 
 def _yolov1_tiny(norm: bool) -> Stages:
     """yolov1-tiny.cfg."""
-    stages: Stages = [_row(3, [16], norm)]
+    stages: Stages = [_convolutions(3, [16], norm)]
     for channels in (32, 64, 128, 256, 512):
-        stages.append([_pool(), *_row(channels // 2, [channels], norm)])
-    return [*stages, [_pool(), *_row(512, [1024], norm), ConvBlock(1024, 256, 3, norm=norm)]]
+        stages.append([_pool(), *_convolutions(channels // 2, [channels], norm)])
+    return [*stages, [_pool(), *_convolutions(512, [1024], norm), ConvBlock(1024, 256, 3, norm=norm)]]

@@ -1,7 +1,7 @@
 """Darknet's `.weights` files: a header of integers, then every parameter as float32, layer after layer.
 
 The header is major, minor and revision as int32, then the number of images seen: int64 from version 0.2 on, else int32.
-A major or minor above 1000 marks files whose connected weights lie transposed, `[in, out]`.
+A major or minor above 1000 marks files whose connected weights are transposed, `[in, out]`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from detkit.config import UserError
 from detkit.nn.blocks import ConvBlock, LocallyConnected
 
-LATEST = 100_000  # no version number is near; text and archives read as a header are far above
+MAX_VERSION = 100_000  # darknet's numbers are far below it, text or an archive read as a header is far above
 
 
 @torch.no_grad()
 def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest: bool = False) -> None:
-    """Fills `layers` from a darknet file, in order. Raises UserError for a file that is none, too short or too long.
+    """Copies the values of a darknet file into `layers`, in order.
+
+    Raises UserError if the file cannot be read, has another format, or holds too few or too many values.
 
     layers      ConvBlock or nn.Conv2d with a bias (`convolutional`), LocallyConnected (`local`), nn.Linear
                 (`connected`), nn.Sequential(nn.Linear without bias, nn.BatchNorm1d) (`connected` with batch norm)
-    allow_rest  the file may go on with layers of which there are none here: a backbone from a whole detector's file
+    allow_rest  ignore the values after the last of `layers`: to load a backbone from the file of a whole detector
     """
     floats, odd_bytes, transposed = _read(path)
     tensors = [list(_tensors(layer, transposed)) for layer in layers]
@@ -36,7 +38,8 @@ def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest:
         if end > len(floats):
             raise UserError(
                 f"{path}: cut short at {_name(layer)}, number {number} of {len(layers)} layers with weights: "
-                f"{total - len(floats)} of {total} floats are missing; fetch the file again, or it is another network's"
+                f"{total - len(floats)} of {total} floats are missing; "
+                "download the file again, or choose the network that it belongs to"
             )
         values = torch.from_numpy(floats[start:end])
         if not values.isfinite().all():
@@ -56,7 +59,8 @@ def load_darknet_weights(path: Path, layers: Sequence[nn.Module], *, allow_rest:
 
 
 def _read(path: Path) -> tuple[np.ndarray, int, bool]:
-    """All floats of a file, the bytes after the last whole one, and whether its connected weights lie transposed."""
+    """All floats of a file, the number of bytes after the last whole float, and whether its connected weights are
+    transposed."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -64,7 +68,7 @@ def _read(path: Path) -> tuple[np.ndarray, int, bool]:
     if len(content) < 16:
         raise UserError(f"{path}: not a darknet weights file: expected a header of 16 bytes, found {len(content)}")
     major, minor, _ = np.frombuffer(content, "<i4", 3).tolist()
-    if not (0 <= major < LATEST and 0 <= minor < LATEST):
+    if not (0 <= major < MAX_VERSION and 0 <= minor < MAX_VERSION):
         raise UserError(
             f"{path}: not a darknet weights file: its header gives version {major}.{minor}, expected 0.1 or 0.2"
         )
@@ -72,11 +76,12 @@ def _read(path: Path) -> tuple[np.ndarray, int, bool]:
     header = 20 if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else 16
     count, odd_bytes = divmod(max(0, len(content) - header), 4)
     floats = np.frombuffer(content, "<f4", count, header) if count else np.empty(0)
-    return floats.astype(np.float32), odd_bytes, transposed  # a copy: torch wants memory that it may write to
+    return floats.astype(np.float32), odd_bytes, transposed  # a copy, because torch needs writable memory
 
 
 def _tensors(layer: nn.Module, transposed: bool) -> Iterator[Tensor]:
-    """The parameters and statistics of a layer in the order of the file: its bias, or its batch norm's, comes first."""
+    """The parameters and statistics of a layer in the order of the file: the bias, of the layer or its batch norm, is
+    first."""
     match list(layer) if isinstance(layer, nn.Sequential) else [layer]:
         case [ConvBlock(norm=nn.BatchNorm2d() as norm) as block]:
             yield from _bias_and_statistics(norm)

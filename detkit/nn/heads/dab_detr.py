@@ -1,14 +1,13 @@
-"""A DETR that learns in fewer epochs: queries are anchors that every decoder layer moves (DAB-DETR, Liu et al.,
-arXiv 2201.12329), and the encoder may propose them (Deformable DETR, Zhu et al., arXiv 2010.04159, section 4.2).
+"""A DETR that learns in fewer epochs: its queries are boxes that every decoder layer moves (DAB-DETR, Liu et al., arXiv
+2201.12329), and the cells of the encoded map may propose them (Deformable DETR, Zhu et al., arXiv 2010.04159, 4.2).
 
-Legend: B images, S cells of the feature map, Q queries, D width, L decoder layers, K classes.
-Boxes are cxcywh in parts of the image's sides; anchors are the logits of boxes.
+Legend: B images, S = h x w cells of the feature map, Q queries, D width, L decoder layers, K classes.
+Boxes are cxcywh in parts of the picture's sides. Anchors are boxes before the sigmoid, `[..., 4]`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,143 +15,168 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from detkit.config import Config
-from detkit.nn.heads.detr import DETROutputs, Objects, SetHead, SetHeadConfig, image_sides
+from detkit.nn.heads.set_head import (
+    ClassPrediction,
+    DETROutputs,
+    PredictionGroup,
+    SetHead,
+    SetHeadConfig,
+    picture_sides,
+)
+from detkit.nn.losses import FocalLossConfig, sigmoid_focal_loss
+from detkit.nn.outputs import register_outputs
 from detkit.nn.transformer import (
     MLP,
-    Attention,
-    FeedForward,
+    CrossAttention,
+    DecoderLayer,
     TransformerConfig,
-    map_places,
-    padding_mask,
+    count_cells,
     sine_embedding,
 )
 from detkit.structures import Size
 
-TEMPERATURE = 20.0  # of the sines (DAB-DETR, section 4.4)
-ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (RetinaNet, arXiv 1708.02002)
-PRIOR = 0.01  # probability of a class before training
-EPS = 1e-3  # anchors begin within [EPS, 1 - EPS]
-NOTHING = -30.0  # logit of every class at padding: below all others, and harmless should a crowd need the cell
-LEAST_SIDE = 1e-2  # of an anchor, where attention is stretched by its sides
+EPS = 1e-3  # box coordinates are kept in [EPS, 1 - EPS] before they become anchors, which would be infinite
+PADDING_LOGIT = -30.0  # of every class at padding: below all others, and finite should an object be matched with it
+MIN_SIDE = 1e-2  # part of the picture's sides: smaller anchors count as this large where attention is divided by it
 
 
 class ProposalConfig(Config):
-    """Every cell of the encoded map predicts an object, a dense loss for the trunk; the likeliest are the queries."""
+    """Every cell of the encoded map predicts an object; the boxes of the likeliest cells become the queries.
 
-    copies: int = Field(1, ge=1)  # cells that are to find an object (more than one: H-DETR, arXiv 2207.13080)
-    side: float = Field(0.1, gt=0, lt=1)  # part of the image's sides that boxes of cells begin with
+    The loss of these predictions also gives the backbone a gradient from every cell.
+    """
+
+    copies: int = Field(1, ge=1)  # cells that are trained to find each object (more than one: H-DETR, arXiv 2207.13080)
+    side: float = Field(0.1, gt=0, lt=1)  # part of the picture's sides: of the square boxes that cells start from
 
 
 class DABDETRHeadConfig(SetHeadConfig):
     name: Literal["dab_detr"] = "dab_detr"
-    num_queries: int = Field(300, ge=1)  # or as many as there are cells, where they are proposals
+    num_queries: int = Field(300, ge=1)  # with proposals: no more than there are cells
+    temperature: float = Field(20.0, gt=1)  # DAB-DETR, section "Temperature tuning"
     class_cost: float = Field(2.0, ge=0)
-    class_weight: float = Field(1.0, ge=0)
+    focal: FocalLossConfig = FocalLossConfig()
+    class_prior: float = Field(0.01, gt=0, lt=1)  # probability of a class before training (RetinaNet, section 4.1)
     proposals: ProposalConfig | None = None  # null: learned anchors, the same for every image
 
 
+@register_outputs
 @dataclass(frozen=True, eq=False)
 class DABDETROutputs(DETROutputs):
-    """`logits` are `[L, B, Q, K]`, each class by itself.
+    """`logits` are `[L, B, Q, K]`, those of a sigmoid for each class.
 
-    proposals  outputs of the cells, `[1, B, S, ...]`
+    proposals  predictions of the cells, `[1, B, S, ...]`, or None
     """
 
     proposals: DETROutputs | None
 
 
-class DABDETRHead(SetHead):
-    """Each query is an anchor that every decoder layer moves, and looks near it first."""
+class DABDETRHead(SetHead[DABDETROutputs]):
+    """Each query is an anchor that every decoder layer moves, and attends first to what lies near it."""
 
-    temperature = TEMPERATURE
-
-    def __init__(self, config: DABDETRHeadConfig, in_channels: int, class_names: Sequence[str]) -> None:
-        super().__init__(config, in_channels, class_names)
-        width, num_classes = config.transformer.width, len(class_names)
-        self.class_weight = config.class_weight
-        self.proposer = Proposer(config.proposals, width, num_classes) if config.proposals else None
+    def __init__(self, config: DABDETRHeadConfig, in_channels: int, num_classes: int) -> None:
+        super().__init__(config, in_channels, num_classes, SigmoidClasses(num_classes, config.focal))
+        width = config.transformer.width
+        self.proposer = Proposer(config.proposals, width, num_classes, config.class_prior) if config.proposals else None
         if not self.proposer:
             self.anchors = nn.Parameter(torch.rand(config.num_queries, 4).logit(EPS))
             self.content = nn.Parameter(torch.randn(1, width))
-        self.decoder = DABDecoder(config.transformer)
-        self.classifier = rare_classifier(width, num_classes)
+        self.decoder = DABDecoder(config.transformer, config.temperature)
+        self.classifier = classifier_with_prior(width, num_classes, config.class_prior)
 
-    def forward(self, features: Tensor, sizes: Sequence[Size], canvas: Size) -> DABDETROutputs:
-        memory, positions, mask = self.encode(features, sizes, canvas)
-        sides = image_sides(sizes, memory.device)
+    def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> DABDETROutputs:
+        memory, pos_embed, padding, mask = self.encode(features[-1], sizes, canvas)
+        sides = picture_sides(sizes)
         proposals = None
         if self.proposer:
-            padding = padding_mask(sizes, canvas, (features.shape[2], features.shape[3]), features.device)
             proposals, anchors, content = self.proposer(memory, padding, sides, self.config.num_queries)
         else:
-            anchors = self.anchors.expand(len(memory), -1, -1)
-            content = self.content.expand(len(memory), self.config.num_queries, -1)
-        said, boxes = self.decoder(content, anchors, memory, positions, mask)
-        return DABDETROutputs(self.classifier(said), boxes, sides, proposals)
+            anchors = self.anchors.expand(memory.shape[0], -1, -1)
+            content = self.content.expand(memory.shape[0], self.config.num_queries, -1)
+        hidden_states, boxes = self.decoder(content, anchors, memory, pos_embed, mask)
+        return DABDETROutputs(self.classifier(hidden_states), boxes, sides, proposals)
 
-    def set_losses(self, outputs: DETROutputs, objects: Objects, norm: Tensor) -> dict[str, Tensor]:
-        assert isinstance(outputs, DABDETROutputs)
-        losses = super().set_losses(outputs, objects, norm)
+    def groups(self, outputs: DABDETROutputs) -> list[PredictionGroup]:
+        groups = super().groups(outputs)
         if outputs.proposals and self.proposer:
-            copies = self.proposer.config.copies
-            wanted = repeated(objects, copies)
-            found = self.layer_losses(outputs.proposals, wanted, self.match(outputs.proposals, wanted), norm * copies)
-            losses |= {f"proposal_{name}": loss.sum() for name, loss in found.items()}
-        return losses
+            logits, boxes = outputs.proposals.logits, outputs.proposals.boxes
+            groups.append(PredictionGroup("proposal", logits, boxes, self.proposer.config.copies))
+        return groups
 
-    def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the focal loss would change by making the class an object's (Deformable DETR, arXiv 2010.04159)."""
+
+class SigmoidClasses(ClassPrediction):
+    """Each class by itself, with the focal loss; "no object" is none of them."""
+
+    def __init__(self, num_classes: int, focal: FocalLossConfig) -> None:
+        self.num_classes, self.focal = num_classes, focal
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """By how much the focal loss of the class would rise if it were an object's (Deformable DETR's code)."""
         logits = logits[:, :, labels]
-        ours: Tensor = sigmoid_focal_loss(logits, torch.ones_like(logits), ALPHA, GAMMA)
-        not_ours: Tensor = sigmoid_focal_loss(logits, torch.zeros_like(logits), ALPHA, GAMMA)
-        return self.config.class_cost * (ours - not_ours)
+        positive = sigmoid_focal_loss(logits, torch.ones_like(logits), self.focal)
+        return positive - sigmoid_focal_loss(logits, torch.zeros_like(logits), self.focal)
 
-    def class_loss(self, logits: Tensor, labels: Tensor, norm: Tensor) -> Tensor:
-        wanted = F.one_hot(labels, len(self.class_names) + 1)[..., :-1].to(logits.dtype)
-        loss: Tensor = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA)
-        return self.class_weight * loss.sum(dim=(1, 2, 3)) / norm
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, num_objects: Tensor) -> Tensor:
+        targets = F.one_hot(labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
+        losses = sigmoid_focal_loss(logits, targets, self.focal) * weights[..., None]
+        return losses.sum(dim=(1, 2, 3)) / num_objects
 
-    def class_scores(self, logits: Tensor) -> Tensor:
+    def scores(self, logits: Tensor) -> Tensor:
+        """A prediction may be a detection of several classes."""
         return logits.sigmoid()
 
 
 class Proposer(nn.Module):
-    """Reads classes and a box off every cell, the box as a change of a small one at the cell's centre."""
+    """Predicts classes and a box from every cell; the box starts as a small one at the centre of the cell."""
 
-    def __init__(self, config: ProposalConfig, width: int, num_classes: int) -> None:
+    def __init__(self, config: ProposalConfig, width: int, num_classes: int, class_prior: float) -> None:
         super().__init__()
         self.config = config
         self.content = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
-        self.classifier = rare_classifier(width, num_classes)
+        self.classifier = classifier_with_prior(width, num_classes, class_prior)
         self.regressor = starting_at(0.0, MLP(width, width, width, 4))
 
     def forward(
         self, memory: Tensor, padding: Tensor, sides: Tensor, num_queries: int
     ) -> tuple[DETROutputs, Tensor, Tensor]:
-        """Memory `[B, S, D]`, padding bool `[B, h, w]` -> what the cells say `[1, B, S, ...]`; of the Q likeliest the
-        anchors `[B, Q, 4]` and the content `[B, Q, D]`."""
+        """
+        memory   `[B, S, D]`
+        padding  bool `[B, h, w]`
+        sides    `[B, 4]`: (w, h, w, h) of the pictures in px
+        Returns the predictions of all cells `[1, B, S, ...]`, and of the Q likeliest the anchors `[B, Q, 4]` and the
+        content `[B, Q, D]`.
+        """
         content = self.content(memory)
-        place, last = map_places(padding)
-        centers = ((place - 0.5) / last.clamp(min=1)).flip(-1)
-        cells = torch.cat([centers, torch.full_like(centers, self.config.side)], dim=-1).flatten(1, 2)
-        anchors = cells.logit(EPS) + self.regressor(content)
-        logits = self.classifier(content).masked_fill(padding.flatten(1)[..., None], NOTHING)
+        cells, last = count_cells(padding)
+        centers = ((cells - 0.5) / last.clamp(min=1)).flip(-1)
+        boxes = torch.cat([centers, torch.full_like(centers, self.config.side)], dim=-1).flatten(1, 2)
+        anchors = boxes.logit(EPS) + self.regressor(content)
+        logits = self.classifier(content).masked_fill(padding.flatten(1)[..., None], PADDING_LOGIT)
         best = logits.detach().amax(dim=-1).topk(min(num_queries, logits.shape[1]), dim=1).indices[..., None]
-        proposals = DETROutputs(logits[None], anchors.sigmoid()[None], sides)
-        return proposals, anchors.detach().take_along_dim(best, 1), content.take_along_dim(best, 1)
+        best_anchors, best_content = (
+            # `take_along_dim` would do without `expand`, but an export with it is of one batch size only.
+            tensor.gather(1, best.expand(-1, -1, tensor.shape[2]))
+            for tensor in (anchors.detach(), content)
+        )
+        return DETROutputs(logits[None], anchors.sigmoid()[None], sides), best_anchors, best_content
 
 
 class DABDecoder(nn.Module):
-    """Layer after layer the anchors move; all layers share the norm and the MLPs."""
+    """Every layer moves the anchors; all layers share the norm and the MLPs.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    place      MLP: sine embedding of a box -> position embedding of its query
+    scale      MLP: hidden state -> factors of the sine embedding of the centre
+    sides      MLP: hidden state -> reference height and width, by which attention is widened
+    regressor  MLP: hidden state -> the move of an anchor
+    """
+
+    def __init__(self, config: TransformerConfig, temperature: float) -> None:
         super().__init__()
         width = config.width
-        self.width = width
-        self.layers = nn.ModuleList(DABDecoderLayer(config) for _ in range(config.decoder_layers))
+        self.width, self.temperature = width, temperature
+        self.layers = nn.ModuleList(DecoderLayer(config, ConditionalAttention) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(width)
         self.place = MLP(2 * width, width, width)
         self.scale = starting_at(1.0, MLP(width, width, width))
@@ -160,80 +184,59 @@ class DABDecoder(nn.Module):
         self.regressor = starting_at(0.0, MLP(width, width, width, 4))
 
     def forward(
-        self, x: Tensor, anchors: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
+        self, hidden: Tensor, anchors: Tensor, memory: Tensor, pos_embed: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Content `[B, Q, D]`, anchors `[B, Q, 4]` -> what each layer says `[L, B, Q, D]`, its boxes `[L, B, Q, 4]`."""
-        said, boxes = [], []
+        """
+        hidden   `[B, Q, D]`: the content of the queries
+        anchors  `[B, Q, 4]`
+        memory   `[B, S, D]` with its position embedding `pos_embed`, `[B, S, D]`
+        Returns the normalised hidden states `[L, B, Q, D]` and the boxes `[L, B, Q, 4]` after every layer.
+        """
+        hidden_states, boxes = [], []
         for layer in self.layers:
             yxhw = anchors.sigmoid()[..., [1, 0, 3, 2]]
-            waves = sine_embedding(yxhw, 2 * self.width, TEMPERATURE).to(x.dtype)
-            # where a query looks: at its centre, in units of its sides (sections 4.2 to 4.4)
-            stretch = self.sides(x).sigmoid() / yxhw[..., 2:].clamp(min=LEAST_SIDE)
-            where = waves[..., : self.width] * self.scale(x) * stretch.repeat_interleave(self.width // 2, dim=-1)
-            x = layer(x, self.place(waves), where, memory, positions, mask)
-            said.append(self.norm(x))
-            anchors = anchors + self.regressor(said[-1])
+            box_embed = sine_embedding(yxhw, 2 * self.width, self.temperature).to(hidden.dtype)
+            # A query attends to what is near its centre, the more widely the larger its box is
+            # (section "Width & height-modulated Gaussian kernel").
+            stretch = self.sides(hidden).sigmoid() / yxhw[..., 2:].clamp(min=MIN_SIDE)
+            query_sine_embed = box_embed[..., : self.width] * self.scale(hidden)
+            query_sine_embed = query_sine_embed * stretch.repeat_interleave(self.width // 2, dim=-1)
+            hidden = layer(hidden, self.place(box_embed), query_sine_embed, memory, pos_embed, mask)
+            hidden_states.append(self.norm(hidden))
+            anchors = anchors + self.regressor(hidden_states[-1])
             boxes.append(anchors.sigmoid())
             anchors = anchors.detach()
-        return torch.stack(said), torch.stack(boxes)
+        return torch.stack(hidden_states), torch.stack(boxes)
 
 
-class DABDecoderLayer(nn.Module):
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.self_attention = Attention(config.width, config.heads, config.dropout)
-        self.self_norm = nn.LayerNorm(config.width)
-        self.cross_attention = ConditionalAttention(config.width, config.heads, config.dropout)
-        self.cross_norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
-
-    def forward(
-        self, x: Tensor, places: Tensor, where: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        placed = x + places
-        x = self.self_norm(x + self.dropout(self.self_attention(placed, placed, x)))
-        x = self.cross_norm(x + self.dropout(self.cross_attention(x, where, memory, positions, mask)))
-        y: Tensor = self.feedforward(x)
-        return y
-
-
-class ConditionalAttention(Attention):
-    """Content and place are compared apart: side by side in every head (Conditional DETR, arXiv 2108.06152)."""
+class ConditionalAttention(CrossAttention):
+    """Content and position are compared apart: side by side in every head (Conditional DETR, arXiv 2108.06152)."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__(width, heads, dropout)
         self.q_place, self.k_place = nn.Linear(width, width), nn.Linear(width, width)
-        self.k_place.load_state_dict(self.q_place.state_dict())  # alike, so that near places attract from the start
+        # They are the same at first, so that queries attend to near cells from the start.
+        self.k_place.load_state_dict(self.q_place.state_dict())
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, where: Tensor, memory: Tensor, positions: Tensor, mask: Tensor | None
+        self, hidden: Tensor, query_sine_embed: Tensor, memory: Tensor, pos_embed: Tensor, mask: Tensor | None
     ) -> Tensor:
-        q = torch.cat([self.split(self.q(x)), self.split(self.q_place(where))], dim=-1)
-        k = torch.cat([self.split(self.k(memory)), self.split(self.k_place(positions))], dim=-1)
+        q = torch.cat([self.split(self.q(hidden)), self.split(self.q_place(query_sine_embed))], dim=-1)
+        k = torch.cat([self.split(self.k(memory)), self.split(self.k_place(pos_embed))], dim=-1)
         return self.attend(q, k, self.split(self.v(memory)), mask)
 
 
-def rare_classifier(width: int, num_classes: int) -> nn.Linear:
-    """Each class by itself, and unlikely before training."""
+def classifier_with_prior(width: int, num_classes: int, prior: float) -> nn.Linear:
+    """A layer whose sigmoid is about `prior` for every class before training."""
     classifier = nn.Linear(width, num_classes)
-    nn.init.constant_(classifier.bias, -math.log(1 / PRIOR - 1))
+    nn.init.constant_(classifier.bias, -math.log(1 / prior - 1))
     return classifier
 
 
 def starting_at(value: float, mlp: MLP) -> MLP:
-    """Makes every output nearly `value` before training."""
+    """Makes every output of `mlp` nearly `value` before training."""
     last = mlp[-1]
     assert isinstance(last, nn.Linear)
     nn.init.xavier_uniform_(last.weight, gain=1e-2)
     nn.init.constant_(last.bias, value)
     return mlp
-
-
-def repeated(objects: Objects, copies: int) -> Objects:
-    """Every image's objects several times."""
-    boxes, labels = (
-        torch.cat([of_image.repeat(copies, *[1] * (of_image.ndim - 1)) for of_image in torch.split(x, objects.counts)])
-        for x in (objects.boxes, objects.labels)
-    )
-    return Objects(boxes, labels, [count * copies for count in objects.counts])

@@ -1,13 +1,11 @@
 """R-CNN's head (Girshick, Donahue, Darrell, Malik, arXiv 1311.2524): a softmax to fine-tune the network with, then, on
 features that stand still, linear SVMs that score and ridge regressors that refine.
 
-Legend: P regions of the batch together, N boxes of one image, K classes, F features of a region (fc7), D of its map
-(pool5).
+Legend: B images, P regions of the batch together, K classes, F features of a region (fc7), D of its map (pool5).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +14,16 @@ from pydantic import Field
 from torch import Tensor
 
 from detkit.nn.heads.rcnn_stages import BoxRegressionConfig, SVMConfig
-from detkit.nn.heads.regions import RegionConfig, RegionHead, RoISamples
+from detkit.nn.heads.regions import NO_SAMPLES, RegionConfig, RegionHead, RegionTargets
+from detkit.nn.outputs import register_outputs
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import DetectionRows, SelectionConfig
 from detkit.ops.coders import BoxCoder
-from detkit.structures import Detections, ImageInfo
+
+
+class RCNNSelectionConfig(SelectionConfig):
+    top_k_per_class: int | None = Field(100, ge=1)
+    nms_threshold: float | None = Field(0.3, ge=0, le=1)
 
 
 class RCNNHeadConfig(RegionConfig):
@@ -32,59 +37,59 @@ class RCNNHeadConfig(RegionConfig):
     batch_size_per_image: int = Field(64, ge=1)
     svm: SVMConfig | None = SVMConfig()
     box_regression: BoxRegressionConfig | None = BoxRegressionConfig()
-    top_k_per_class: int | None = Field(100, ge=1)
-    nms_threshold: float = Field(0.3, ge=0, le=1)
+    selection: SelectionConfig = RCNNSelectionConfig()
 
 
+@register_outputs
 @dataclass(frozen=True, eq=False)
 class RCNNOutputs:
     """
-    proposals  B x `[N, 4]` xyxy in input px, P in all
-    logits     `[P, K + 1]`, 0 is background
-    margins    `[P, K]` of the SVMs, once there are any
-    deltas     `[P, K, 4]`, once there are regressors
-    samples    when training
+    regions  the P regions
+    logits   `[P, K + 1]`, 0 is background
+    margins  `[P, K]` of the SVMs once they are fitted, else None
+    deltas   `[P, K, 4]` of the regressors once they are fitted, else None
+    targets  of the regions when training, else None
     """
 
-    proposals: tuple[Tensor, ...]
+    regions: Regions
     logits: Tensor
     margins: Tensor | None
     deltas: Tensor | None
-    samples: RoISamples | None
+    targets: RegionTargets | None
 
 
-class RCNNHead(RegionHead):
-    """SVMs and regressors are buffers: part of every checkpoint, none of the optimizer's business.
+class RCNNHead(RegionHead[RCNNOutputs]):
+    """SVMs and regressors are buffers: part of every checkpoint, but not trained by the optimizer.
 
     `finished` says whether they are fitted to the network as it is; training it further makes them stale.
     """
 
     config: RCNNHeadConfig
     finished: Tensor
-    fc7_scale: Tensor  # []: makes the mean norm that of `svm.feature_norm`
-    pool5_scale: Tensor  # []
+    fc7_scale: Tensor  # []: brings the mean norm of fc7 to `svm.feature_norm`
+    pool5_scale: Tensor  # []: brings that of pool5 to `box_regression.feature_norm`
     svm_weight: Tensor  # [K, F]
     svm_bias: Tensor  # [K]
     box_weight: Tensor  # [K, 4, D]
     box_bias: Tensor  # [K, 4]
 
-    def __init__(self, config: RCNNHeadConfig, in_channels: int, class_names: Sequence[str]) -> None:
-        in_features, classes = in_channels * config.output_size**2, len(class_names)
-        super().__init__(config, in_features, class_names)
+    def __init__(self, config: RCNNHeadConfig, in_channels: int, num_classes: int) -> None:
+        in_features = in_channels * config.output_size**2
+        super().__init__(config, in_features, num_classes)
         self.coder = BoxCoder()
         self.register_buffer("finished", torch.tensor(False))
         if config.svm:
             self.register_buffer("fc7_scale", torch.tensor(1.0))
-            self.register_buffer("svm_weight", torch.zeros(classes, self.classifier.in_features))
-            self.register_buffer("svm_bias", torch.zeros(classes))
+            self.register_buffer("svm_weight", torch.zeros(num_classes, self.classifier.in_features))
+            self.register_buffer("svm_bias", torch.zeros(num_classes))
         if config.box_regression:
             self.register_buffer("pool5_scale", torch.tensor(1.0))
-            self.register_buffer("box_weight", torch.zeros(classes, 4, in_features))
-            self.register_buffer("box_bias", torch.zeros(classes, 4))
+            self.register_buffer("box_weight", torch.zeros(num_classes, 4, in_features))
+            self.register_buffer("box_bias", torch.zeros(num_classes, 4))
 
-    def forward(self, pool5: Tensor, proposals: Sequence[Tensor], samples: RoISamples | None = None) -> RCNNOutputs:
+    def forward(self, pool5: Tensor, regions: Regions, targets: RegionTargets | None = None) -> RCNNOutputs:
         """pool5 `[P, C, output_size, output_size]` of the regions."""
-        fc7 = self.describe(pool5)
+        fc7 = self.last_hidden(pool5)
         margins = deltas = None
         if self.training:
             self.finished.fill_(False)
@@ -94,24 +99,24 @@ class RCNNHead(RegionHead):
             if self.config.box_regression:
                 weight = self.box_weight.flatten(0, 1)
                 deltas = F.linear(pool5.flatten(1) * self.pool5_scale, weight, self.box_bias.flatten())
-                deltas = deltas.view(-1, len(self.class_names), 4)
-        return RCNNOutputs(tuple(proposals), self.classifier(fc7), margins, deltas, samples)
+                deltas = deltas.view(-1, self.num_classes, 4)
+        return RCNNOutputs(regions, self.classifier(fc7), margins, deltas, targets)
 
     def criterion(self, outputs: RCNNOutputs) -> dict[str, Tensor]:
-        if outputs.samples is None:
-            raise ValueError("no sampled proposals: the outputs were computed in evaluation mode or without targets")
-        labels = outputs.samples.labels
+        if outputs.targets is None:
+            raise ValueError(NO_SAMPLES)
+        labels = outputs.targets.labels
         loss = F.cross_entropy(outputs.logits.float(), labels, reduction="sum")
         return {"roi_class": loss / max(1, len(labels))}
 
     @torch.no_grad()
-    def postprocess(self, outputs: RCNNOutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
+    def detect(self, outputs: RCNNOutputs, windows: Tensor) -> DetectionRows:
         """Scores are probabilities of the softmax, or sigmoids of the margins: 0.5 is on the hyperplane."""
-        boxes = torch.cat(outputs.proposals)
+        boxes = outputs.regions.boxes
         if outputs.margins is None:
             scores = outputs.logits.float().softmax(dim=1)[:, 1:]
         else:
             scores = outputs.margins.float().sigmoid()
         if outputs.deltas is not None:
             boxes = self.coder.decode(outputs.deltas.float(), boxes)
-        return self.detect(boxes, scores, [len(proposals) for proposals in outputs.proposals], infos)
+        return self.select(outputs.regions, boxes, scores, windows)

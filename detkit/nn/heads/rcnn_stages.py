@@ -1,6 +1,6 @@
-"""What R-CNN fits after its network has been trained (Girshick et al., arXiv 1311.2524): SVMs and box regressors.
+"""The SVMs and box regressors that R-CNN fits after its network is trained (Girshick et al., arXiv 1311.2524).
 
-Legend: N regions, F features of one (fc7), D features of one (pool5). All is numpy; nothing here has a gradient.
+Legend: N regions, F features of one (fc7), D features of one (pool5). Arrays are numpy; nothing here has a gradient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NEVER = -1e4  # margin of a class without a single example
 
 
 class SVMConfig(Config):
-    """One linear SVM a class, on fc7 (sections 2.3 and appendix B)."""
+    """One linear SVM a class, on fc7 (section 2.3 and appendix B)."""
 
     c: float = Field(1e-3, gt=0)  # weight of the hinge losses
     positive_weight: float = Field(2.0, gt=0)  # of a positive's loss beside a negative's
@@ -22,8 +22,8 @@ class SVMConfig(Config):
     feature_norm: float = Field(20.0, gt=0)  # mean norm that features are scaled to
     negative_threshold: float = Field(0.3, ge=0, le=1)  # IoU with the class below which a region is negative
     retrain_every: int = Field(2000, ge=1)  # new hard negatives
-    hard_margin: float = -1.0001  # a negative above it is kept
-    easy_margin: float = -1.2  # a kept one below it is let go
+    hard_margin: float = -1.0001  # a negative above it stays in memory
+    easy_margin: float = -1.2  # a negative in memory below it is dropped
 
 
 class BoxRegressionConfig(Config):
@@ -33,13 +33,13 @@ class BoxRegressionConfig(Config):
     feature_norm: float = Field(20.0, gt=0)  # mean norm that features are scaled to
     min_iou: float = Field(0.6, ge=0, le=1)  # with the object, of a region to learn from
     whitening_eps: float = Field(1e-3, ge=0)  # added to the variances of the deltas
-    max_examples: int = Field(10_000, ge=1)  # of a class, kept in memory; the paper keeps all
+    max_examples: int = Field(10_000, ge=1)  # of a class, in memory; the paper takes all
 
 
 class HardNegativeSVM:
-    """The SVM of one class over a stream of negatives, of which only hard ones are kept.
+    """The SVM of one class, trained on a stream of negatives of which only hard ones stay in memory.
 
-    positives  float32 `[N, F]`. Without any the class is never found.
+    positives  float32 `[N, F]`; without any the class is never detected
     """
 
     def __init__(self, config: SVMConfig, positives: np.ndarray) -> None:
@@ -56,8 +56,8 @@ class HardNegativeSVM:
     def margins(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(features @ self.weight + self.bias)
 
-    def see(self, candidates: np.ndarray) -> None:
-        """Negatives `[N, F]`: keeps the hard ones, all while there is no SVM yet, and trains when enough are new."""
+    def add_negatives(self, candidates: np.ndarray) -> None:
+        """Adds the hard ones of negatives `[N, F]`, all while there is no SVM yet, and trains when enough are new."""
         if not len(self.positives):
             return
         if self.fitted:
@@ -69,7 +69,7 @@ class HardNegativeSVM:
             self.fit()
 
     def fit(self) -> None:
-        """Trains on the positives and the negatives that are kept, and lets easy negatives go."""
+        """Trains on the positives and the negatives in memory, and drops easy negatives."""
         if not len(self.positives) or not self.negatives or (self.fitted and not self.new):
             return
         from sklearn.svm import LinearSVC

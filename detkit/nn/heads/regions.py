@@ -1,19 +1,19 @@
-"""What happens to a region once it has features: it is classified and refined, whoever made the features.
+"""The classifier and the box regressor of regions: Fast R-CNN (Girshick, arXiv 1504.08083, section 2).
 
-Sliding windows, R-CNN, Fast and Faster R-CNN differ in where regions come from and how their features are made; the
-samples, the loss (Fast R-CNN, arXiv 1504.08083, eq. 1) and the way to detections are these.
+Sliding windows, R-CNN, Fast and Faster R-CNN differ in where regions come from and how their features are computed.
+They share how regions are sampled for training, the losses (eq. 1) and the selection of detections, which are here.
 
 Legend: B images, P regions of the batch together, N boxes of one image, K classes. Index 0 of the classifier is
-background and private to this room; label c of the data is index c + 1.
+background and private to these heads; label c of the data is index c + 1.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Generic
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.config import Config
-from detkit.nn.assign.iou_matcher import match_by_iou, sample_matches
-from detkit.nn.heads.detections import select_detections
+from detkit.nn.assign.assignment import sample
+from detkit.nn.assign.iou import IoUAssigner
+from detkit.nn.losses import smooth_l1_loss
+from detkit.nn.outputs import OutputsT, register_outputs
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.ops.coders import BoxCoder
-from detkit.structures import Detections, ImageInfo, Target
+from detkit.structures import Target
+
+NO_SAMPLES = "no sampled regions: the outputs were computed in evaluation mode"
 
 
 class RegionConfig(Config):
@@ -33,12 +39,12 @@ class RegionConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1)  # after each hidden layer
     fg_threshold: float = Field(0.5, ge=0, le=1)  # IoU
     bg_threshold: tuple[float, float] = (0.0, 0.5)  # IoU [low, high)
+    # part of a region that must lie inside an ignored object (crowd, difficult) for it to be neutral instead of
+    # background; null: background, as in py-faster-rcnn and torchvision
+    ignored_iof: float | None = Field(None, gt=0, le=1)
     batch_size_per_image: int = Field(512, ge=1)  # sampled regions
     positive_fraction: float = Field(0.25, ge=0, le=1)
-    score_threshold: float = Field(0.05, ge=0, le=1)
-    top_k_per_class: int | None = Field(None, ge=1)  # candidates of a class that enter the suppression; null: all
-    nms_threshold: float = Field(0.5, ge=0, le=1)
-    detections_per_image: int = Field(100, ge=1)
+    selection: SelectionConfig = SelectionConfig()
 
     @model_validator(mode="after")
     def _a_rank_for_each_layer(self) -> RegionConfig:
@@ -52,52 +58,55 @@ class RefiningConfig(RegionConfig):
     smooth_l1_beta: float = Field(1 / 9, ge=0)
 
 
+@register_outputs
 @dataclass(frozen=True, eq=False)
-class RoISamples:
-    """What each sampled region should become.
+class RegionTargets:
+    """The targets of sampled regions.
 
     labels  int64 `[P]`, 0 is background
-    boxes   float32 `[P, 4]`, the object's box; of background the region itself
+    boxes   float32 `[P, 4]` xyxy in input px: the object's box; of background the region itself
     """
 
     labels: Tensor
     boxes: Tensor
 
 
+@register_outputs
 @dataclass(frozen=True, eq=False)
 class RoIOutputs:
     """
-    proposals  B x `[N, 4]` xyxy in input px, P in all
-    logits     `[P, K + 1]`
-    deltas     `[P, K + 1, 4]`
-    samples    when training
+    regions  the P regions
+    logits   `[P, K + 1]`
+    deltas   `[P, K + 1, 4]`
+    targets  of the regions when training, else None
     """
 
-    proposals: tuple[Tensor, ...]
+    regions: Regions
     logits: Tensor
     deltas: Tensor
-    samples: RoISamples | None
+    targets: RegionTargets | None
 
 
-class RegionHead(nn.Module):
+class RegionHead(nn.Module, ABC, Generic[OutputsT]):
     """Hidden layers on the features of a region, then a classifier.
 
-    in_features  numbers that describe a region
-    deltas       numbers that a regressor gives for each region; 0: there is none
+    in_features  numbers in the features of a region
+    num_deltas   outputs of a regressor on the last hidden layer; 0: there is none
     """
 
-    merge = False  # detections above the overlap are joined, not suppressed
-
-    def __init__(self, config: RegionConfig, in_features: int, class_names: Sequence[str], deltas: int = 0) -> None:
+    def __init__(self, config: RegionConfig, in_features: int, num_classes: int, num_deltas: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.class_names = tuple(class_names)
+        self.num_classes = num_classes
+        self.assigner = IoUAssigner(
+            config.fg_threshold, config.bg_threshold, best_for_each_object=False, ignored_iof=config.ignored_iof
+        )
         widths = [in_features, *config.hidden]
         ranks = config.ranks or (None,) * len(config.hidden)
         self.hidden = nn.ModuleList(_layer(a, b, rank) for (a, b), rank in zip(pairwise(widths), ranks, strict=True))
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(widths[-1], len(class_names) + 1)
-        self.regressor = nn.Linear(widths[-1], deltas) if deltas else None
+        self.classifier = nn.Linear(widths[-1], num_classes + 1)
+        self.regressor = nn.Linear(widths[-1], num_deltas) if num_deltas else None
         for layer in self.hidden.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, a=1)  # as Detectron2; torch's default fades layer by layer
@@ -108,105 +117,82 @@ class RegionHead(nn.Module):
                 nn.init.normal_(last.weight, std=std)
                 nn.init.zeros_(last.bias)
 
-    def describe(self, features: Tensor) -> Tensor:
+    def last_hidden(self, features: Tensor) -> Tensor:
         """The last hidden layer `[P, F]` of regions with features `[P, ...]`."""
         hidden = features.flatten(1)
         for layer in self.hidden:
             hidden = self.dropout(F.relu(layer(hidden)))
         return hidden
 
-    def match(self, candidates: Tensor, objects: Tensor) -> Tensor:
-        """int64 `[N]`: the object that each candidate should become, or what `match_by_iou` says of the others."""
-        config = self.config
-        return match_by_iou(
-            candidates,
-            objects,
-            fg_threshold=config.fg_threshold,
-            bg_threshold=config.bg_threshold,
-            best_for_each_object=False,
-        )
-
     @torch.no_grad()
-    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> tuple[list[Tensor], RoISamples]:
-        """Joins the objects to the proposals and draws a training batch of each image."""
-        config, chosen, labels, boxes = self.config, [], [], []
-        for candidates, target in zip(proposals, targets, strict=True):
-            objects, object_labels = target.objects()
-            candidates = torch.cat([candidates, objects])
-            matches = self.match(candidates, objects)
-            positive, background = sample_matches(matches, config.batch_size_per_image, config.positive_fraction)
-            match = matches[positive]
-            chosen.append(candidates[torch.cat([positive, background])])
-            labels += [object_labels[match] + 1, torch.zeros_like(background)]
-            boxes += [objects[match], candidates[background]]
-        return chosen, RoISamples(torch.cat(labels), torch.cat(boxes))
+    def sample(self, regions: Regions, targets: Sequence[Target]) -> tuple[Regions, RegionTargets]:
+        """Joins the objects to the regions and draws a training batch of each image."""
+        config, sampled, labels, target_boxes = self.config, [], [], []
+        for boxes, target in zip(regions.to_list(len(targets)), targets, strict=True):
+            objects = target.not_ignored()
+            boxes = torch.cat([boxes, objects.boxes])
+            assignment = self.assigner.assign(boxes, target)
+            positive, background = sample(assignment, config.batch_size_per_image, config.positive_fraction)
+            matched = assignment.index[positive]
+            sampled.append(boxes[torch.cat([positive, background])])
+            labels += [objects.labels[matched] + 1, torch.zeros_like(background)]
+            target_boxes += [objects.boxes[matched], boxes[background]]
+        return Regions.from_list(sampled), RegionTargets(torch.cat(labels), torch.cat(target_boxes))
 
     @abstractmethod
-    def criterion(self, outputs: Any) -> dict[str, Tensor]: ...
+    def criterion(self, outputs: OutputsT) -> dict[str, Tensor]:
+        """Losses by name: scalars, already weighted. The targets are in the outputs, as the regions were sampled."""
 
     @abstractmethod
-    def postprocess(self, outputs: Any, infos: Sequence[ImageInfo]) -> list[Detections]: ...
+    def detect(self, outputs: OutputsT, windows: Tensor) -> DetectionRows:
+        """windows `[B, 4]` xyxy in input px: where each picture lies on its canvas."""
 
-    def detect(
-        self, boxes: Tensor, scores: Tensor, counts: Sequence[int], infos: Sequence[ImageInfo]
-    ) -> list[Detections]:
-        """Detections from boxes `[P, K, 4]` or `[P, 4]` and scores `[P, K]`, `counts[i]` of them on image i."""
-        config = self.config
-        of_image = zip(torch.split(boxes, list(counts)), torch.split(scores, list(counts)), infos, strict=True)
-        return [
-            select_detections(
-                *candidates,
-                self.class_names,
-                score_threshold=config.score_threshold,
-                top_k_per_class=config.top_k_per_class,
-                nms_threshold=config.nms_threshold,
-                merge=self.merge,
-                max_detections=config.detections_per_image,
-            )
-            for candidates in of_image
-        ]
+    def select(self, regions: Regions, boxes: Tensor, scores: Tensor, windows: Tensor) -> DetectionRows:
+        """Detections from boxes `[P, K, 4]` or `[P, 4]` and scores `[P, K]` of the regions."""
+        scores = torch.where(regions.valid[:, None], scores, -1.0)  # below every threshold
+        return select_detections(boxes, scores, regions.images, windows, self.config.selection)
 
 
-class RefiningHead(RegionHead):
-    """A box for each class beside the classifier: what Fast R-CNN brought, and everything after it kept."""
+class RefiningHead(RegionHead[RoIOutputs]):
+    """A box for each class beside the classifier: Fast R-CNN and everything after it."""
 
     config: RefiningConfig
     regressor: nn.Linear
 
-    def __init__(self, config: RefiningConfig, in_features: int, class_names: Sequence[str]) -> None:
-        super().__init__(config, in_features, class_names, deltas=4 * (len(class_names) + 1))
+    def __init__(self, config: RefiningConfig, in_features: int, num_classes: int) -> None:
+        super().__init__(config, in_features, num_classes, num_deltas=4 * (num_classes + 1))
         self.coder = BoxCoder(weights=config.box_weights)
 
-    def decide(self, features: Tensor, proposals: Sequence[Tensor], samples: RoISamples | None) -> RoIOutputs:
+    def predict(self, features: Tensor, regions: Regions, targets: RegionTargets | None) -> RoIOutputs:
         """Classes and deltas of P regions with features `[P, ...]`."""
-        hidden = self.describe(features)
+        hidden = self.last_hidden(features)
         deltas = self.regressor(hidden).unflatten(1, (-1, 4))
-        return RoIOutputs(tuple(proposals), self.classifier(hidden), deltas, samples)
+        return RoIOutputs(regions, self.classifier(hidden), deltas, targets)
 
     def criterion(self, outputs: RoIOutputs) -> dict[str, Tensor]:
         """Classification and box loss (eq. 1), both averaged over all sampled regions of the batch."""
-        if outputs.samples is None:
-            raise ValueError("no sampled proposals: the outputs were computed in evaluation mode or without targets")
-        labels = outputs.samples.labels
+        if outputs.targets is None:
+            raise ValueError(NO_SAMPLES)
+        labels = outputs.targets.labels
         positive = torch.nonzero(labels > 0).squeeze(1)
-        wanted = self.coder.encode(outputs.samples.boxes[positive], torch.cat(outputs.proposals)[positive])
+        target_deltas = self.coder.encode(outputs.targets.boxes[positive], outputs.regions.boxes[positive])
         deltas = outputs.deltas[positive, labels[positive]].float()
         num_sampled = max(1, len(labels))
-        box = F.smooth_l1_loss(deltas, wanted, beta=self.config.smooth_l1_beta, reduction="sum")
+        box = smooth_l1_loss(deltas, target_deltas, self.config.smooth_l1_beta).sum()
         return {
             "roi_class": F.cross_entropy(outputs.logits.float(), labels, reduction="sum") / num_sampled,
             "roi_box": box / num_sampled,
         }
 
     @torch.no_grad()
-    def postprocess(self, outputs: RoIOutputs, infos: Sequence[ImageInfo]) -> list[Detections]:
+    def detect(self, outputs: RoIOutputs, windows: Tensor) -> DetectionRows:
         scores = outputs.logits.float().softmax(dim=1)[:, 1:]
-        boxes = self.coder.decode(outputs.deltas.float(), torch.cat(outputs.proposals))[:, 1:]
-        return self.detect(boxes, scores, [len(proposals) for proposals in outputs.proposals], infos)
+        boxes = self.coder.decode(outputs.deltas.float(), outputs.regions.boxes)[:, 1:]
+        return self.select(outputs.regions, boxes, scores, windows)
 
 
 def _layer(in_features: int, out_features: int, rank: int | None) -> nn.Module:
-    """A fully connected layer, or the two that its truncated SVD makes of it (Fast R-CNN, section 3.1)."""
+    """A fully connected layer, or the two of its truncated SVD (Fast R-CNN, section 3.1)."""
     if rank is None:
         return nn.Linear(in_features, out_features)
     return nn.Sequential(nn.Linear(in_features, rank, bias=False), nn.Linear(rank, out_features))

@@ -1,6 +1,6 @@
-"""The region head of Fast R-CNN (Girshick, arXiv 1504.08083): each proposal is pooled from the shared map.
+"""The region head of Fast R-CNN (Girshick, arXiv 1504.08083): each region is pooled from the shared map.
 
-Legend: B images, P proposals of the batch together, N boxes of one image, C channels.
+Legend: B images, P regions of the batch together, C channels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RoIOutputs, RoISamples
+from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RegionTargets, RoIOutputs
+from detkit.nn.proposals.regions import Regions
 from detkit.ops.roi import multilevel_roi_align, roi_pool
 
 
@@ -29,24 +30,23 @@ class RoIHead(RefiningHead):
 
     config: RoIConfig
 
-    def __init__(self, config: RoIConfig, in_channels: int, strides: Sequence[int], class_names: Sequence[str]) -> None:
+    def __init__(self, config: RoIConfig, in_channels: int, strides: Sequence[int], num_classes: int) -> None:
         if config.pool == "pool" and len(strides) != 1:
             raise ValueError(f"RoIPool reads one level, got {len(strides)}; use pool: align with a pyramid")
-        super().__init__(config, in_channels * config.output_size**2, class_names)
+        super().__init__(config, in_channels * config.output_size**2, num_classes)
         self.strides = tuple(strides)
 
-    def forward(
-        self, features: list[Tensor], proposals: Sequence[Tensor], samples: RoISamples | None = None
-    ) -> RoIOutputs:
-        return self.decide(self.pool(features, proposals), proposals, samples)
+    def forward(self, features: list[Tensor], regions: Regions, targets: RegionTargets | None = None) -> RoIOutputs:
+        """features  levels `[B, C, H_l, W_l]`, finest first; those beyond `strides` are not read."""
+        return self.predict(self.pool(features, regions), regions, targets)
 
-    def pool(self, features: list[Tensor], proposals: Sequence[Tensor]) -> Tensor:
-        config, boxes, features = self.config, list(proposals), features[: len(self.strides)]
+    def pool(self, features: list[Tensor], regions: Regions) -> Tensor:
+        config, rois, features = self.config, regions.rois(), features[: len(self.strides)]
         size = (config.output_size, config.output_size)
         if config.pool == "pool":
             # the kernel, as Caffe's, takes corners that are the first and last pixel inside
-            inside = [box - box.new_tensor([0, 0, 1, 1]) for box in boxes]
+            inside = rois - rois.new_tensor([0, 0, 0, 1, 1])
             return roi_pool(features[0], inside, size, 1 / self.strides[0])
         return multilevel_roi_align(
-            features, boxes, self.strides, size, sampling_ratio=config.sampling_ratio, aligned=config.aligned
+            features, rois, self.strides, size, sampling_ratio=config.sampling_ratio, aligned=config.aligned
         )

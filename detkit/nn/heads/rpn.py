@@ -1,13 +1,12 @@
 """Region Proposal Network (Ren et al., arXiv 1506.01497, section 3.1).
 
-Legend: B images, L levels, A anchors of all levels together, N boxes of one image.
+Legend: B images, L levels, A_l anchors of level l, A of all levels together, N candidates of one image, R proposals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,23 +15,18 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.config import Config
-from detkit.nn.assign.iou_matcher import BETWEEN, match_by_iou, sample_matches
-from detkit.ops.anchors import cached, cell_anchors, grid_anchors
-from detkit.ops.boxes import clip_boxes, valid_boxes
+from detkit.nn.anchors import AnchorConfig, AnchorGrid
+from detkit.nn.assign.assignment import BACKGROUND, Assignment, sample
+from detkit.nn.assign.iou import IoUAssigner
+from detkit.nn.losses import smooth_l1_loss
+from detkit.nn.outputs import register_outputs
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import images_of_rows
+from detkit.ops.boxes import clip_to_windows, valid_boxes
 from detkit.ops.coders import BoxCoder
 from detkit.ops.nms import class_aware_nms
-from detkit.structures import ImageInfo, Size, Target
-
-
-class AnchorConfig(Config):
-    """Anchors of every cell, a list of sizes for each level. Defaults: torchvision's R50-FPN."""
-
-    sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # input px, square root of the area
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # h / w
-    rounding: Literal["none", "corners", "sides"] = "corners"  # Detectron2, torchvision, py-faster-rcnn
-    spacing: Literal["stride", "image"] = "image"  # input px between cells: the stride (Detectron2, py-faster-rcnn), or
-    # padded image size // feature size (torchvision), which is smaller where a level rounds its size up
-    offset: float = 0.0  # centre of a cell's anchors in strides; 0.5 for py-faster-rcnn in continuous pixels
+from detkit.ops.rows import to_rows
+from detkit.structures import Size, Target
 
 
 class RPNConfig(Config):
@@ -43,7 +37,10 @@ class RPNConfig(Config):
     channels: int | None = None  # of the 3x3 convolution; null: those of the features
     fg_threshold: float = Field(0.7, ge=0, le=1)  # IoU, section 3.1.2
     bg_threshold: float = Field(0.3, ge=0, le=1)
-    only_inside_anchors: bool = False  # train on anchors inside the image only (the paper); null effect at test
+    # part of an anchor that must lie inside an ignored object (crowd, difficult) for it to be neutral instead of
+    # background; null: background, as in py-faster-rcnn and torchvision
+    ignored_iof: float | None = Field(None, gt=0, le=1)
+    only_inside_anchors: bool = False  # train on anchors inside the image only (the paper); no effect at test
     batch_size_per_image: int = Field(256, ge=1)  # sampled anchors
     positive_fraction: float = Field(0.5, ge=0, le=1)
     smooth_l1_beta: float = Field(1 / 9, ge=0)  # sigma 3
@@ -53,7 +50,7 @@ class RPNConfig(Config):
     post_nms_top_k_test: int = Field(1000, ge=1)
     nms_threshold: float = Field(0.7, ge=0, le=1)
     score_threshold: float = Field(0.0, ge=0, le=1)
-    min_size: float = Field(1e-3, ge=0)  # original px; 16 in py-faster-rcnn
+    min_size: float = Field(1e-3, ge=0)  # input px, of both sides of a proposal
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> RPNConfig:
@@ -62,39 +59,20 @@ class RPNConfig(Config):
         return self
 
 
-@cached
-def pyramid_anchors(
-    config: AnchorConfig,
-    strides: tuple[int, ...],
-    feature_sizes: tuple[Size, ...],
-    padded_size: Size,
-    device: torch.device,
-) -> Tensor:
-    """Float32 `[A, 4]` xyxy in input px of all levels, one of `feature_sizes` each; images are padded to
-    `padded_size`."""
-    levels = []
-    for sizes, stride, (height, width) in zip(config.sizes, strides, feature_sizes, strict=True):
-        cells = cell_anchors(sizes, config.ratios, rounding=config.rounding)
-        spacing = (padded_size[0] // height, padded_size[1] // width) if config.spacing == "image" else stride
-        levels.append(grid_anchors(cells, (height, width), spacing, offset=config.offset))
-    return torch.cat(levels).to(device)
-
-
+@register_outputs
 @dataclass(frozen=True, eq=False)
 class RPNOutputs:
     """
-    logits       `[B, A]` objectness
-    deltas       `[B, A, 4]`
-    anchors      `[A, 4]` xyxy in input px
-    level_sizes  anchors of each level
-    input_sizes  B x (h, w)
+    logits   L x `[B, A_l]` objectness
+    deltas   `[B, A, 4]`
+    anchors  `[A, 4]` xyxy in input px
+    windows  float `[B, 4]` xyxy in input px: where each picture lies on its canvas
     """
 
-    logits: Tensor
+    logits: tuple[Tensor, ...]
     deltas: Tensor
     anchors: Tensor
-    level_sizes: tuple[int, ...]
-    input_sizes: tuple[Size, ...]
+    windows: Tensor
 
 
 class RPN(nn.Module):
@@ -102,17 +80,14 @@ class RPN(nn.Module):
 
     def __init__(self, config: RPNConfig, in_channels: int, strides: Sequence[int]) -> None:
         super().__init__()
-        anchors = config.anchors
-        if len(anchors.sizes) != len(strides):
-            raise ValueError(f"anchors.sizes: expected {len(strides)} lists, one a level, got {len(anchors.sizes)}")
-        per_cell = {len(sizes) for sizes in anchors.sizes}
-        if len(per_cell) != 1:
-            raise ValueError(f"anchors.sizes: expected as many sizes on every level, got {sorted(per_cell)}")
-        num_anchors = per_cell.pop() * len(anchors.ratios)
         channels = config.channels or in_channels
         self.config = config
-        self.strides = tuple(strides)
         self.coder = BoxCoder()
+        self.assigner = IoUAssigner(
+            config.fg_threshold, (0.0, config.bg_threshold), best_for_each_object=True, ignored_iof=config.ignored_iof
+        )
+        self.anchors = AnchorGrid(config.anchors, strides)
+        num_anchors = self.anchors.per_cell
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, num_anchors * (2 if config.objectness == "softmax" else 1), 1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
@@ -120,23 +95,25 @@ class RPN(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: list[Tensor], input_sizes: Sequence[Size], padded_size: Size) -> RPNOutputs:
+    def forward(self, features: list[Tensor], windows: Tensor, canvas: Size) -> RPNOutputs:
+        """
+        features  L levels `[B, C, H_l, W_l]`, finest first
+        windows   float `[B, 4]` xyxy in input px: where each picture lies on its canvas
+        canvas    (h, w) in input px of what the features were computed from
+        """
         logits, deltas = [], []
         for level in features:
             hidden = F.relu(self.conv(level))
             logits.append(self._logits(self.objectness(hidden)))
             deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-        sizes = tuple((level.shape[2], level.shape[3]) for level in features)
-        return RPNOutputs(
-            torch.cat(logits, dim=1),
-            torch.cat(deltas, dim=1),
-            pyramid_anchors(self.config.anchors, self.strides, sizes, padded_size, deltas[0].device),
-            tuple(level.shape[1] for level in logits),
-            tuple(input_sizes),
-        )
+        anchors = self.anchors([(level.shape[2], level.shape[3]) for level in features], canvas)
+        return RPNOutputs(tuple(logits), torch.cat(deltas, dim=1), anchors, windows)
 
     def _logits(self, scores: Tensor) -> Tensor:
-        """`[B, A or 2A, H, W]` -> `[B, H * W * A]`. A softmax over two channels is a sigmoid of their difference."""
+        """`[B, a or 2a, H, W]` for a anchors a cell -> `[B, H * W * a]`.
+
+        A softmax over two channels is a sigmoid of their difference.
+        """
         if self.config.objectness == "softmax":
             background, foreground = scores.chunk(2, dim=1)
             scores = foreground - background
@@ -144,61 +121,61 @@ class RPN(nn.Module):
 
     def criterion(self, outputs: RPNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Objectness and box loss, both averaged over the sampled anchors of the batch (eq. 1, as in the code)."""
-        config, logits, labels, deltas, wanted = self.config, [], [], [], []
+        config, all_logits, anchors = self.config, torch.cat(outputs.logits, dim=1), outputs.anchors
+        logits, labels, deltas, target_deltas = [], [], [], []
         for i, target in enumerate(targets):
-            objects, _ = target.objects()
-            matches = self._match(outputs.anchors, objects, outputs.input_sizes[i])
-            positive, background = sample_matches(matches, config.batch_size_per_image, config.positive_fraction)
-            sampled = torch.cat([positive, background])
-            logits.append(outputs.logits[i, sampled])
-            labels.append((matches[sampled] >= 0).to(torch.float32))
+            assignment = self._assign(anchors, target, outputs.windows[i])
+            positive, background = sample(assignment, config.batch_size_per_image, config.positive_fraction)
+            logits.append(all_logits[i, torch.cat([positive, background])])
+            labels += [torch.ones_like(positive), torch.zeros_like(background)]
             deltas.append(outputs.deltas[i, positive])
-            wanted.append(self.coder.encode(objects[matches[positive]], outputs.anchors[positive]))
-        num_sampled = max(1, sum(len(label) for label in labels))
-        objectness = F.binary_cross_entropy_with_logits(torch.cat(logits).float(), torch.cat(labels), reduction="sum")
-        box = F.smooth_l1_loss(
-            torch.cat(deltas).float(), torch.cat(wanted), beta=config.smooth_l1_beta, reduction="sum"
-        )
+            boxes = target.not_ignored().boxes[assignment.index[positive]]
+            target_deltas.append(self.coder.encode(boxes, anchors[positive]))
+        label = torch.cat(labels).float()
+        objectness = F.binary_cross_entropy_with_logits(torch.cat(logits).float(), label, reduction="sum")
+        box = smooth_l1_loss(torch.cat(deltas).float(), torch.cat(target_deltas), config.smooth_l1_beta).sum()
+        num_sampled = max(1, len(label))
         return {"rpn_objectness": objectness / num_sampled, "rpn_box": box / num_sampled}
 
-    def _match(self, anchors: Tensor, objects: Tensor, input_size: Size) -> Tensor:
-        match = partial(
-            match_by_iou,
-            objects=objects,
-            fg_threshold=self.config.fg_threshold,
-            bg_threshold=(0.0, self.config.bg_threshold),
-            best_for_each_object=True,
-        )
+    def _assign(self, anchors: Tensor, target: Target, window: Tensor) -> Assignment:
         if not self.config.only_inside_anchors:
-            return match(anchors)
-        height, width = input_size
-        x1, y1, x2, y2 = anchors.unbind(dim=1)
-        inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height)
-        matches = torch.full_like(x1, BETWEEN, dtype=torch.int64)
-        matches[inside] = match(anchors[inside])  # so that an object's best anchor is its best one inside
-        return matches
+            return self.assigner.assign(anchors, target)
+        inside = ((anchors[:, :2] >= window[:2]) & (anchors[:, 2:] <= window[2:])).all(dim=1)
+        index = torch.full_like(inside, BACKGROUND, dtype=torch.int64)
+        weight = torch.zeros_like(inside, dtype=torch.float32)
+        # Only those inside are given to the assigner, so that an object's best anchor is its best one inside.
+        among_inside = self.assigner.assign(anchors[inside], target)
+        index[inside], weight[inside] = among_inside.index, among_inside.weight
+        return Assignment(index, weight)
 
     @torch.no_grad()
-    def propose(self, outputs: RPNOutputs, infos: Sequence[ImageInfo]) -> list[Tensor]:
-        """Proposals of each image, float32 `[N, 4]` in input pixels, best first; no gradient flows through them."""
-        config = self.config
-        top_k = config.pre_nms_top_k_train if self.training else config.pre_nms_top_k_test
-        keep_k = config.post_nms_top_k_train if self.training else config.post_nms_top_k_test
-        chosen, levels, start = [], [], 0
-        for level, size in enumerate(outputs.level_sizes):
-            best = outputs.logits[:, start : start + size].topk(min(top_k, size), dim=1).indices + start
-            chosen.append(best)
-            levels.append(torch.full_like(best, level))
-            start += size
-        indices, level_of = torch.cat(chosen, dim=1), torch.cat(levels, dim=1)
+    def propose(self, outputs: RPNOutputs) -> Regions:
+        """Proposals in input px, R rows an image, best first; no gradient flows through them."""
+        config, num_images, num_levels = self.config, outputs.windows.shape[0], len(outputs.logits)
+        limit = config.post_nms_top_k_train if self.training else config.post_nms_top_k_test
+        logits, anchors, levels = self._candidates(outputs)
+        deltas = outputs.deltas.gather(1, anchors[..., None].expand(-1, -1, 4))
+        boxes = self.coder.decode(deltas.flatten(0, 1).float(), outputs.anchors[anchors.flatten()])
+        images = images_of_rows(num_images, anchors.shape[1], boxes.device)
+        boxes = clip_to_windows(boxes, outputs.windows[images])
+        scores = logits.flatten().float().sigmoid()
+        valid = valid_boxes(boxes, config.min_size) & (scores >= config.score_threshold)
+        rows = torch.nonzero(valid).squeeze(1)
+        groups = (images * num_levels + levels.repeat(num_images))[rows]
+        rows = rows[class_aware_nms(boxes[rows], scores[rows], groups, config.nms_threshold)]
+        (proposals,), counts = to_rows([boxes[rows]], images[rows], num_images, limit)
+        filled = torch.arange(limit, device=counts.device) < counts[:, None]
+        return Regions(proposals.flatten(0, 1), images_of_rows(num_images, limit, counts.device), filled.flatten())
 
-        proposals = []
-        for i, info in enumerate(infos):
-            index = indices[i]
-            boxes = self.coder.decode(outputs.deltas[i, index].float(), outputs.anchors[index])
-            boxes = clip_boxes(boxes, info.input_size)
-            scores = outputs.logits[i, index].float().sigmoid()
-            keep = valid_boxes(boxes, config.min_size * min(info.scale)) & (scores >= config.score_threshold)
-            boxes, scores, levels_kept = boxes[keep], scores[keep], level_of[i, keep]
-            proposals.append(boxes[class_aware_nms(boxes, scores, levels_kept, config.nms_threshold)[:keep_k]])
-        return proposals
+    def _candidates(self, outputs: RPNOutputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The best anchors of each level: their logits `[B, N]`, their indices `[B, N]`, and their levels `[N]`."""
+        top_k = self.config.pre_nms_top_k_train if self.training else self.config.pre_nms_top_k_test
+        logits, anchors, levels, start = [], [], [], 0
+        for number, level in enumerate(outputs.logits):
+            size = level.shape[1]
+            values, indices = level.topk(min(top_k, size), dim=1)
+            logits.append(values)
+            anchors.append(indices + start)
+            levels.append(torch.full_like(indices[0], number))
+            start += size
+        return torch.cat(logits, dim=1), torch.cat(anchors, dim=1), torch.cat(levels)

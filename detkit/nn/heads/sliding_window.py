@@ -1,4 +1,4 @@
-"""The head of a sliding window: fully connected layers on what a trunk makes of a window, or of a whole image at once.
+"""The head of a sliding window: fully connected layers on the trunk's map of a window, or of a whole image at once.
 
 Legend: P windows of the batch together, N windows of one map, K classes, C channels, c x c cells of a window's map.
 """
@@ -6,14 +6,19 @@ Legend: P windows of the batch together, N windows of one map, K classes, C chan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RoIOutputs, RoISamples
+from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RegionTargets, RoIOutputs
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import SelectionConfig
+
+
+class WindowSelectionConfig(SelectionConfig):
+    top_k_per_class: int | None = Field(200, ge=1)
+    nms_threshold: float | None = Field(0.3, ge=0, le=1)  # with suppression: merge, windows above it are joined
 
 
 class WindowHeadConfig(RefiningConfig):
@@ -21,12 +26,10 @@ class WindowHeadConfig(RefiningConfig):
     ranks: tuple[int, ...] = Field((), max_length=0)
     batch_size_per_image: int = Field(64, ge=1)
     positive_fraction: float = Field(0.5, ge=0, le=1)
-    mined: int = Field(512, ge=0)  # background windows of an image, drawn at random, to look for hard ones in
+    mined: int = Field(512, ge=0)  # background windows of an image, drawn at random, among which hard ones are sought
     hard_fraction: float = Field(0.5, ge=0, le=1)  # of the background in a training batch: the hardest of those
     smooth_l1_beta: float = Field(1.0, ge=0)
-    top_k_per_class: int | None = Field(200, ge=1)
-    suppression: Literal["nms", "merge"] = "nms"  # merge: OverFeat's, above an IoU of `nms_threshold`
-    nms_threshold: float = Field(0.3, ge=0, le=1)
+    selection: SelectionConfig = WindowSelectionConfig()
 
 
 class DenseLinear(nn.Linear):
@@ -47,16 +50,15 @@ class WindowHead(RefiningHead):
 
     config: WindowHeadConfig
 
-    def __init__(self, config: WindowHeadConfig, in_channels: int, cells: int, class_names: Sequence[str]) -> None:
-        super().__init__(config, in_channels * cells**2, class_names)
+    def __init__(self, config: WindowHeadConfig, in_channels: int, cells: int, num_classes: int) -> None:
+        super().__init__(config, in_channels * cells**2, num_classes)
         first = DenseLinear(in_channels * cells**2, config.hidden[0])
         first.load_state_dict(self.hidden[0].state_dict())
         self.hidden[0] = first
-        self.merge = config.suppression == "merge"
 
-    def forward(self, maps: Tensor, proposals: Sequence[Tensor], samples: RoISamples | None = None) -> RoIOutputs:
+    def forward(self, maps: Tensor, regions: Regions, targets: RegionTargets | None = None) -> RoIOutputs:
         """maps `[P, C, c, c]`."""
-        return self.decide(maps, proposals, samples)
+        return self.predict(maps, regions, targets)
 
     def dense(self, features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Logits `[N, K + 1]` and deltas `[N, K + 1, 4]` of every window of a map `[1, C, h, w]`, row by row.

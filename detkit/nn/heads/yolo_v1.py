@@ -1,6 +1,6 @@
 """YOLOv1's head (Redmon, Divvala, Girshick, Farhadi, arXiv 1506.02640): a grid read off by fully connected layers.
 
-Legend: B images, S cells a side, C = S^2 cells, n boxes of a cell, M objects of the batch, K classes.
+Legend: B images, S cells a side, C = S^2 cells, n boxes of a cell, P positives of the batch, K classes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,27 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config, UserError
-from detkit.nn.assign.grid import BatchObjects, batch_objects, cells_of, last_of_each
+from detkit.nn.anchors import grid_cells
+from detkit.nn.assign.grid import CellAssigner
+from detkit.nn.assign.positives import positives_of
 from detkit.nn.blocks import LocallyConnected
-from detkit.nn.heads.detections import select_detections
-from detkit.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from detkit.nn.heads.head import Head
+from detkit.nn.losses import sum_squared_error
+from detkit.nn.outputs import register_outputs
+from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
+from detkit.ops.boxes import at_least_float32, cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.ops.iou import box_iou
-from detkit.structures import Detections, ImageInfo, Size, Target
+from detkit.structures import Size, Target
+
+
+class YOLOv1SelectionConfig(SelectionConfig):
+    score_threshold: float = Field(0.001, ge=0, le=1)
+    max_detections: int = Field(300, ge=1)
 
 
 class YOLOv1HeadConfig(Config):
@@ -35,11 +46,14 @@ class YOLOv1HeadConfig(Config):
     background_scale: float = Field(0.5, ge=0)  # lambda_noobj
     object_scale: float = Field(1.0, ge=0)
     class_scale: float = Field(1.0, ge=0)
-    score_threshold: float = Field(0.001, ge=0, le=1)
-    nms_threshold: float = Field(0.5, ge=0, le=1)
-    max_detections: int = Field(300, ge=1)
+    ignored_iof: float | None = Field(
+        None, ge=0, le=1
+    )  # part of a predicted box that must lie inside an ignored object
+    # (crowd, difficult) for it to be neutral instead of background; null: background, as published
+    selection: YOLOv1SelectionConfig = YOLOv1SelectionConfig()
 
 
+@register_outputs
 @dataclass(frozen=True, eq=False)
 class YOLOv1Outputs:
     """Linear, neither sigmoid nor softmax.
@@ -47,22 +61,22 @@ class YOLOv1Outputs:
     classes      `[B, C, K]`
     confidences  `[B, C, n]`
     boxes        `[B, C, n, 4]`: x, y in cells from the cell's corner, roots of width and height in canvas sides
-    size         (h, w) of the canvas in input px
+    canvas       `[2]`: width and height in input px
     """
 
     classes: Tensor
     confidences: Tensor
     boxes: Tensor
-    size: Size
+    canvas: Tensor
 
 
-class YOLOv1Head(nn.Module):
+class YOLOv1Head(Head[YOLOv1Outputs]):
     """Reads one level of `in_size` cells. The outputs lie as in darknet: all classes, all confidences, all boxes."""
 
-    def __init__(self, config: YOLOv1HeadConfig, in_channels: int, in_size: Size, class_names: Sequence[str]) -> None:
+    def __init__(self, config: YOLOv1HeadConfig, in_channels: int, in_size: Size, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        self.class_names = tuple(class_names)
+        self.num_classes = num_classes
         features = in_channels * in_size[0] * in_size[1]
         self.hidden: nn.Module = nn.Identity()
         if config.hidden == "connected":
@@ -74,7 +88,7 @@ class YOLOv1Head(nn.Module):
             local = LocallyConnected(in_channels, 256, 3, in_size)
             self.hidden = nn.Sequential(local, nn.LeakyReLU(0.1), nn.Dropout(config.dropout))
             features = 256 * in_size[0] * in_size[1]
-        outputs = len(class_names) + 5 * config.boxes_per_cell  # of a cell
+        outputs = num_classes + 5 * config.boxes_per_cell  # of a cell
         if config.output == "connected":
             self.output: nn.Module = nn.Linear(features, config.grid**2 * outputs)
         elif config.hidden == "none" and in_size == (config.grid, config.grid):
@@ -90,8 +104,8 @@ class YOLOv1Head(nn.Module):
                 nn.init.normal_(layer.weight, std=gain / layer.weight[0].numel() ** 0.5)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: list[Tensor], size: Size) -> YOLOv1Outputs:
-        cells, count, num_classes = self.config.grid**2, self.config.boxes_per_cell, len(self.class_names)
+    def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> YOLOv1Outputs:
+        cells, count, num_classes = self.config.grid**2, self.config.boxes_per_cell, self.num_classes
         output = self.output(self._hidden(features[-1]))
         if self.config.output == "convolution":  # [B, K + 5 n, S, S], cells last, as the linear layer has them first
             parts = [part.flatten(2).transpose(1, 2) for part in output.split([num_classes, count, 4 * count], dim=1)]
@@ -102,88 +116,55 @@ class YOLOv1Head(nn.Module):
             classes.reshape(-1, cells, num_classes),
             confidences.reshape(-1, cells, count),
             boxes.reshape(-1, cells, count, 4),
-            size,
+            torch.tensor([canvas[1], canvas[0]], dtype=torch.float32, device=boxes.device),
         )
 
     def _hidden(self, level: Tensor) -> Tensor:
         hidden: Tensor = self.hidden(level)
         return hidden if self.config.output == "convolution" else hidden.flatten(1)
 
+    def boxes(self, outputs: YOLOv1Outputs) -> Tensor:
+        """`[B, C * n, 4]` xyxy in input px."""
+        boxes, side = at_least_float32(outputs.boxes), self.config.grid
+        corners = grid_cells(side, side, boxes.device)[:, None]
+        fractions = torch.cat([(boxes[..., :2] + corners) / side, boxes[..., 2:] ** 2], dim=-1)
+        return (cxcywh_to_xyxy(fractions) * outputs.canvas.repeat(2)).flatten(1, 2)
+
     def criterion(self, outputs: YOLOv1Outputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Eq. 3, summed over an image and averaged over the batch, with the factor 1/2 that darknet's steps
-        scale * (target - output) have. The confidence of an object is learned to be the IoU of its box (`rescore`)."""
+        scale * (target - output) have. The target of a positive's confidence is the IoU of its box (`rescore`)."""
         config = self.config
-        classes, confidences, boxes = (part.float() for part in (outputs.classes, outputs.confidences, outputs.boxes))
-        batch = len(classes)
-        objects, cell = self._one_object_a_cell(outputs, targets)
-        wanted = self._as_outputs(objects.boxes, cell, outputs.size)  # [M, 4]
-        image = objects.image
-        predicted = boxes[image, cell]  # [M, n, 4]
-        responsible, overlap = self._responsible(predicted.detach(), wanted)
+        classes, confidences, boxes = outputs.classes.float(), outputs.confidences.float(), outputs.boxes.float()
+        confidences, boxes = confidences.flatten(1), boxes.flatten(1, 2)  # [B, C * n], [B, C * n, 4]
+        predicted = self.boxes(outputs).detach()
+        assigner = CellAssigner(config.grid, outputs.canvas, config.ignored_iof)
+        assignments = [assigner.assign(*pair) for pair in zip(predicted, targets, strict=True)]
+        positives = positives_of(assignments, targets)
+        positive = positives.image, positives.prediction
+        background = torch.stack([assignment.background for assignment in assignments])
 
-        one_hot = torch.zeros_like(classes[image, cell])
-        one_hot[torch.arange(len(cell), device=cell.device), objects.labels] = 1
-        background = torch.ones_like(confidences, dtype=torch.bool)
-        background[image, cell, responsible] = False
-        rows = torch.arange(len(cell), device=cell.device)
+        cell = positives.prediction // config.boxes_per_cell
+        overlap = box_iou(predicted[positive], positives.boxes, paired=True)
+        one_hot = F.one_hot(positives.labels, self.num_classes).to(classes.dtype)
+        box_targets = self._box_targets(positives.boxes, cell, outputs.canvas)
         losses = {
-            "yolo_box": config.box_scale * ((predicted[rows, responsible] - wanted) ** 2).sum(),
-            "yolo_object": config.object_scale * ((confidences[image, cell, responsible] - overlap) ** 2).sum(),
+            "yolo_box": config.box_scale * sum_squared_error(boxes[positive], box_targets),
+            "yolo_object": config.object_scale * sum_squared_error(confidences[positive], overlap),
             "yolo_background": config.background_scale * (confidences[background] ** 2).sum(),
-            "yolo_class": config.class_scale * ((classes[image, cell] - one_hot) ** 2).sum(),
+            "yolo_class": config.class_scale * sum_squared_error(classes[positives.image, cell], one_hot),
         }
-        return {name: loss / 2 / batch for name, loss in losses.items()}
+        return {name: loss / 2 / len(classes) for name, loss in losses.items()}
 
-    def _one_object_a_cell(self, outputs: YOLOv1Outputs, targets: Sequence[Target]) -> tuple[BatchObjects, Tensor]:
-        """The objects that are learned and their cells `[M]`: of several whose centres share a cell, one by chance."""
-        side, objects = self.config.grid, batch_objects(targets)
-        height, width = outputs.size
-        order = torch.randperm(len(objects), device=objects.labels.device)
-        image, boxes, labels = objects.image[order], objects.boxes[order], objects.labels[order]
-        strides = boxes.new_tensor([width / side, height / side])
-        column, row = cells_of(boxes, strides, (side, side)).unbind(dim=1)
-        cell = row * side + column
-        chosen = last_of_each(image * side**2 + cell, len(targets) * side**2)
-        return BatchObjects(image[chosen], boxes[chosen], labels[chosen]), cell[chosen]
-
-    def _as_outputs(self, boxes: Tensor, cell: Tensor, size: Size) -> Tensor:
-        """Boxes `[M, 4]` xyxy in input px as the network should put them, from the corner of their cell."""
+    def _box_targets(self, boxes: Tensor, cell: Tensor, canvas: Tensor) -> Tensor:
+        """`[P, 4]`: what the network should predict for boxes `[P, 4]` xyxy in input px of these cells `[P]`."""
         side = self.config.grid
-        fraction = xyxy_to_cxcywh(boxes / boxes.new_tensor([size[1], size[0]] * 2))
-        corner = torch.stack([cell % side, cell // side], dim=1)
-        return torch.cat([fraction[:, :2] * side - corner, fraction[:, 2:].sqrt()], dim=1)
+        fractions = xyxy_to_cxcywh(boxes / canvas.repeat(2))
+        corners = torch.stack([cell % side, cell // side], dim=1)
+        return torch.cat([fractions[:, :2] * side - corners, fractions[:, 2:].sqrt()], dim=1)
 
-    def _responsible(self, predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """The box of the cell with the highest IoU with the object, or, where none overlaps, the one whose x, y, w, h
-        are nearest; and that IoU. Predicted `[M, n, 4]`, wanted `[M, 4]` -> `[M]`, `[M]`."""
-        predicted, wanted = self._fractions(predicted), self._fractions(wanted)[:, None]
-        iou = box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))[..., 0]  # [M, n]
-        distance = ((predicted - wanted) ** 2).sum(dim=-1)
-        responsible = torch.where((iou > 0).any(dim=1), iou.argmax(dim=1), distance.argmin(dim=1))
-        return responsible, iou[torch.arange(len(iou), device=iou.device), responsible]
-
-    def _fractions(self, boxes: Tensor) -> Tensor:
-        """`[..., 4]` as put out -> cxcywh in canvas sides from the corner of the cell."""
-        return torch.cat([boxes[..., :2] / self.config.grid, boxes[..., 2:] ** 2], dim=-1)
-
-    @torch.no_grad()
-    def postprocess(self, outputs: YOLOv1Outputs, infos: Sequence[ImageInfo]) -> list[Detections]:
-        side, (height, width) = self.config.grid, outputs.size
-        cell = torch.arange(side**2, device=outputs.boxes.device)
-        corner = torch.stack([cell % side, cell // side], dim=1)[:, None] / side
-        boxes = self._fractions(outputs.boxes.float())
-        boxes[..., :2] += corner
-        boxes = cxcywh_to_xyxy(boxes) * boxes.new_tensor([width, height] * 2)
-        scores = outputs.confidences[..., None] * outputs.classes[:, :, None]  # [B, C, n, K], eq. 1
-        return [
-            select_detections(
-                boxes[i].flatten(0, 1),
-                scores[i].flatten(0, 1).clamp(0, 1),
-                info,
-                self.class_names,
-                score_threshold=self.config.score_threshold,
-                nms_threshold=self.config.nms_threshold,
-                max_detections=self.config.max_detections,
-            )
-            for i, info in enumerate(infos)
-        ]
+    def detect(self, outputs: YOLOv1Outputs, windows: Tensor) -> DetectionRows:
+        boxes = self.boxes(outputs)
+        confidences, classes = at_least_float32(outputs.confidences), at_least_float32(outputs.classes)
+        scores = (confidences[..., None] * classes[:, :, None]).clamp(0, 1).flatten(1, 2)  # [B, C * n, K], eq. 1
+        images = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
+        return select_detections(boxes.flatten(0, 1), scores.flatten(0, 1), images, windows, self.config.selection)

@@ -1,6 +1,6 @@
 """YOLOv2's predictions (Redmon and Farhadi, arXiv 1612.08242), with the loss that darknet's region layer computes.
 
-Legend: B images, N predictions of one image, M objects of the batch, P predictions that answer for one, K classes.
+Legend: B images, N predictions of one image, P positives of the batch, K classes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detkit.nn.assign.grid import batch_objects, best_anchors, cells_of, last_of_each
+from detkit.nn.assign.positives import positives_of
 from detkit.nn.heads.yolo import YOLOHead, YOLOHeadConfig, YOLOOutputs
+from detkit.nn.losses import sum_squared_error
 from detkit.ops.iou import box_iou
 from detkit.structures import Target
 
@@ -40,74 +41,44 @@ class YOLOv2HeadConfig(YOLOHeadConfig):
 
 
 class YOLOv2Head(YOLOHead):
-    """One level, softmax classes. `images_seen` counts the training images, and is part of the checkpoint."""
-
-    images_seen: Tensor
+    """One level, softmax classes."""
 
     def __init__(
-        self, config: YOLOv2HeadConfig, in_channels: Sequence[int], strides: Sequence[int], class_names: Sequence[str]
+        self, config: YOLOv2HeadConfig, in_channels: Sequence[int], strides: Sequence[int], num_classes: int
     ) -> None:
         anchors = [tuple((w * stride, h * stride) for w, h in config.anchors) for stride in strides]
-        super().__init__(config, anchors, in_channels, strides, class_names)
+        super().__init__(config, anchors, in_channels, strides, num_classes)
         self.config = config
-        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
 
     def class_scores(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=-1)
 
-    def criterion(self, outputs: YOLOOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def criterion(self, outputs: YOLOOutputs, targets: Sequence[Target], images_seen: int = 0) -> dict[str, Tensor]:
         """Sums over an image, averaged over the batch, as darknet divides its learning rate.
 
+        images_seen  training images of this process before this batch
+
         The region layer's steps are scale * (target - output), passed back through the sigmoid of x, y and objectness:
-        the gradient of half the squared error. The objectness of an object is learned to be the IoU of its box.
+        the gradient of half the squared error. The target of a positive's objectness is the IoU of its box.
         """
         config, raw = self.config, outputs.raw.float()
-        batch, count, _ = raw.shape
-        objects = batch_objects(targets)
-        slots = objects.image * count + self._predictions(outputs, objects.boxes)
-        chosen = last_of_each(slots, batch * count)
-        positive, boxes, labels = slots[chosen], objects.boxes[chosen], objects.labels[chosen]
-        predicted = self.boxes(outputs).detach()
+        assignments = self.assign(outputs, targets, config.background_threshold)
+        positives = positives_of(assignments, targets)
+        positive = positives.image, positives.prediction
+        background = torch.stack([assignment.background for assignment in assignments])
+        xy, wh, confidence = raw[..., :2].sigmoid(), raw[..., 2:4], raw[..., 4].sigmoid()
 
-        flat = raw.flatten(0, 1)
-        xy, wh, confidence = flat[:, :2].sigmoid(), flat[:, 2:4], flat[:, 4].sigmoid()
-        image_slots = positive % count
-        sides = boxes[:, 2:] - boxes[:, :2]
-        inside = (boxes[:, :2] + boxes[:, 2:]) / 2 / outputs.strides[image_slots] - outputs.cells[image_slots]
-        log_sides = torch.log(sides / outputs.anchors[image_slots])
-        weight = 2 - sides.prod(dim=1, keepdim=True) / (outputs.size[0] * outputs.size[1])
-        error = (xy[positive] - inside) ** 2 + (wh[positive] - log_sides) ** 2
-        overlap = box_iou(predicted.flatten(0, 1)[positive], boxes, paired=True)
-
-        background = (~self._overlapping(predicted, targets)).flatten()
-        background[positive] = False
+        centers, log_sides, weights = self.box_targets(outputs, positives)
+        box_error = weights * ((xy[positive] - centers) ** 2 + (wh[positive] - log_sides) ** 2)
+        overlap = box_iou(self.boxes(outputs).detach()[positive], positives.boxes, paired=True)
         losses = {
-            "yolo_box": config.box_scale * (weight * error).sum() / 2,
-            "yolo_object": config.object_scale * ((confidence[positive] - overlap) ** 2).sum() / 2,
+            "yolo_box": config.box_scale * box_error.sum() / 2,
+            "yolo_object": config.object_scale * sum_squared_error(confidence[positive], overlap) / 2,
             "yolo_background": config.background_scale * (confidence[background] ** 2).sum() / 2,
-            "yolo_class": config.class_scale * F.cross_entropy(flat[positive, 5:], labels, reduction="sum"),
+            "yolo_class": config.class_scale * F.cross_entropy(raw[positive][:, 5:], positives.labels, reduction="sum"),
         }
-        if self.images_seen < config.prior_images:
-            idle = torch.ones_like(background)
-            idle[positive] = False
+        if images_seen < config.prior_images:
+            idle = torch.stack([~assignment.positive for assignment in assignments])
             pull = ((xy[idle] - 0.5) ** 2 + wh[idle] ** 2).sum() / 2
             losses["yolo_prior"] = config.prior_scale * pull
-        if self.training:
-            self.images_seen += batch
-        return {name: loss / batch for name, loss in losses.items()}
-
-    def _predictions(self, outputs: YOLOOutputs, boxes: Tensor) -> Tensor:
-        """int64 `[M]`: the prediction that answers for each box: the anchor with the most similar shape, in the cell of
-        the box's centre."""
-        (anchors,), (stride,) = self.anchors, self.strides
-        height, width = (side // stride for side in outputs.size)
-        cell = cells_of(boxes, stride, (width, height))
-        return (cell[:, 1] * width + cell[:, 0]) * len(anchors) + best_anchors(boxes, anchors.to(boxes.device))
-
-    def _overlapping(self, predicted: Tensor, targets: Sequence[Target]) -> Tensor:
-        """Bool `[B, N]`: predicted boxes `[B, N, 4]` that overlap an object too well to be background."""
-        best = [
-            (box_iou(target.objects()[0], boxes) > self.config.background_threshold).any(dim=0)
-            for boxes, target in zip(predicted, targets, strict=True)
-        ]
-        return torch.stack(best)
+        return {name: loss / len(raw) for name, loss in losses.items()}

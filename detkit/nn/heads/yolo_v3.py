@@ -1,7 +1,6 @@
 """YOLOv3's predictions (Redmon and Farhadi, arXiv 1804.02767), with the loss that darknet's yolo layer computes.
 
-Legend: B images, L levels, N predictions of one image, M objects of the batch, P predictions that answer for one,
-K classes.
+Legend: B images, L levels, N predictions of one image, M objects of one image, P positives of the batch, K classes.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detkit.nn.assign.grid import batch_objects, best_anchors, cells_of, last_of_each
+from detkit.nn.assign.grid import AnchorAssignment
+from detkit.nn.assign.positives import positives_of
 from detkit.nn.heads.yolo import YOLOHead, YOLOHeadConfig, YOLOOutputs
-from detkit.ops.iou import box_iou
 from detkit.structures import Target
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
@@ -30,8 +29,9 @@ COCO_ANCHORS: Anchors = (  # yolov3.cfg: k-means on COCO, of strides 8, 16, 32
 class YOLOv3HeadConfig(YOLOHeadConfig):
     """Defaults: yolov3.cfg."""
 
-    anchors: Anchors = COCO_ANCHORS  # width and height in input px, a list a level, finest first
-    ignore_threshold: float = Field(0.7, ge=0, le=1)  # IoU; .7 in yolov3.cfg, .5 in yolov3-voc.cfg and the paper
+    anchors: Anchors = COCO_ANCHORS  # width and height in input px, a list for each level, finest first
+    ignore_threshold: float = Field(0.7, ge=0, le=1)  # predictions of a higher IoU with an object are not background;
+    # .7 in yolov3.cfg, .5 in yolov3-voc.cfg and the paper
     prior: float = Field(0.01, gt=0, lt=1)  # objectness of a fresh head (RetinaNet's; darknet starts at .5)
 
 
@@ -39,13 +39,13 @@ class YOLOv3Head(YOLOHead):
     """Logistic classes: an object may be of several."""
 
     def __init__(
-        self, config: YOLOv3HeadConfig, in_channels: Sequence[int], strides: Sequence[int], class_names: Sequence[str]
+        self, config: YOLOv3HeadConfig, in_channels: Sequence[int], strides: Sequence[int], num_classes: int
     ) -> None:
-        super().__init__(config, config.anchors, in_channels, strides, class_names)
+        super().__init__(config, config.anchors, in_channels, strides, num_classes)
         self.config = config
         for conv in self.predict:
             assert isinstance(conv.bias, Tensor)
-            bias = conv.bias.detach().view(-1, 5 + len(class_names))
+            bias = conv.bias.detach().view(-1, 5 + num_classes)
             bias[:, 4] = math.log(config.prior / (1 - config.prior))
 
     def class_scores(self, logits: Tensor) -> Tensor:
@@ -58,54 +58,32 @@ class YOLOv3Head(YOLOHead):
         cross-entropy, for x and y with a soft target. Width and height have a squared error. Boxes weigh 2 - area.
         """
         raw = outputs.raw.float()
-        batch, count, _ = raw.shape
-        objects = batch_objects(targets)
-        slots = objects.image * count + self._predictions(outputs, objects.boxes)
-        chosen = last_of_each(slots, batch * count)
-        positive = slots[chosen]
+        assignments = self.assign(outputs, targets, self.config.ignore_threshold)
+        positives = positives_of(assignments, targets)
+        predicted = raw[positives.image, positives.prediction]  # [P, 5 + K]
 
-        flat = raw.flatten(0, 1)
-        boxes, image_slots = objects.boxes[chosen], positive % count
-        anchors, strides, cells = outputs.anchors[image_slots], outputs.strides[image_slots], outputs.cells[image_slots]
-        sides = boxes[:, 2:] - boxes[:, :2]
-        inside = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides - cells
-        weight = 2 - sides.prod(dim=1, keepdim=True) / (outputs.size[0] * outputs.size[1])
-        xy = F.binary_cross_entropy_with_logits(flat[positive, :2], inside, weight.expand(-1, 2), reduction="sum")
-        wh = (weight * (flat[positive, 2:4] - torch.log(sides / anchors)) ** 2).sum() / 2
+        centers, log_sides, weights = self.box_targets(outputs, positives)
+        xy = F.binary_cross_entropy_with_logits(predicted[:, :2], centers, weights.expand(-1, 2), reduction="sum")
+        wh = (weights * (predicted[:, 2:4] - log_sides) ** 2).sum() / 2
 
-        wanted = torch.zeros(batch * count, device=raw.device)
-        wanted[positive] = 1
-        counted = ~self._ignored(outputs, targets).flatten()
-        counted[positive] = True
-        objectness = F.binary_cross_entropy_with_logits(flat[counted, 4], wanted[counted], reduction="sum")
+        positive = torch.stack([assignment.positive for assignment in assignments])
+        counted = positive | torch.stack([assignment.background for assignment in assignments])
+        objectness = F.binary_cross_entropy_with_logits(
+            raw[..., 4][counted], positive[counted].to(raw.dtype), reduction="sum"
+        )
+        classes = F.binary_cross_entropy_with_logits(
+            predicted[:, 5:], self._class_targets(assignments, targets), reduction="sum"
+        )
+        losses = {"yolo_xy": xy, "yolo_wh": wh, "yolo_object": objectness, "yolo_class": classes}
+        return {name: loss / len(raw) for name, loss in losses.items()}
 
-        # every object that falls on a prediction adds its class, also where another's box is learned
-        classes = torch.zeros(batch * count, len(self.class_names), device=raw.device)
-        classes[slots, objects.labels] = 1
-        class_loss = F.binary_cross_entropy_with_logits(flat[positive, 5:], classes[positive], reduction="sum")
-        losses = {"yolo_xy": xy, "yolo_wh": wh, "yolo_object": objectness, "yolo_class": class_loss}
-        return {name: loss / batch for name, loss in losses.items()}
-
-    def _predictions(self, outputs: YOLOOutputs, boxes: Tensor) -> Tensor:
-        """int64 `[M]`: the prediction that answers for each box: the anchor of all levels with the most similar shape,
-        in the cell of the box's centre."""
-        device = boxes.device
-        best = best_anchors(boxes, torch.cat(self.anchors).to(device))
-        per_level = torch.tensor([len(level) for level in self.anchors], device=device)
-        level = torch.repeat_interleave(torch.arange(len(per_level), device=device), per_level)[best]
-        anchor = best - (per_level.cumsum(0) - per_level)[level]
-        strides = torch.tensor(self.strides, device=device)[level]
-        height, width = outputs.size
-        size = torch.stack([width // strides, height // strides], dim=1)
-        cell = cells_of(boxes, strides[:, None], size)
-        start = torch.tensor(outputs.starts, device=device)[level]
-        return start + (cell[:, 1] * size[:, 0] + cell[:, 0]) * per_level[level] + anchor
-
-    @torch.no_grad()
-    def _ignored(self, outputs: YOLOOutputs, targets: Sequence[Target]) -> Tensor:
-        """Bool `[B, N]`: predicted boxes that overlap an object so well that they are not background either."""
-        ignored = []
-        for boxes, target in zip(self.boxes(outputs), targets, strict=True):
-            iou = box_iou(target.objects()[0], boxes)
-            ignored.append((iou > self.config.ignore_threshold).any(dim=0))
-        return torch.stack(ignored)
+    def _class_targets(self, assignments: Sequence[AnchorAssignment], targets: Sequence[Target]) -> Tensor:
+        """`[P, K]` of 0 and 1: a positive has the classes of all objects that fall on it, also of those whose box it
+        does not learn."""
+        parts = []
+        for assignment, target in zip(assignments, targets, strict=True):
+            labels = target.not_ignored().labels
+            classes = torch.zeros(len(labels), self.num_classes, device=labels.device)  # [M, K]
+            classes[assignment.index[assignment.predictions], labels] = 1
+            parts.append(classes[assignment.index[assignment.positive]])
+        return torch.cat(parts)

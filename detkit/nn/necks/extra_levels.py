@@ -1,4 +1,4 @@
-"""SSD's coarser levels behind any backbone (Liu et al., arXiv 1512.02325, section 2.1).
+"""SSD's coarser levels after any backbone (Liu et al., arXiv 1512.02325, section 2.1).
 
 Shapes: levels finest first, `[B, C_l, H_l, W_l]` -> the same, and one coarser level for each entry of `out_channels`.
 """
@@ -14,25 +14,35 @@ from torch import Tensor, nn
 
 from detkit.config import Config, UserError
 from detkit.nn.blocks import Activation, ConvBlock, L2Norm
+from detkit.nn.necks.neck import Neck
 
 KERNELS = {"stride": (3, 2, 1), "valid": (3, 1, 0), "valid4": (4, 1, 1)}  # kernel size, stride, padding
 
 
 class ExtraLevelsConfig(Config):
-    """Defaults: SSD300. Each level is a 1x1 convolution to half its width, then one that reduces.
+    """Defaults: SSD300. A level is made from the one before it by a 1x1 convolution to half of its own width, and by a
+    convolution that makes the map smaller.
 
-    reduce  stride: 3x3, stride 2. valid: 3x3 without padding. valid4: 4x4 with a padding of 1 (SSD512's last)
+    reduce  the latter, for each level. stride: 3x3, stride 2. valid: 3x3 without padding. valid4: 4x4 with a padding of
+            1 (the last of SSD512)
     """
 
     name: Literal["extra_levels"] = "extra_levels"
     out_channels: tuple[int, ...] = (512, 256, 256, 256)
     reduce: tuple[Literal["stride", "valid", "valid4"], ...] = ("stride", "stride", "valid", "valid")
-    l2_norm: float | None = Field(20.0, gt=0)  # first scale of the finest level's norm over channels; null: no norm
-    norm: bool = False  # batch norm behind every convolution
+    l2_norm: float | None = Field(
+        20.0, gt=0
+    )  # initial scale of the finest level's L2 norm over channels; null: no norm
+    norm: bool = False  # batch norm after every convolution
     norm_eps: float = Field(1e-5, ge=0)
     norm_momentum: float = Field(0.1, gt=0, le=1)
     act: Activation = "relu"
-    depthwise: bool = False  # SSDLite: the reducing convolution is depthwise, a 1x1 follows
+    depthwise: bool = False  # SSDLite: the convolution of `reduce` is depthwise, and a 1x1 convolution follows
+
+    @property
+    def num_extra_levels(self) -> int:
+        """The number of levels beyond those of the backbone."""
+        return len(self.out_channels)
 
     @model_validator(mode="after")
     def _one_reduction_a_level(self) -> ExtraLevelsConfig:
@@ -43,7 +53,7 @@ class ExtraLevelsConfig(Config):
         return self
 
 
-class ExtraLevels(nn.Module):
+class ExtraLevels(Neck):
     def __init__(self, config: ExtraLevelsConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
         block = partial(
@@ -64,7 +74,7 @@ class ExtraLevels(nn.Module):
                 layers.append(block(half, width, kernel_size, stride, padding=padding))
             self.levels.append(nn.Sequential(*layers))
             channels = width
-            strides.append(strides[-1] * 2)  # nominal: what `valid` leaves depends on the input's size
+            strides.append(strides[-1] * 2)  # nominal: after `valid` the true ratio depends on the input's size
         self.out_channels = (*in_channels, *config.out_channels)
         self.out_strides = tuple(strides)
         for layer in self.modules():
@@ -80,7 +90,7 @@ class ExtraLevels(nn.Module):
             if min(height, width) < least:
                 raise UserError(
                     f"neck.reduce: {reduce} needs {least} x {least} cells, found {height} x {width}; "
-                    "expected a larger input or fewer levels"
+                    "use a larger input or fewer levels"
                 )
             level = layers(level)
             levels.append(level)

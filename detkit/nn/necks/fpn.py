@@ -1,6 +1,6 @@
 """Feature Pyramid Network (Lin et al., arXiv 1612.03144).
 
-Shapes: levels finest first, `[B, C_l, H_l, W_l]` -> `[B, out_channels, H_l, W_l]`, and one coarser level if asked.
+Shapes: levels finest first, `[B, C_l, H_l, W_l]` -> `[B, out_channels, H_l, W_l]`, and up to two coarser levels.
 """
 
 from __future__ import annotations
@@ -13,35 +13,62 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config
+from detkit.nn.necks.neck import Neck
 
 
 class FPNConfig(Config):
+    """Names of the levels are those of four levels C2 to C5, from which the pyramid P2 to P5 is made.
+
+    extra_level  pool: P6 is P5 subsampled by 2, for the RPN only (Faster R-CNN).
+                 conv_c5: P6 is a 3x3 convolution of stride 2 on C5, P7 another on ReLU(P6) (RetinaNet, arXiv
+                 1708.02002, section 4).
+                 conv_p5: the same, but P6 is made from P5 (FCOS, arXiv 1904.01355, section 3.2)
+    """
+
     name: Literal["fpn"] = "fpn"
     out_channels: int = Field(256, ge=1)
-    extra_level: Literal["pool", "none"] = "pool"  # pool: P6 = P5 subsampled by 2, for the RPN only
+    extra_level: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
+
+    @property
+    def num_extra_levels(self) -> int:
+        """The number of levels beyond those of the backbone."""
+        return {"none": 0, "pool": 1, "conv_c5": 2, "conv_p5": 2}[self.extra_level]
 
 
-class FPN(nn.Module):
+class FPN(Neck):
     """A 1x1 lateral convolution per level, nearest upsampling, sum, and a 3x3 output convolution, none with a norm."""
 
     def __init__(self, config: FPNConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
         width = config.out_channels
+        self.extra_level = config.extra_level
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
-        for conv in [*self.lateral, *self.output]:
+        self.extra = nn.ModuleList()  # P6 and P7
+        if config.extra_level in ("conv_c5", "conv_p5"):
+            coarsest = in_channels[-1] if config.extra_level == "conv_c5" else width
+            self.extra.extend(nn.Conv2d(channels, width, 3, 2, 1) for channels in (coarsest, width))
+        for conv in [*self.lateral, *self.output, *self.extra]:
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
-        self.has_extra_level = config.extra_level == "pool"
-        extra = (in_strides[-1] * 2,) if self.has_extra_level else ()
-        self.out_strides = (*in_strides, *extra)
-        self.out_channels = (config.out_channels,) * len(self.out_strides)
+        extra_strides = [in_strides[-1] * 2 ** (i + 1) for i in range(config.num_extra_levels)]
+        self.out_strides = (*in_strides, *extra_strides)
+        self.out_channels = (width,) * len(self.out_strides)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         merged = [lateral(level) for lateral, level in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
         levels = [output(level) for output, level in zip(self.output, merged, strict=True)]
-        if self.has_extra_level:
-            levels.append(levels[-1][:, :, ::2, ::2])
-        return levels
+        return [*levels, *self._extra_levels(features[-1], levels[-1])]
+
+    def _extra_levels(self, c5: Tensor, p5: Tensor) -> list[Tensor]:
+        match self.extra_level:
+            case "none":
+                return []
+            case "pool":
+                return [p5[:, :, ::2, ::2]]
+            case _:
+                conv6, conv7 = self.extra
+                p6 = conv6(c5 if self.extra_level == "conv_c5" else p5)
+                return [p6, conv7(F.relu(p6))]

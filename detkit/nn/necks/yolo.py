@@ -1,6 +1,6 @@
-"""What stands between trunk and predictions in YOLOv2 and YOLOv3.
+"""The layers between trunk and predictions in YOLOv2 and YOLOv3.
 
-Shapes: levels finest first, `[B, C_l, H_l, W_l]` -> levels of the predictions, finest first.
+Shapes: levels finest first, `[B, C_l, H_l, W_l]` -> levels that the predictions are made from, finest first.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from detkit.config import Config
 from detkit.nn.blocks import SPP, ConvBlock, Reorg
+from detkit.nn.necks.neck import Neck
 
 
 class PassthroughConfig(Config):
     name: Literal["passthrough"] = "passthrough"
 
 
-class Passthrough(nn.Module):
-    """YOLOv2: the finer of two levels is folded into the channels of the coarser (arXiv 1612.08242, section 2).
+class Passthrough(Neck):
+    """YOLOv2: each 2 x 2 cells of the finer level become channels of one cell of the coarser (arXiv 1612.08242,
+    section 2).
 
-    yolov2.cfg has a 1x1 convolution to 64 channels before the folding, which the paper's text omits.
+    Before that yolov2.cfg has a 1x1 convolution to 64 channels, which the paper's text omits.
     """
 
     def __init__(self, config: PassthroughConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
@@ -42,14 +44,15 @@ class Passthrough(nn.Module):
 
 
 class YOLONeckConfig(Config):
-    """yolov3: five convolutions a level, as the paper; yolov3_tiny: one on the coarsest level, as its cfg."""
+    """yolov3: five convolutions a level, as in the paper; yolov3_tiny: one on the coarsest level, as in its cfg."""
 
     name: Literal["yolov3", "yolov3_tiny"] = "yolov3"
     spp: bool = False  # spatial pyramid pooling on the coarsest level: yolov3-spp.cfg
 
 
-class YOLONeck(nn.Module):
-    """From coarse to fine: convolutions whose result is predicted from, and, upsampled, joins the next finer level."""
+class YOLONeck(Neck):
+    """From coarse to fine: the output of a level's convolutions goes to the predictions and, upsampled, is concatenated
+    with the next finer level."""
 
     def __init__(self, config: YOLONeckConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
@@ -58,37 +61,37 @@ class YOLONeck(nn.Module):
         self.output = nn.ModuleList()
         self.lateral = nn.ModuleList()
         out_channels = []
-        carried = 0
+        upsampled = 0  # channels that come from the coarser level
         for depth, channels in enumerate(reversed(in_channels)):
             width = channels // (4 if tiny and depth == 0 else 2)
-            joined = channels + carried
+            joined = channels + upsampled
             if tiny:
                 self.body.append(ConvBlock(joined, width, 1) if depth == 0 else nn.Identity())
-                into, out = (width, 2 * width) if depth == 0 else (joined, channels)
+                hidden, out = (width, 2 * width) if depth == 0 else (joined, channels)
             else:
-                self.body.append(_five(joined, width, spp=config.spp and depth == 0))
-                into, out = width, 2 * width
-            self.output.append(ConvBlock(into, out, 3))
+                self.body.append(_five_convolutions(joined, width, spp=config.spp and depth == 0))
+                hidden, out = width, 2 * width
+            self.output.append(ConvBlock(hidden, out, 3))
             out_channels.append(out)
             if depth + 1 < len(in_channels):
-                carried = width // 2
-                self.lateral.append(ConvBlock(into, carried, 1))
+                upsampled = width // 2
+                self.lateral.append(ConvBlock(hidden, upsampled, 1))
         self.out_channels = tuple(reversed(out_channels))
         self.out_strides = tuple(in_strides)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         levels: list[Tensor] = []
-        carried: Tensor | None = None
+        hidden: Tensor | None = None
         for depth, level in enumerate(reversed(features)):
-            if carried is not None:
-                carried = F.interpolate(self.lateral[depth - 1](carried), scale_factor=2.0, mode="nearest")
-                level = torch.cat([carried, level], dim=1)
-            carried = self.body[depth](level)
-            levels.insert(0, self.output[depth](carried))
+            if hidden is not None:
+                upsampled = F.interpolate(self.lateral[depth - 1](hidden), scale_factor=2.0, mode="nearest")
+                level = torch.cat([upsampled, level], dim=1)
+            hidden = self.body[depth](level)
+            levels.insert(0, self.output[depth](hidden))
         return levels
 
 
-def _five(in_channels: int, width: int, *, spp: bool) -> nn.Sequential:
+def _five_convolutions(in_channels: int, width: int, *, spp: bool) -> nn.Sequential:
     pyramid = [SPP(), ConvBlock(4 * width, width, 1)] if spp else []
     return nn.Sequential(
         ConvBlock(in_channels, width, 1),

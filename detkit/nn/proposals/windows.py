@@ -1,6 +1,6 @@
-"""Sliding windows over an image pyramid: where they lie, and what they show.
+"""Sliding windows over an image pyramid: their boxes and their crops.
 
-Legend: H x W pixels of the image, N windows of a level, row by row.
+Legend: C channels, H x W pixels of the image, h x w of a level, N windows of a level, row by row.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Level:
         return torch.cat([corner, corner + self.window], dim=1) / corner.new_tensor(self.scale * 2)
 
     def crops(self, indices: Tensor) -> Tensor:
-        """`[n, C, window, window]`: what the windows of these indices show."""
+        """`[n, C, window, window]`: the crops of the windows of these indices `[n]`."""
         views = self.image.unfold(1, self.window, self.stride).unfold(2, self.window, self.stride)
         columns = self.grid[1]
         return views[:, indices // columns, indices % columns].transpose(0, 1)
@@ -70,13 +70,13 @@ def pyramid(image: Tensor, config: PyramidConfig, stride: int) -> list[Level]:
 
 
 def cut_windows(levels: list[Level], indices: Tensor) -> Tensor:
-    """`[n, C, window, window]` of windows counted through all levels."""
+    """Crops `[n, C, window, window]` of the windows of these indices `[n]`, counted through all levels."""
     counts = [rows * columns for rows, columns in (level.grid for level in levels)]
     window = levels[0].window
     crops = levels[0].image.new_empty((len(indices), levels[0].image.shape[0], window, window))
     start = 0
     for level, count in zip(levels, counts, strict=True):
-        here = (indices >= start) & (indices < start + count)
-        crops[here] = level.crops(indices[here] - start)
+        on_level = (indices >= start) & (indices < start + count)
+        crops[on_level] = level.crops(indices[on_level] - start)
         start += count
     return crops

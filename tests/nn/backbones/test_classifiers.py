@@ -1,4 +1,4 @@
-"""Whole classifiers: published parameter counts, and fc6 and fc7 for the detectors."""
+"""Complete classifiers: published parameter counts, and fc6 and fc7 for the detectors."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,7 @@ def count(network: nn.Module) -> int:
         ("resnet152", False, 60_192_808),
     ],
 )
-def test_parameters_to_the_unit(name: str, aux: bool, parameters: int) -> None:
+def test_number_of_parameters(name: str, aux: bool, parameters: int) -> None:
     with torch.device("meta"):
         assert count(build_classifier(name, aux=aux)) == parameters
 
@@ -66,7 +66,7 @@ def test_one_score_for_each_class(name: str, channels: int, size: int, classes: 
 
 
 @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 299)])
-def test_auxiliary_classifiers_speak_in_training(name: str, size: int) -> None:
+def test_auxiliary_classifiers_return_scores_in_training(name: str, size: int) -> None:
     images = torch.rand(2, 3, size, size)
     outputs = build_classifier(name, 4, aux=True).train()(images)
     assert [scores.shape for scores in outputs] == [(2, 4)] * (3 if name == "googlenet" else 2)
@@ -98,20 +98,20 @@ def test_lenet_learns_a_handful_of_images() -> None:
     assert torch.equal(network(images).argmax(1), labels)
 
 
-def test_what_is_no_classifier_is_refused() -> None:
+def test_unknown_classifiers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'alexnett' is not a classifier; known: alexnet$"):
         build_classifier("alexnett")
     with pytest.raises(ValueError, match=r"'lenet' is not a classifier; known: lenet5$"):
         build_classifier("lenet")
     with pytest.raises(ValueError, match="'fasterrcnn_resnet50_fpn' is not a classifier"):
         build_classifier("fasterrcnn_resnet50_fpn")
-    with pytest.raises(ValueError, match=r"aux: expected googlenet or inception_v3, .* got vgg16"):
+    with pytest.raises(ValueError, match=r"aux: expected googlenet or inception_v3, .* found vgg16"):
         build_classifier("vgg16", aux=True)
 
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """A tiny classifier (8 -> 6 -> 6 -> 5) where torchvision's loader keeps VGG16's and AlexNet's downloads."""
+    """Saves a tiny classifier (8 -> 6 -> 6 -> 5) where torchvision's loader looks for VGG16's and AlexNet's files."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     state = {"features.0.weight": torch.rand(6, 8)}
@@ -127,38 +127,51 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tens
     "config", [VGGConfig(weights="IMAGENET1K_V1"), AlexNetConfig(weights="IMAGENET1K_V1")], ids=["vgg16", "alexnet"]
 )
 def test_fc6_and_fc7_start_from_the_public_ones(config: BackboneConfig, published: dict[str, Tensor]) -> None:
-    for layers in (nn.ModuleList([nn.Linear(8, 6), nn.Linear(6, 6)]), [nn.Linear(8, 6)]):
-        load_classifier(config, layers)
+    for layers, names in (
+        (nn.ModuleList([nn.Linear(8, 6), nn.Linear(6, 6)]), "fc6 and fc7"),
+        ([nn.Linear(8, 6)], "fc6"),
+    ):
+        assert load_classifier(config, layers) == f"roi.hidden: {names} of {config.name} IMAGENET1K_V1"
         for layer, number in zip(layers, (0, 3), strict=False):
             assert torch.equal(layer.weight, published[f"classifier.{number}.weight"])
             assert torch.equal(layer.bias, published[f"classifier.{number}.bias"])
             assert layer.weight.requires_grad
 
 
+VGG = VGGConfig(weights="IMAGENET1K_V1")
+SHAPES = "fc6 and fc7 of vgg16 IMAGENET1K_V1 are 8 to 6, 6 to 6"
+
+
 @pytest.mark.parametrize(
-    ("config", "widths"),
+    ("config", "widths", "note"),
     [
-        (VGGConfig(weights="IMAGENET1K_V1"), [8, 6, 7]),  # fc7 has another shape: not fc6 either
-        (VGGConfig(weights="IMAGENET1K_V1"), [9, 6, 6]),
-        (VGGConfig(weights="IMAGENET1K_V1"), [8, 6, 6, 5]),  # fc8 are ImageNet's classes
-        (VGGConfig(weights="IMAGENET1K_FEATURES"), [8, 6, 6]),
-        (VGGConfig(), [8, 6, 6]),
-        (AlexNetConfig(), [8, 6, 6]),
-        (CaffeNetConfig(), [8, 6, 6]),
-        (ResNetConfig(name="resnet18", weights="IMAGENET1K_V1"), [8, 6, 6]),
+        # fc7 has another shape, so that fc6 is not loaded either
+        (VGG, [8, 6, 7], f"roi.hidden starts at random: its layers are 8 to 6, 6 to 7, {SHAPES}"),
+        (VGG, [9, 6, 6], f"roi.hidden starts at random: its layers are 9 to 6, 6 to 6, {SHAPES}"),
+        # the public fc8 is made for ImageNet's classes
+        (VGG, [8, 6, 6, 5], f"roi.hidden starts at random: its layers are 8 to 6, 6 to 6, 6 to 5, {SHAPES}"),
+        (
+            VGGConfig(weights="IMAGENET1K_FEATURES"),
+            [8, 6, 6],
+            "roi.hidden starts at random: vgg16 IMAGENET1K_FEATURES has no fc6 and fc7",
+        ),
+        (VGG, [8], None),
+        (VGGConfig(), [8, 6, 6], None),
+        (AlexNetConfig(), [8, 6, 6], None),
+        (CaffeNetConfig(), [8, 6, 6], None),
+        (ResNetConfig(name="resnet18", weights="IMAGENET1K_V1"), [8, 6, 6], None),
     ],
 )
 @pytest.mark.usefixtures("published")
-def test_layers_that_do_not_fit_are_all_left_alone(config: BackboneConfig, widths: list[int]) -> None:
+def test_layers_that_do_not_fit_do_not_change(config: BackboneConfig, widths: list[int], note: str | None) -> None:
     layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
     before = {key: value.clone() for key, value in layers.state_dict().items()}
-    load_classifier(config, layers)
+    assert load_classifier(config, layers) == note
     assert all(torch.equal(value, before[key]) for key, value in layers.state_dict().items())
 
 
 @pytest.mark.usefixtures("published")
-def test_layers_cut_to_a_rank_are_left_alone() -> None:
-    load_classifier(
-        VGGConfig(weights="IMAGENET1K_V1"),
-        [nn.Sequential(nn.Linear(8, 2, bias=False), nn.Linear(2, 6)), nn.Linear(6, 6)],
-    )
+def test_layers_of_a_lower_rank_do_not_change() -> None:
+    cut = nn.Sequential(nn.Linear(8, 2, bias=False), nn.Linear(2, 6))
+    note = load_classifier(VGG, [cut, nn.Linear(6, 6)])
+    assert note == f"roi.hidden starts at random: its layers are not linear, 6 to 6, {SHAPES}"

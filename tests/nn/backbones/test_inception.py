@@ -1,4 +1,4 @@
-"""GoogLeNet and Inception v3 are torchvision's, from pixels of ImageNet's mean and std."""
+"""GoogLeNet and Inception v3 equal torchvision's on pixels normalised by ImageNet's mean and std."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.inception import TransformInput
 
-LEVELS = (1, 2, 3, 4, 5)
+STRIDES = (2, 4, 8, 16, 32)
 # torchvision's node of each level: the output of its block
 NODES = {
     "googlenet": ["conv1.relu", "conv3.relu", "inception3b.cat", "inception4e.cat", "inception5b.cat"],
@@ -28,7 +28,7 @@ def make_config(name: str, **fields: Any) -> Any:
 
 
 def randomise(network: nn.Module) -> None:
-    """Weights under which signals keep their size, statistics and affine maps that no two channels share."""
+    """Sets random statistics and affine parameters, and weights that preserve the variance of their input."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -39,7 +39,7 @@ def randomise(network: nn.Module) -> None:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.5)
 
 
-def their_network(name: str) -> nn.Module:
+def reference_network(name: str) -> nn.Module:
     """As torchvision builds it for its public weights."""
     network = models.get_model(name, weights=None, transform_input=True, init_weights=False)
     randomise(network)
@@ -54,28 +54,28 @@ def test_every_level_of_public_weights_is_torchvisions(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    theirs = their_network(name)
+    reference = reference_network(name)
     file = models.get_model_weights(name)["IMAGENET1K_V1"].url.rsplit("/", 1)[-1]
-    torch.save(theirs.state_dict(), tmp_path / "hub" / "checkpoints" / file)  # the auxiliary classifiers are in it
+    torch.save(reference.state_dict(), tmp_path / "hub" / "checkpoints" / file)  # the auxiliary classifiers are in it
 
-    ours = build_backbone(make_config(name, weights="IMAGENET1K_V1", levels=LEVELS, norm=norm)).eval()
+    backbone = build_backbone(make_config(name, weights="IMAGENET1K_V1", strides=STRIDES, norm=norm)).eval()
     images = torch.randn(2, 3, 97, 128, generator=torch.Generator().manual_seed(1))
-    expected = create_feature_extractor(theirs, NODES[name])(images)
-    levels = ours(images)
+    expected = create_feature_extractor(reference, NODES[name])(images)
+    levels = backbone(images)
     for level, node in zip(levels, NODES[name], strict=True):
         assert level.std() > 0.01
         torch.testing.assert_close(level, expected[node], rtol=1e-4, atol=1e-4)
-    scores = theirs.fc(levels[-1].mean((2, 3)))
-    torch.testing.assert_close(scores, theirs(images), rtol=1e-4, atol=1e-4)
+    scores = reference.fc(levels[-1].mean((2, 3)))
+    torch.testing.assert_close(scores, reference(images), rtol=1e-4, atol=1e-4)
 
-    # as a checkpoint is loaded: no weights in the configuration, all of them from the file
-    again = build_backbone(make_config(name, levels=LEVELS, norm=norm)).eval()
-    again.load_state_dict(ours.state_dict())
+    # a checkpoint is loaded into a backbone that is built without weights
+    again = build_backbone(make_config(name, strides=STRIDES, norm=norm)).eval()
+    again.load_state_dict(backbone.state_dict())
     assert torch.equal(again(images)[-1], levels[-1])
 
 
 @torch.no_grad()
-def test_pixels_are_those_the_public_weights_know() -> None:
+def test_input_is_transformed_to_minus_one_to_one() -> None:
     rgb = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     torch.testing.assert_close(TransformInput()((rgb - mean) / std), rgb * 2 - 1)
@@ -84,8 +84,8 @@ def test_pixels_are_those_the_public_weights_know() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", NODES)
 def test_widths_and_strides(name: str) -> None:
-    backbone = build_backbone(make_config(name, levels=LEVELS)).eval()
-    assert (backbone.out_channels, backbone.out_strides) == (CHANNELS[name], (2, 4, 8, 16, 32))
+    backbone = build_backbone(make_config(name, strides=STRIDES)).eval()
+    assert (backbone.out_channels, backbone.out_strides) == (CHANNELS[name], STRIDES)
     levels = backbone(torch.zeros(1, 3, 224, 224) if name == "googlenet" else torch.zeros(1, 3, 299, 299))
     assert [level.shape[1] for level in levels] == list(CHANNELS[name])
     # the sizes of the papers' tables
@@ -95,12 +95,12 @@ def test_widths_and_strides(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_neither_auxiliary_classifiers_nor_what_follows_the_last_level(name: str) -> None:
+def test_auxiliary_classifiers_and_blocks_after_the_last_level_are_left_out(name: str) -> None:
     backbone = build_backbone(make_config(name, norm="bn"))
     bare = {"googlenet": 6_624_904, "inception_v3": 23_834_568}[name]  # torchvision's, without auxiliary classifiers
     width = CHANNELS[name][-1]
     assert sum(p.numel() for p in backbone.parameters()) == bare - (width + 1) * 1000
-    names = [child for child, _ in build_backbone(make_config(name, levels=(1,))).named_children()]
+    names = build_backbone(make_config(name, strides=(2,))).block_names
     stem = ["conv1"] if name == "googlenet" else ["Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"]
     assert names == ["transform_input", *stem]
 
@@ -119,7 +119,7 @@ def test_neither_auxiliary_classifiers_nor_what_follows_the_last_level(name: str
         ("inception_v3", 5, r"Conv2d|Mixed"),
     ],
 )
-def test_frozen_stages_stand_still_and_the_others_learn(name: str, stages: int, frozen: str) -> None:
+def test_frozen_stages_get_neither_gradients_nor_statistics(name: str, stages: int, frozen: str) -> None:
     backbone = build_backbone(make_config(name, norm="bn", frozen_stages=stages)).train()
     before = {key: buffer.clone() for key, buffer in backbone.named_buffers()}
     levels: list[Tensor] = backbone(torch.rand(2, 3, 107, 107, generator=torch.Generator().manual_seed(0)))
@@ -141,8 +141,6 @@ def test_frozen_batch_norm_has_nothing_to_train(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_what_cannot_be_built_is_refused(name: str) -> None:
+def test_unknown_weights_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match=f"'IMAGENET1K_V9' is not a torchvision weights entry of {name}; known: "):
         make_config(name, weights="IMAGENET1K_V9")
-    with pytest.raises(ValidationError, match="expected at least one level, finest first and each once"):
-        make_config(name, levels=(3, 3))

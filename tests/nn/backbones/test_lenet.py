@@ -7,16 +7,15 @@ from torch import nn
 
 from detkit.nn.backbones import build_backbone
 from detkit.nn.backbones.lenet import LeNetConfig, ScaledTanh, Subsample, lenet_trunk
-from detkit.nn.backbones.staged import StagedBackbone
 
-PUBLISHED = LeNetConfig(connections="sparse", levels=(1, 2))
+PUBLISHED = LeNetConfig(connections="sparse", strides=(2, 4))
 
 
 def count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_the_trunk_of_1998_to_the_unit() -> None:
+def test_number_of_parameters_of_1998() -> None:
     trunk = lenet_trunk(PUBLISHED, in_channels=1)
     assert {name: count(block) for name, block in trunk.items()} == {"c1": 156, "s2": 12, "c3": 1516, "s4": 32}
     backbone = build_backbone(PUBLISHED)
@@ -25,7 +24,7 @@ def test_the_trunk_of_1998_to_the_unit() -> None:
 
 
 @torch.no_grad()
-def test_each_map_of_c3_sees_what_the_paper_says() -> None:
+def test_each_map_of_c3_reads_the_maps_of_table_i() -> None:
     """'The first six take inputs from every contiguous subset of three, the next six from every contiguous subset of
     four, the next three from some discontinuous subsets of four, the last from all'; Table I has ten in each row."""
     conv = lenet_trunk(PUBLISHED, in_channels=1)["c3"][0]
@@ -80,9 +79,9 @@ def test_the_squashing_function_by_hand() -> None:
     "config",
     [
         PUBLISHED,
-        LeNetConfig(levels=(1, 2)),
-        LeNetConfig(levels=(1, 2), widths=(32, 64), activation="relu", pool="max"),
-        LeNetConfig(levels=(1, 2), widths=(5, 7), pool="subsample"),
+        LeNetConfig(strides=(2, 4)),
+        LeNetConfig(strides=(2, 4), widths=(32, 64), activation="relu", pool="max"),
+        LeNetConfig(strides=(2, 4), widths=(5, 7), pool="subsample"),
     ],
     ids=["sparse", "dense", "wide", "subsample"],
 )
@@ -96,7 +95,7 @@ def test_maps_of_32_pixels(config: LeNetConfig) -> None:
 @torch.no_grad()
 def test_a_level_is_what_the_pooling_gives() -> None:
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    for config in (LeNetConfig(levels=(1,)), LeNetConfig(levels=(1,), pool="max", activation="relu")):
+    for config in (LeNetConfig(strides=(2,)), LeNetConfig(strides=(2,), pool="max", activation="relu")):
         backbone = build_backbone(config)
         conv = backbone.c1[0](image)
         x = conv.relu() if config.activation == "relu" else 1.7159 * torch.tanh(2 / 3 * conv)
@@ -106,8 +105,8 @@ def test_a_level_is_what_the_pooling_gives() -> None:
 
 
 @torch.no_grad()
-def test_where_a_unit_of_s4_looks() -> None:
-    """Unit i of S4 sees 16 pixels around 4i + 8: C3 sees 5 units of S2, which are 14 pixels, and pooling adds 2."""
+def test_receptive_field_of_a_cell_of_s4() -> None:
+    """Cell i of S4 reads 16 pixels around 4i + 8: C3 reads 5 cells of S2, which are 14 pixels, and pooling adds 2."""
     backbone = build_backbone(LeNetConfig())
     image = torch.zeros(1, 3, 32, 32)
     at_rest = backbone(image)[0][0, 0]
@@ -120,33 +119,17 @@ def test_where_a_unit_of_s4_looks() -> None:
         assert columns == list(range(4 * i, 4 * i + 16))
 
 
-def frozen_names(backbone: StagedBackbone) -> set[str]:
-    backbone.train()
-    sum(level.sum() for level in backbone(torch.rand(1, 3, 32, 32))).backward()
-    return {name.partition(".")[0] for name, parameter in backbone.named_parameters() if parameter.grad is None}
-
-
-def test_frozen_stages_have_no_gradient() -> None:
-    config = PUBLISHED.model_copy(update={"frozen_stages": 0})
-    assert frozen_names(build_backbone(config)) == set()
-    assert frozen_names(build_backbone(config.model_copy(update={"frozen_stages": 1}))) == {"c1", "s2"}
-    everything = build_backbone(config.model_copy(update={"frozen_stages": 2}))
-    assert not any(parameter.requires_grad for parameter in everything.parameters())
-
-
 def test_every_connection_of_the_published_net_learns() -> None:
     backbone = build_backbone(PUBLISHED)
     backbone(torch.rand(2, 3, 32, 32))[-1].square().sum().backward()
     assert all(parameter.grad.ne(0).all() for parameter in backbone.parameters())
 
 
-def test_what_cannot_be_built_is_refused() -> None:
+def test_impossible_widths_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"the sparse connections are those of \[6, 16\], found \[32, 64\]"):
         LeNetConfig(connections="sparse", widths=(32, 64))
     with pytest.raises(ValidationError, match=r"expected two widths of at least 1, found \[0, 16\]"):
         LeNetConfig(widths=(0, 16))
-    with pytest.raises(ValidationError, match="expected at least one level, finest first and each once"):
-        LeNetConfig(levels=(2, 1))
     with pytest.raises(ValidationError, match="weights"):
         LeNetConfig.model_validate({"weights": "IMAGENET1K_V1"})
 

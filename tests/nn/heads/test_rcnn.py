@@ -6,21 +6,30 @@ import pytest
 import torch
 
 from detkit.nn.heads.rcnn import RCNNHead, RCNNHeadConfig
-from detkit.nn.heads.regions import RoISamples
-from detkit.structures import ImageInfo
+from detkit.nn.heads.regions import RegionTargets
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import DetectionRows, SelectionConfig
 
-INFO = ImageInfo(0, (100, 100), (100, 100), (1.0, 1.0))
+WINDOWS = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
 BOXES = torch.tensor([[10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 90.0, 70.0]])
+REGIONS = Regions.from_list([BOXES])
 
 
 def make_head(**fields: object) -> RCNNHead:
     torch.manual_seed(0)
-    config = RCNNHeadConfig(output_size=1, hidden=(2,), dropout=0.0, score_threshold=0.3, **fields)  # type: ignore[arg-type]
-    head = RCNNHead(config, 2, ["cat", "dog"])
+    selection = SelectionConfig(score_threshold=0.3)
+    config = RCNNHeadConfig(output_size=1, hidden=(2,), dropout=0.0, selection=selection, **fields)  # type: ignore[arg-type]
+    head = RCNNHead(config, 2, 2)  # cats and dogs
     with torch.no_grad():
         head.hidden[0].weight.copy_(torch.eye(2))  # type: ignore[operator, union-attr]
         head.classifier.weight.copy_(torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]]))
     return head.eval()
+
+
+def detections(rows: DetectionRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Boxes, scores and labels of the only image."""
+    count = int(rows.counts)
+    return rows.boxes[0, :count], rows.scores[0, :count], rows.labels[0, :count]
 
 
 def finish(head: RCNNHead) -> RCNNHead:
@@ -42,35 +51,35 @@ FEATURES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[:, :, None, None]  # the softm
 
 def test_the_softmax_scores_while_there_are_no_svms() -> None:
     head = make_head()
-    outputs = head(FEATURES, [BOXES])
+    outputs = head(FEATURES, REGIONS)
     assert outputs.margins is None
     assert outputs.deltas is None
-    (found,) = head.postprocess(outputs, [INFO])
-    assert found.labels.tolist() == [0, 1]
-    assert found.boxes.tolist() == BOXES.tolist()
-    assert found.scores.tolist() == pytest.approx([math.exp(5) / (math.exp(5) + 2)] * 2)
+    boxes, scores, labels = detections(head.detect(outputs, WINDOWS))
+    assert labels.tolist() == [0, 1]
+    assert boxes.tolist() == BOXES.tolist()
+    assert scores.tolist() == pytest.approx([math.exp(5) / (math.exp(5) + 2)] * 2)
 
 
 def test_svms_score_and_regressors_move() -> None:
     head = finish(make_head())
-    outputs = head(FEATURES, [BOXES])
+    outputs = head(FEATURES, REGIONS)
     assert outputs.margins is not None
     assert outputs.margins.tolist() == [[-1.0, 0.0], [1.0, -2.0]]
-    (found,) = head.postprocess(outputs, [INFO])
-    assert found.labels.tolist() == [0, 1]
-    assert found.scores.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 0.5])
-    assert found.boxes[0].tolist() == [50, 50, 90, 70], "the cat's first feature is 0: not moved"
-    torch.testing.assert_close(found.boxes[1], torch.tensor([10.0, 0.0, 30.0, 40.0]))
+    boxes, scores, labels = detections(head.detect(outputs, WINDOWS))
+    assert labels.tolist() == [0, 1]
+    assert scores.tolist() == pytest.approx([1 / (1 + math.exp(-1)), 0.5])
+    assert boxes[0].tolist() == [50, 50, 90, 70], "the cat's first feature is 0: not moved"
+    torch.testing.assert_close(boxes[1], torch.tensor([10.0, 0.0, 30.0, 40.0]))
     head.svm_bias[0] = 3.0
-    (found,) = head.postprocess(head(FEATURES, [BOXES]), [INFO])
-    assert [20.0, 10.0, 40.0, 30.0] in found.boxes.tolist(), "dx 0.5 of a width of 20"
+    boxes, _, _ = detections(head.detect(head(FEATURES, REGIONS), WINDOWS))
+    assert [20.0, 10.0, 40.0, 30.0] in boxes.tolist(), "dx 0.5 of a width of 20"
 
 
 def test_each_stage_can_be_left_out() -> None:
-    outputs = finish(make_head(svm=None))(FEATURES, [BOXES])
+    outputs = finish(make_head(svm=None))(FEATURES, REGIONS)
     assert outputs.margins is None
     assert outputs.deltas is not None
-    outputs = finish(make_head(box_regression=None))(FEATURES, [BOXES])
+    outputs = finish(make_head(box_regression=None))(FEATURES, REGIONS)
     assert outputs.margins is not None
     assert outputs.deltas is None
     assert "box_weight" not in make_head(box_regression=None).state_dict()
@@ -79,15 +88,15 @@ def test_each_stage_can_be_left_out() -> None:
 
 def test_learning_on_makes_svms_stale() -> None:
     head = finish(make_head())
-    head.train()(FEATURES, [BOXES])
+    head.train()(FEATURES, REGIONS)
     assert not head.finished
-    assert head.eval()(FEATURES, [BOXES]).margins is None
+    assert head.eval()(FEATURES, REGIONS).margins is None
 
 
 def test_they_travel_in_the_checkpoint() -> None:
     head, other = finish(make_head()), make_head()
     other.load_state_dict(head.state_dict())
-    one, two = head(FEATURES, [BOXES]), other(FEATURES, [BOXES])
+    one, two = head(FEATURES, REGIONS), other(FEATURES, REGIONS)
     assert one.margins is not None
     assert torch.equal(one.margins, two.margins)
     assert torch.equal(one.deltas, two.deltas)
@@ -99,8 +108,8 @@ def test_they_are_no_parameters() -> None:
 
 def test_the_loss_is_the_cross_entropy_of_the_sampled_regions() -> None:
     head = make_head()
-    samples = RoISamples(torch.tensor([1, 0]), BOXES)
-    losses = head.criterion(head(FEATURES, [BOXES], samples))
+    targets = RegionTargets(torch.tensor([1, 0]), BOXES)
+    losses = head.criterion(head(FEATURES, REGIONS, targets))
     right, background = math.exp(5) / (math.exp(5) + 2), 1 / (math.exp(5) + 2)
     assert losses.keys() == {"roi_class"}
     assert losses["roi_class"].item() == pytest.approx(-(math.log(right) + math.log(background)) / 2, rel=1e-5)

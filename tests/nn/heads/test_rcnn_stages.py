@@ -28,18 +28,18 @@ def objective(
 
 
 def test_mining_finds_the_svm_of_all_negatives() -> None:
-    """What is left out lies beyond the margin and has no part in the solution; and far from all were kept."""
+    """Negatives that are left out lie beyond the margin and have no part in the solution; most are left out."""
     config = SVMConfig(c=0.1, retrain_every=300)
     positives, negatives = clouds()
     svm = HardNegativeSVM(config, positives)
     for part in np.array_split(negatives, 40):
-        svm.see(part)
+        svm.add_negatives(part)
     svm.fit()
-    everything = LinearSVC(
+    of_all = LinearSVC(
         C=config.c, loss="hinge", dual=True, intercept_scaling=10, class_weight={1: 2.0}, max_iter=100_000, tol=1e-6
     )
-    everything.fit(np.concatenate([positives, negatives]), [1] * len(positives) + [0] * len(negatives))
-    best = objective(everything.coef_[0], everything.intercept_[0], positives, negatives, config)
+    of_all.fit(np.concatenate([positives, negatives]), [1] * len(positives) + [0] * len(negatives))
+    best = objective(of_all.coef_[0], of_all.intercept_[0], positives, negatives, config)
     assert objective(svm.weight, svm.bias, positives, negatives, config) == pytest.approx(best, rel=1e-3)
     assert svm.num_negatives < len(negatives) / 3
 
@@ -49,7 +49,7 @@ def test_the_objective_has_the_published_weights() -> None:
     config = SVMConfig(c=0.1)
     positives, negatives = clouds(30, 200)
     svm = HardNegativeSVM(config, positives)
-    svm.see(negatives)
+    svm.add_negatives(negatives)
     svm.fit()
     lowest = objective(svm.weight, svm.bias, positives, negatives, config)
     for step in np.eye(4) * 0.05:
@@ -60,25 +60,25 @@ def test_the_objective_has_the_published_weights() -> None:
 
 def test_only_hard_negatives_are_kept_once_there_is_an_svm() -> None:
     svm = HardNegativeSVM(SVMConfig(c=10.0, retrain_every=50), np.full((5, 1), 4, np.float32))
-    svm.see(np.full((49, 1), -4, np.float32))
+    svm.add_negatives(np.full((49, 1), -4, np.float32))
     assert svm.num_negatives == 49, "all, while there is no SVM"
     assert not svm.fitted
-    svm.see(np.full((1, 1), -4, np.float32))
+    svm.add_negatives(np.full((1, 1), -4, np.float32))
     assert svm.fitted
     assert svm.margins(np.array([[4.0], [-4.0]])) == pytest.approx([1, -1], abs=0.02)
-    svm.see(np.array([[-8.0], [0.0], [-6.0]], np.float32))
+    svm.add_negatives(np.array([[-8.0], [0.0], [-6.0]], np.float32))
     assert svm.new == 1, "a margin of 0 is above -1.0001; -2 and -1.5 are not"
 
 
 def test_negatives_that_have_become_easy_are_let_go() -> None:
     svm = HardNegativeSVM(SVMConfig(c=10.0, retrain_every=3), np.full((5, 1), 4, np.float32))
-    svm.see(np.array([[0.0], [-8.0], [-20.0]], np.float32))  # the hyperplane lies between 0 and 4
+    svm.add_negatives(np.array([[0.0], [-8.0], [-20.0]], np.float32))  # the hyperplane lies between 0 and 4
     assert svm.num_negatives == 1
 
 
-def test_a_class_without_a_positive_is_never_found() -> None:
+def test_a_class_without_a_positive_is_never_detected() -> None:
     svm = HardNegativeSVM(SVMConfig(), np.zeros((0, 3), np.float32))
-    svm.see(np.ones((5000, 3), np.float32))
+    svm.add_negatives(np.ones((5000, 3), np.float32))
     svm.fit()
     assert svm.num_negatives == 0
     assert (svm.margins(np.random.default_rng(0).normal(size=(9, 3)) * 100) == NEVER).all()
@@ -94,7 +94,7 @@ def test_a_class_without_a_negative_stays_undecided() -> None:
 
 
 def ridge_by_hand(features: np.ndarray, deltas: np.ndarray, alpha: float, eps: float) -> np.ndarray:
-    """What the regressor says for its own examples: whiten, solve the normal equations, and undo the whitening."""
+    """The regressor's predictions of its own examples: whiten, solve the normal equations, and undo the whitening."""
     features = np.concatenate([features, np.ones((len(features), 1))], axis=1)
     mean = deltas.mean(axis=0)
     values, vectors = np.linalg.eigh((deltas - mean).T @ (deltas - mean) / len(deltas))

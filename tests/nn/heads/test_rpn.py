@@ -1,5 +1,6 @@
 """The region proposal network, on cases small enough to count."""
 
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.nn.heads.rpn import RPN, AnchorConfig, RPNConfig, RPNOutputs
-from detkit.structures import ImageInfo, Target
-
-INFO = ImageInfo(0, (100, 100), (100, 100), (1.0, 1.0))
+from detkit.nn.anchors import AnchorConfig
+from detkit.nn.heads.rpn import RPN, RPNConfig, RPNOutputs
+from detkit.ops.boxes import clip_boxes, valid_boxes
+from detkit.ops.nms import nms
+from detkit.structures import Objects, Target
 
 
 def make_rpn(levels: int = 1, **fields: Any) -> RPN:
@@ -21,7 +23,7 @@ def make_rpn(levels: int = 1, **fields: Any) -> RPN:
 
 def make_target(*boxes: tuple[float, float, float, float], ignore: tuple[bool, ...] | None = None) -> Target:
     flags = torch.tensor(ignore or (False,) * len(boxes), dtype=torch.bool)
-    return Target(torch.tensor(boxes).view(-1, 4), torch.zeros(len(boxes), dtype=torch.int64), flags)
+    return Target(Objects(torch.tensor(boxes).view(-1, 4), torch.zeros(len(boxes), dtype=torch.int64), flags))
 
 
 def make_outputs(
@@ -29,11 +31,12 @@ def make_outputs(
     logits: list[list[float]],
     deltas: Tensor | None = None,
     level_sizes: tuple[int, ...] | None = None,
+    window: tuple[float, ...] = (0, 0, 100, 100),
 ) -> RPNOutputs:
     scores = torch.tensor(logits)
-    sizes = level_sizes or (len(anchors),)
-    moved = torch.zeros(*scores.shape, 4) if deltas is None else deltas
-    return RPNOutputs(scores, moved, torch.tensor(anchors), sizes, ((100, 100),) * len(scores))
+    levels = scores.split(level_sizes or (len(anchors),), dim=1)
+    deltas = torch.zeros(*scores.shape, 4) if deltas is None else deltas
+    return RPNOutputs(levels, deltas, torch.tensor(anchors), torch.tensor([window] * len(scores), dtype=torch.float32))
 
 
 # IoU with the object (0, 0, 10, 10): 1, 1/2, 0
@@ -43,7 +46,7 @@ OBJECT = (0.0, 0.0, 10.0, 10.0)
 
 def test_losses_by_hand() -> None:
     deltas = torch.full((1, 3, 4), 9.0)
-    deltas[0, 0] = torch.tensor([0.5, 0.0, 0.0, -0.05])  # of the positive; the wanted deltas are zero
+    deltas[0, 0] = torch.tensor([0.5, 0.0, 0.0, -0.05])  # of the positive; the target deltas are zero
     losses = make_rpn().criterion(make_outputs(ANCHORS, [[log(3), 77.0, 0.0]], deltas), [make_target(OBJECT)])
     # object 3/4, background 1/2; the anchor between takes no part. Smooth L1, beta 1/9: 0.5 - 1/18 and 0.05^2 * 9 / 2
     assert losses["rpn_objectness"].item() == pytest.approx((log(4 / 3) + log(2)) / 2)
@@ -69,6 +72,23 @@ def test_an_ignored_object_is_no_target() -> None:
     assert empty["rpn_objectness"].item() == pytest.approx((2 * log(2) + log(1 + 2.718281828459045**5)) / 3)
 
 
+def test_anchors_inside_an_ignored_object_are_neutral_if_asked() -> None:
+    """The second anchor lies inside the crowd, the third half inside it."""
+    anchors = [(0.0, 0.0, 10.0, 10.0), (40.0, 40.0, 45.0, 45.0), (35.0, 40.0, 45.0, 50.0), (80.0, 80.0, 90.0, 90.0)]
+    target = [make_target(OBJECT, (40.0, 40.0, 60.0, 60.0), ignore=(False, True))]
+
+    def background(ignored_iof: float | None) -> list[int]:
+        outputs = make_outputs(anchors, [[0.0] * 4])
+        logits = outputs.logits[0].requires_grad_()
+        make_rpn(ignored_iof=ignored_iof).criterion(outputs, target)["rpn_objectness"].backward()
+        assert logits.grad is not None
+        return torch.nonzero(logits.grad[0] > 0)[:, 0].tolist()
+
+    assert background(None) == [1, 2, 3], "as published"
+    assert background(0.9) == [2, 3]
+    assert background(0.5) == [3]
+
+
 def test_as_many_samples_as_asked() -> None:
     rpn = make_rpn(batch_size_per_image=2, positive_fraction=0.5, fg_threshold=0.5)
     outputs = make_outputs([*ANCHORS, (80.0, 80.0, 90.0, 90.0)], [[1.0, 1.0, -2.0, -2.0]])  # two positives, two not
@@ -83,7 +103,8 @@ def test_only_inside_anchors_leaves_out_those_that_cross_the_border() -> None:
     def positive_and_background(only_inside: bool) -> tuple[list[int], list[int]]:
         rpn = make_rpn(only_inside_anchors=only_inside)
         logits = torch.zeros(1, 4, requires_grad=True)
-        outputs = RPNOutputs(logits, torch.zeros(1, 4, 4), torch.tensor(anchors), (4,), ((100, 100),))
+        window = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
+        outputs = RPNOutputs((logits,), torch.zeros(1, 4, 4), torch.tensor(anchors), window)
         rpn.criterion(outputs, target)["rpn_objectness"].backward()
         assert logits.grad is not None
         return torch.nonzero(logits.grad[0] < 0)[:, 0].tolist(), torch.nonzero(logits.grad[0] > 0)[:, 0].tolist()
@@ -99,9 +120,10 @@ def test_no_anchor_inside_is_no_error() -> None:
     assert losses["rpn_objectness"] == losses["rpn_box"] == 0
 
 
-def propose(outputs: RPNOutputs, info: ImageInfo = INFO, train: bool = False, **fields: Any) -> list[list[float]]:
-    rpn = make_rpn(len(outputs.level_sizes), **fields).train(train)
-    return rpn.propose(outputs, [info] * len(outputs.logits))[0].tolist()
+def propose(outputs: RPNOutputs, train: bool = False, **fields: Any) -> list[list[float]]:
+    """The proposals of the first image."""
+    rpn = make_rpn(len(outputs.logits), **fields).train(train)
+    return rpn.propose(outputs).to_list(len(outputs.windows))[0].tolist()
 
 
 def box(number: float) -> tuple[float, float, float, float]:
@@ -147,17 +169,58 @@ def test_nms_threshold() -> None:
 def test_proposals_are_decoded_and_clipped() -> None:
     deltas = torch.zeros(1, 2, 4)
     deltas[0, 0] = torch.tensor([0.5, -0.25, log(2), 0.0])
-    outputs = make_outputs([(80.0, 20.0, 120.0, 60.0), (-10.0, -10.0, 200.0, 200.0)], [[1.0, 0.0]], deltas)
+    anchors = [(80.0, 20.0, 120.0, 60.0), (-10.0, -10.0, 200.0, 200.0)]
     # centre 100, 40 moves to 120, 30; the width doubles to 80
-    found = propose(outputs, ImageInfo(0, (100, 130), (100, 130), (1.0, 1.0)))
-    assert found == [[pytest.approx(80), pytest.approx(10), 130, pytest.approx(50)], [0, 0, 130, 100]]
+    proposals = propose(make_outputs(anchors, [[1.0, 0.0]], deltas, window=(0, 0, 130, 100)))
+    assert proposals == [[pytest.approx(80), pytest.approx(10), 130, pytest.approx(50)], [0, 0, 130, 100]]
+    in_a_letterbox = propose(make_outputs(anchors, [[1.0, 0.0]], deltas, window=(0, 20, 130, 90)))
+    assert in_a_letterbox == [[pytest.approx(80), 20, 130, pytest.approx(50)], [0, 20, 130, 90]]
 
 
-def test_smallest_side_is_measured_in_original_pixels() -> None:
+def test_smallest_side_is_measured_in_input_pixels() -> None:
     outputs = make_outputs([(0.0, 0.0, 7.0, 20.0), (30.0, 0.0, 38.0, 20.0), (60.0, 0.0, 80.0, 7.9)], [[3.0, 2.0, 1.0]])
-    halved = ImageInfo(0, (200, 200), (100, 100), (0.5, 0.5))  # 16 px there are 8 here
-    assert propose(outputs, halved, min_size=16) == [[30, 0, 38, 20]]
-    assert len(propose(outputs, halved)) == 3
+    assert propose(outputs, min_size=8) == [[30, 0, 38, 20]]
+    assert len(propose(outputs)) == 3
+
+
+def test_an_image_has_the_same_number_of_rows_whatever_is_proposed() -> None:
+    outputs = make_outputs([box(n) for n in range(3)], [[1.0, -1.0, 2.0], [-1.0, -2.0, -3.0]])
+    regions = make_rpn(score_threshold=0.5, post_nms_top_k_test=4).eval().propose(outputs)
+    assert regions.images.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert regions.valid.tolist() == [True, True, *[False] * 6]
+    assert regions.boxes[:2].tolist() == [list(box(2)), list(box(0))]
+    assert not regions.boxes[2:].any()
+
+
+@pytest.mark.parametrize("train", [False, True])
+@torch.no_grad()
+def test_a_batch_is_proposed_for_like_image_after_image(train: bool) -> None:
+    """The slow way: each image and each level of it alone."""
+    torch.manual_seed(0)
+    top_k = {"pre_nms_top_k_train": 40, "pre_nms_top_k_test": 25, "post_nms_top_k_train": 50, "post_nms_top_k_test": 30}
+    rpn = make_rpn(3, score_threshold=0.3, min_size=12, **top_k).train(train)
+    windows = torch.tensor([[0.0, 0, 160, 128], [0, 0, 100, 90], [0, 0, 40, 128]])
+    outputs = rpn([torch.zeros(3, 4, 8 // 2**n, 10 // 2**n) for n in range(3)], windows, (128, 160))
+    logits = tuple(torch.randn_like(level) for level in outputs.logits)
+    outputs = replace(outputs, logits=logits, deltas=torch.randn_like(outputs.deltas) * 0.2)
+    pre, post = (40, 50) if train else (25, 30)
+    anchors = outputs.anchors.split([level.shape[1] for level in outputs.logits])
+    deltas = outputs.deltas.split([level.shape[1] for level in outputs.logits], dim=1)
+    proposals = rpn.propose(outputs).to_list(3)
+    for i, window in enumerate(windows.tolist()):
+        boxes, scores = [], []
+        for level, logits in enumerate(outputs.logits):
+            best = logits[i].argsort(descending=True)[:pre]
+            decoded = rpn.coder.decode(deltas[level][i, best], anchors[level][best])
+            decoded = clip_boxes(decoded, (int(window[3]), int(window[2])))
+            score = logits[i, best].sigmoid()
+            rows = valid_boxes(decoded, 12) & (score >= 0.3)
+            rows = rows.nonzero()[:, 0][nms(decoded[rows], score[rows], 0.7)]
+            boxes.append(decoded[rows])
+            scores.append(score[rows])
+        order = torch.cat(scores).argsort(descending=True, stable=True)[:post]
+        assert len(order) > 5
+        torch.testing.assert_close(proposals[i], torch.cat(boxes)[order], rtol=1e-6, atol=1e-5)
 
 
 def test_score_threshold_is_a_probability() -> None:
@@ -167,7 +230,7 @@ def test_score_threshold_is_a_probability() -> None:
 def test_no_gradient_flows_through_proposals() -> None:
     deltas = torch.zeros(1, 5, 4, requires_grad=True)
     outputs = make_outputs([box(n) for n in range(5)], [[1.0] * 5], deltas)
-    assert not make_rpn().propose(outputs, [INFO])[0].requires_grad
+    assert not make_rpn().propose(outputs).boxes.requires_grad
 
 
 def test_softmax_objectness_is_a_two_way_softmax() -> None:
@@ -175,14 +238,15 @@ def test_softmax_objectness_is_a_two_way_softmax() -> None:
     anchors = AnchorConfig(sizes=((16, 32),), ratios=(0.5, 1.0, 2.0))
     rpn = make_rpn(anchors=anchors, objectness="softmax")
     features = torch.randn(2, 4, 3, 5)
-    outputs = rpn([features], [(48, 80)] * 2, (48, 80))
+    outputs = rpn([features], torch.tensor([[0.0, 0, 80, 48]] * 2), (48, 80))
+    (logits,) = outputs.logits
     # as in py-faster-rcnn: the first channels are background, the last are object
     channels = rpn.objectness(F.relu(rpn.conv(features))).view(2, 2, 6, 3, 5)
     pairs = channels.permute(0, 3, 4, 2, 1).reshape(2, 3 * 5 * 6, 2)
-    torch.testing.assert_close(outputs.logits.sigmoid(), pairs.softmax(dim=2)[..., 1])
+    torch.testing.assert_close(logits.sigmoid(), pairs.softmax(dim=2)[..., 1])
     labels = torch.randint(0, 2, (2, 90))
     torch.testing.assert_close(
-        F.binary_cross_entropy_with_logits(outputs.logits, labels.float()),
+        F.binary_cross_entropy_with_logits(logits, labels.float()),
         F.cross_entropy(pairs.flatten(0, 1), labels.flatten()),
     )
 
@@ -196,52 +260,11 @@ def test_outputs_follow_the_order_of_the_anchors() -> None:
         rpn.conv.weight[0, 0, 1, 1] = rpn.objectness.weight[0, 0] = rpn.deltas.weight[2, 0] = 1
     features = [torch.zeros(1, 4, 4, 6), torch.zeros(1, 4, 2, 3)]
     features[1][0, 0, 1, 2] = 5.0
-    outputs = rpn(features, [(64, 96)], (64, 96))
-    assert outputs.level_sizes == (24, 6)
-    hot = int(outputs.logits[0].argmax())
+    outputs = rpn(features, torch.tensor([[0.0, 0, 96, 64]]), (64, 96))
+    assert [level.shape for level in outputs.logits] == [(1, 24), (1, 6)]
+    hot = int(torch.cat(outputs.logits, dim=1).argmax())
     assert outputs.anchors[hot].tolist() == [64 - 8, 32 - 8, 64 + 8, 32 + 8]  # cell (1, 2) of stride 32
     assert outputs.deltas[0, hot].tolist() == [0, 0, 5, 0]
-
-
-def test_spacing_follows_the_image_or_the_stride() -> None:
-    features = [torch.zeros(1, 4, 4, 4)]  # an image of 60 px has 4 cells at stride 16: 15 px each
-    for spacing, expected in (("image", 45), ("stride", 48)):
-        anchors = AnchorConfig(sizes=((16,),), ratios=(1.0,), spacing=spacing)
-        last = make_rpn(anchors=anchors)(features, [(60, 60)], (60, 60)).anchors[-1]
-        assert last.tolist() == [expected - 8, expected - 8, expected + 8, expected + 8]
-
-
-def test_anchors_of_vgg16_are_the_published_table() -> None:
-    """shaoqingren/faster_rcnn lists them from 1 and with inclusive corners; ours are continuous."""
-    published = [
-        (-83, -39, 100, 56), (-175, -87, 192, 104), (-359, -183, 376, 200),
-        (-55, -55, 72, 72), (-119, -119, 136, 136), (-247, -247, 264, 264),
-        (-35, -79, 52, 96), (-79, -167, 96, 184), (-167, -343, 184, 360),
-    ]  # fmt: skip
-    anchors = AnchorConfig(sizes=((128, 256, 512),), rounding="sides", spacing="stride", offset=0.5)
-    rpn = make_rpn(anchors=anchors, objectness="softmax")
-    found = rpn([torch.zeros(1, 4, 2, 2)], [(32, 32)], (32, 32)).anchors
-    first = torch.tensor(published) + torch.tensor([-1, -1, 0, 0])
-    assert torch.equal(found[:9], first.float())
-    assert torch.equal(found[9:18], first.float() + torch.tensor([16, 0, 16, 0]))
-    assert torch.equal(found[18:27], first.float() + torch.tensor([0, 16, 0, 16]))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "message"),
-    [
-        (((16,), (32,)), "anchors.sizes: expected 1 lists, one a level, got 2"),
-        ((), "anchors.sizes: expected 1 lists, one a level, got 0"),
-    ],
-)
-def test_one_list_of_sizes_for_each_level(sizes: tuple[tuple[float, ...], ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_rpn(anchors=AnchorConfig(sizes=sizes))
-
-
-def test_as_many_sizes_on_every_level() -> None:
-    with pytest.raises(ValueError, match=r"expected as many sizes on every level, got \[1, 2\]"):
-        make_rpn(2, anchors=AnchorConfig(sizes=((16,), (16, 32))))
 
 
 def test_thresholds_in_order() -> None:

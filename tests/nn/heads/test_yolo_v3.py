@@ -7,37 +7,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detkit.nn.heads.yolo import YOLOOutputs
+from detkit.nn.heads.yolo import YOLOOutputs, YOLOSelectionConfig
 from detkit.nn.heads.yolo_v3 import YOLOv3Head, YOLOv3HeadConfig
-from detkit.structures import ImageInfo, Target
+from detkit.structures import ImageInfo, Objects, Target
+from tests.nn.heads.support import detect, make_target
 from tests.reference import yolo as reference
 
-NAMES = ("cat", "dog", "cow")
+NUM_CLASSES = 3
 SIZE = (64, 96)
 INFO = ImageInfo(0, SIZE, SIZE, (1.0, 1.0))
 # strides 16 and 32: predictions 0-47 are 4 rows of 6 cells of 2 anchors, 48-53 are 2 rows of 3 cells of one
 ANCHORS = (((8.0, 8.0), (16.0, 32.0)), ((64.0, 64.0),))
-Boxes = list[tuple[float, float, float, float]]
 
 
 def make_head(anchors: Any = ANCHORS, **fields: Any) -> YOLOv3Head:
     strides = [16 * 2**level for level in range(len(anchors))]
-    return YOLOv3Head(YOLOv3HeadConfig(anchors=anchors, **fields), [4] * len(anchors), strides, NAMES).eval()
-
-
-def make_target(boxes: Boxes, labels: list[int] | None = None, ignore: list[bool] | None = None) -> Target:
-    flags = torch.tensor(ignore or [False] * len(boxes), dtype=torch.bool)
-    return Target(torch.tensor(boxes).view(-1, 4), torch.tensor(labels or [0] * len(boxes), dtype=torch.int64), flags)
+    return YOLOv3Head(YOLOv3HeadConfig(anchors=anchors, **fields), [4] * len(anchors), strides, NUM_CLASSES).eval()
 
 
 def make_outputs(
     head: YOLOv3Head, raw: Tensor | None = None, batch: int = 1, size: tuple[int, int] = SIZE
 ) -> YOLOOutputs:
     """Outputs of the head on the canvas with other numbers in them; zeros by default."""
-    empty = head([torch.zeros(batch, 4, size[0] // s, size[1] // s) for s in head.strides], size)
+    empty = head([torch.zeros(batch, 4, size[0] // s, size[1] // s) for s in head.strides], torch.zeros(batch, 2), size)
     values = torch.zeros_like(empty.raw) if raw is None else raw
     values = values.detach().clone().requires_grad_()
-    return YOLOOutputs(values, empty.cells, empty.anchors, empty.strides, empty.starts, empty.size)
+    return YOLOOutputs(values, empty.cells, empty.anchors, empty.strides)
 
 
 def steps_of(head: YOLOv3Head, outputs: YOLOOutputs, targets: list[Target]) -> Tensor:
@@ -52,23 +47,23 @@ def random_scene(generator: torch.Generator, count: int, size: tuple[int, int]) 
     sides = torch.exp(-3.5 + 3 * torch.rand(count, 2, generator=generator)) * canvas
     corner = torch.rand(count, 2, generator=generator) * (canvas - sides)
     boxes = torch.cat([corner, corner + sides], dim=1)
-    labels = torch.randint(len(NAMES), (count,), generator=generator)
+    labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
     if count > 2:
         boxes[-2:] = boxes[0] + torch.tensor([[0.0, 0.0, 0.25, 0.0], [0.0, 0.0, 0.0, 0.25]])
-        labels[-2:] = (labels[0] + torch.tensor([1, 0])) % len(NAMES)
-    return Target(boxes, labels, torch.zeros(count, dtype=torch.bool))
+        labels[-2:] = (labels[0] + torch.tensor([1, 0])) % NUM_CLASSES
+    return Target(Objects(boxes, labels))
 
 
 def predict_well(outputs: YOLOOutputs, targets: list[Target]) -> None:
     """Lets every prediction of a cell of an object lie on it nearly: some are neither object nor background."""
     for i, target in enumerate(targets):
-        for box in target.boxes:
+        for box in target.objects.boxes:
             centre, sides = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
             with torch.no_grad():
                 here = (outputs.cells == (centre / outputs.strides).long()).all(dim=1)
                 inside = (centre / outputs.strides[here] - outputs.cells[here]).clamp(0.05, 0.95)
-                wanted = torch.cat([inside.logit(), (sides / outputs.anchors[here]).log()], dim=1)
-                outputs.raw[i, here, :4] = wanted + outputs.raw[i, here, :4] * 0.1
+                exact = torch.cat([inside.logit(), (sides / outputs.anchors[here]).log()], dim=1)
+                outputs.raw[i, here, :4] = exact + outputs.raw[i, here, :4] * 0.1
 
 
 @pytest.mark.parametrize("ignore_threshold", [0.5, 0.7])
@@ -76,24 +71,24 @@ def predict_well(outputs: YOLOOutputs, targets: list[Target]) -> None:
 def test_gradients_are_the_steps_of_darknets_yolo_layers(seed: int, ignore_threshold: float) -> None:
     generator, size = torch.Generator().manual_seed(seed), (96, 128)
     config = YOLOv3HeadConfig(ignore_threshold=ignore_threshold)
-    head = YOLOv3Head(config, [4, 4, 4], [8, 16, 32], NAMES).eval()
+    head = YOLOv3Head(config, [4, 4, 4], [8, 16, 32], NUM_CLASSES).eval()
     targets = [random_scene(generator, count, size) for count in (0, 1, 14)]
     outputs = make_outputs(head, torch.randn(3, 3 * (16 * 12 + 8 * 6 + 4 * 3), 8, generator=generator), 3, size)
     predict_well(outputs, targets)
     steps = steps_of(head, outputs, targets)
     levels = [reference.Level(16 // 2**k, 12 // 2**k, 8 * 2**k, anchors) for k, anchors in enumerate(config.anchors)]
-    ignored = 0
+    neutral = 0
     for i, target in enumerate(targets):
-        objects = list(zip(map(tuple, target.boxes.tolist()), target.labels.tolist(), strict=True))
+        objects = list(zip(map(tuple, target.objects.boxes.tolist()), target.objects.labels.tolist(), strict=True))
         expected = reference.yolo_layers(outputs.raw[i].tolist(), levels, objects, ignore_threshold)
-        ignored += sum(row[4] == 0 for row in expected)
+        neutral += sum(row[4] == 0 for row in expected)
         torch.testing.assert_close(steps[i], torch.tensor(expected), rtol=1e-5, atol=1e-5)
-    assert ignored > 5
+    assert neutral > 5
 
 
 # centre (42, 24): 0.625 and 0.5 of the cell (column 2, row 1) of stride 16; of the shape of its second anchor
 OBJECT = (35.0, 10.0, 49.0, 38.0)
-MINE = (1 * 6 + 2) * 2 + 1
+POSITIVE = (1 * 6 + 2) * 2 + 1
 
 
 def raw_of_one_object() -> Tensor:
@@ -106,17 +101,17 @@ def raw_of_one_object() -> Tensor:
 def formula(values: list[float]) -> dict[str, float]:
     """The loss of `OBJECT`, of class 1, with all assignments as they stand."""
 
-    def cross_entropy(logit: float, wanted: float) -> float:
+    def cross_entropy(logit: float, target: float) -> float:
         p = reference.sigmoid(logit)
-        return -wanted * math.log(p) - (1 - wanted) * math.log(1 - p)
+        return -target * math.log(p) - (1 - target) * math.log(1 - p)
 
     raw = [values[8 * i : 8 * i + 8] for i in range(54)]
-    mine, weight = raw[MINE], 2 - 14 * 28 / (64 * 96)
+    positive, weight = raw[POSITIVE], 2 - 14 * 28 / (64 * 96)
     return {
-        "yolo_xy": weight * (cross_entropy(mine[0], 0.625) + cross_entropy(mine[1], 0.5)),
-        "yolo_wh": weight * ((mine[2] - math.log(14 / 16)) ** 2 + (mine[3] - math.log(28 / 32)) ** 2) / 2,
-        "yolo_object": sum(cross_entropy(raw[i][4], i == MINE) for i in range(54) if i != 49),
-        "yolo_class": sum(cross_entropy(mine[5 + k], k == 1) for k in range(3)),
+        "yolo_xy": weight * (cross_entropy(positive[0], 0.625) + cross_entropy(positive[1], 0.5)),
+        "yolo_wh": weight * ((positive[2] - math.log(14 / 16)) ** 2 + (positive[3] - math.log(28 / 32)) ** 2) / 2,
+        "yolo_object": sum(cross_entropy(raw[i][4], i == POSITIVE) for i in range(54) if i != 49),
+        "yolo_class": sum(cross_entropy(positive[5 + k], k == 1) for k in range(3)),
     }
 
 
@@ -201,8 +196,8 @@ def test_cell_of_an_object(centre: tuple[float, float], cell: int, inside: tuple
     steps = steps_of(head, make_outputs(head), [make_target([(x - 4, y - 4, x + 4, y + 4)])])[0]
     assert torch.nonzero(steps[:, 5:].any(dim=-1))[:, 0].tolist() == [2 * cell]
     weight = 2 - 64 / (64 * 96)
-    wanted = [weight * (inside[0] - 0.5), weight * (inside[1] - 0.5), 0, 0, 0.5]
-    assert steps[2 * cell, :5].tolist() == pytest.approx(wanted)
+    expected = [weight * (inside[0] - 0.5), weight * (inside[1] - 0.5), 0, 0, 0.5]
+    assert steps[2 * cell, :5].tolist() == pytest.approx(expected)
 
 
 def test_a_box_on_the_border_of_a_coarse_level() -> None:
@@ -221,8 +216,8 @@ def test_a_good_prediction_is_neither_object_nor_background() -> None:
         steps = steps_of(head, make_outputs(head), [target])[0]
         assert steps[52, 4].item() == pytest.approx(step)
         assert steps[0, 4].item() == pytest.approx(-0.5)
-        (mine,) = torch.nonzero(steps[:, 4] > 0)[:, 0].tolist()
-        assert steps[mine, 4].item() == pytest.approx(0.5)  # wanted: 1, not the IoU of 1/3
+        (positive,) = torch.nonzero(steps[:, 4] > 0)[:, 0].tolist()
+        assert steps[positive, 4].item() == pytest.approx(0.5)  # its target is 1, not the IoU of 1/3
 
 
 def test_the_prediction_that_answers_is_not_ignored() -> None:
@@ -246,10 +241,30 @@ def test_an_image_without_objects() -> None:
 def test_difficult_objects_are_no_targets() -> None:
     head, raw = make_head(), raw_of_one_object()
     small = (1.0, 1.0, 9.0, 9.0)
-    found = steps_of(head, make_outputs(head, raw), [make_target([OBJECT, small], [1, 2], [True, False])])
-    assert torch.equal(found, steps_of(head, make_outputs(head, raw), [make_target([small], [2])]))
+    actual = steps_of(head, make_outputs(head, raw), [make_target([OBJECT, small], [1, 2], [True, False])])
+    assert torch.equal(actual, steps_of(head, make_outputs(head, raw), [make_target([small], [2])]))
     nothing = steps_of(head, make_outputs(head, raw), [make_target([OBJECT], [1], [True])])
     assert torch.equal(nothing, steps_of(head, make_outputs(head, raw), [make_target([])]))
+
+
+def test_predictions_on_an_ignored_object_are_background_unless_configured() -> None:
+    """At raw 0 the coarse anchor of cell (1, 1) predicts 16..80 x 16..80; three quarters of it are ignored."""
+    target = make_target([(16.0, 32.0, 80.0, 80.0)], ignore=[True])
+    for ignored_iof, step in ((None, -0.5), (0.76, -0.5), (0.75, 0.0)):
+        head = make_head(ignored_iof=ignored_iof)
+        steps = steps_of(head, make_outputs(head), [target])[0]
+        assert steps[52, 4].item() == pytest.approx(step)
+        assert steps[0, 4].item() == pytest.approx(-0.5)
+        assert not steps[:, 5:].any()
+
+
+def test_a_positive_on_an_ignored_object_stays_positive() -> None:
+    target = make_target([OBJECT, (0.0, 0.0, 96.0, 64.0)], [1, 0], [False, True])
+    steps = steps_of(make_head(ignored_iof=0.5), make_outputs(make_head()), [target])[0]
+    expected = steps_of(make_head(), make_outputs(make_head()), [make_target([OBJECT], [1])])[0]
+    assert torch.equal(steps[POSITIVE], expected[POSITIVE])
+    assert POSITIVE in (rows := steps[:, 4].nonzero().squeeze(1).tolist())
+    assert len(rows) == 1
 
 
 def quiet(head: YOLOv3Head) -> Tensor:
@@ -263,29 +278,37 @@ def test_a_box_in_pixels_by_hand() -> None:
     raw = quiet(head)
     # cell (1, 1) of stride 32, anchor 64 x 64: centre ((1 + 3/4) 32, (1 + 1/4) 32), sides 64 / 4 and 64 * 3/4
     raw[0, 52] = torch.tensor([math.log(3), -math.log(3), math.log(0.25), math.log(0.75), 0.0, 9.0, -50.0, -50.0])
-    (found,) = head.postprocess(make_outputs(head, raw), [INFO])
-    torch.testing.assert_close(found.boxes, torch.tensor([[48.0, 16.0, 64.0, 64.0]]))
+    (detections,) = detect(head, make_outputs(head, raw), INFO)
+    torch.testing.assert_close(detections.boxes, torch.tensor([[48.0, 16.0, 64.0, 64.0]]))
     # a letterbox: a picture of 180 x 80 at half its size, 12 px below the top of the canvas
     placed = ImageInfo(0, (80, 180), (40, 90), (0.5, 0.5), (3, 12))
-    (found,) = head.postprocess(make_outputs(head, raw), [placed])
-    torch.testing.assert_close(found.boxes, torch.tensor([[90.0, 8.0, 122.0, 80.0]]))  # y2 = 104 is clipped
+    (detections,) = detect(head, make_outputs(head, raw), placed)
+    torch.testing.assert_close(detections.boxes, torch.tensor([[90.0, 8.0, 122.0, 80.0]]))  # y2 = 104 is clipped
     # cell (5, 0) of stride 16, second anchor 16 x 32
     raw = quiet(head)
     raw[0, 11] = torch.tensor([0.0, 0.0, 0.0, math.log(0.25), 0.0, 9.0, -50.0, -50.0])
-    (found,) = head.postprocess(make_outputs(head, raw), [INFO])
-    torch.testing.assert_close(found.boxes, torch.tensor([[80.0, 4.0, 96.0, 12.0]]))
+    (detections,) = detect(head, make_outputs(head, raw), INFO)
+    torch.testing.assert_close(detections.boxes, torch.tensor([[80.0, 4.0, 96.0, 12.0]]))
 
 
 def test_scores_are_objectness_times_each_class() -> None:
     head = make_head()
     raw = quiet(head)
     raw[0, 9, 4:] = torch.tensor([math.log(4), math.log(3), 0.0, -math.log(9)])  # 4/5 of 3/4, 1/2 and 1/10
-    (found,) = head.postprocess(make_outputs(head, raw), [INFO])
-    assert found.scores.tolist() == pytest.approx([0.6, 0.4, 0.08])
-    assert found.labels.tolist() == [0, 1, 2]
-    assert len(make_head(score_threshold=0.1).postprocess(make_outputs(head, raw), [INFO])[0]) == 2
-    assert len(make_head(score_threshold=0.81).postprocess(make_outputs(head, raw), [INFO])[0]) == 0
-    assert len(make_head(max_detections=1).postprocess(make_outputs(head, raw), [INFO])[0]) == 1
+    (detections,) = detect(head, make_outputs(head, raw), INFO)
+    assert detections.scores.tolist() == pytest.approx([0.6, 0.4, 0.08])
+    assert detections.labels.tolist() == [0, 1, 2]
+    assert (
+        len(detect(make_head(selection=YOLOSelectionConfig(score_threshold=0.1)), make_outputs(head, raw), INFO)[0])
+        == 2
+    )
+    assert (
+        len(detect(make_head(selection=YOLOSelectionConfig(score_threshold=0.81)), make_outputs(head, raw), INFO)[0])
+        == 0
+    )
+    assert (
+        len(detect(make_head(selection=YOLOSelectionConfig(max_detections=1)), make_outputs(head, raw), INFO)[0]) == 1
+    )
 
 
 def test_suppression() -> None:
@@ -294,19 +317,19 @@ def test_suppression() -> None:
     raw[0, 52:54, 4:6] = torch.tensor([[2.0, 5.0], [1.0, 5.0]])
     cut = 32 * 48 / (64 * 48 + 48 * 48 - 32 * 48)  # 16..80 and 48..96 by 16..64
     for threshold, count in ((cut + 0.01, 2), (cut - 0.01, 1)):
-        head = make_head(nms_threshold=threshold, score_threshold=0.6)
-        assert len(head.postprocess(make_outputs(head, raw), [INFO])[0]) == count
+        head = make_head(selection=YOLOSelectionConfig(nms_threshold=threshold, score_threshold=0.6))
+        assert len(detect(head, make_outputs(head, raw), INFO)[0]) == count
     raw[0, 53, 5:7] = torch.tensor([-50.0, 5.0])  # another class
-    head = make_head(nms_threshold=0.1, score_threshold=0.6)
-    assert head.postprocess(make_outputs(head, raw), [INFO])[0].labels.tolist() == [0, 1]
+    head = make_head(selection=YOLOSelectionConfig(nms_threshold=0.1, score_threshold=0.6))
+    assert detect(head, make_outputs(head, raw), INFO)[0].labels.tolist() == [0, 1]
 
 
 def test_images_of_a_batch_have_their_own_detections() -> None:
     head = make_head()
     raw = quiet(head).repeat(2, 1, 1)
     raw[1, 9, 4:6] = 5.0
-    found = head.postprocess(make_outputs(head, raw, 2), [INFO, INFO])
-    assert [len(detections) > 0 for detections in found] == [False, True]
+    both = detect(head, make_outputs(head, raw, 2), INFO, INFO)
+    assert [len(detections) > 0 for detections in both] == [False, True]
 
 
 def test_outputs_are_ordered_by_level_row_column_and_anchor() -> None:
@@ -320,18 +343,17 @@ def test_outputs_are_ordered_by_level_row_column_and_anchor() -> None:
         head.predict[1].weight[7, 0] = 1.0  # the last class of the only anchor
     features = [torch.zeros(2, 4, 4, 6), torch.zeros(2, 4, 2, 3)]
     features[0][1, 0, 3, 1], features[1][0, 0, 1, 2] = 5.0, 7.0
-    outputs = head(features, SIZE)
+    outputs = head(features, torch.tensor([SIZE] * 2), SIZE)
     assert torch.nonzero(outputs.raw).tolist() == [[0, 48 + 5, 7], [1, (3 * 6 + 1) * 2 + 1, 3]]
     assert outputs.cells[39].tolist() == [1, 3]
     assert outputs.cells[53].tolist() == [2, 1]
     assert outputs.anchors[38:40].tolist() == [[8, 8], [16, 32]]
     assert outputs.anchors[53].tolist() == [64, 64]
     assert (outputs.strides[47].item(), outputs.strides[48].item()) == (16, 32)
-    assert (outputs.starts, outputs.size) == ((0, 48), SIZE)
 
 
 def test_a_fresh_head_expects_one_prediction_in_a_hundred() -> None:
-    head = YOLOv3Head(YOLOv3HeadConfig(prior=0.01), [4, 4, 4], [8, 16, 32], NAMES)
+    head = YOLOv3Head(YOLOv3HeadConfig(prior=0.01), [4, 4, 4], [8, 16, 32], NUM_CLASSES)
     bias = torch.stack([conv.bias.detach().view(3, 8) for conv in head.predict])
     torch.testing.assert_close(bias[..., 4].sigmoid(), torch.full((3, 3), 0.01))
     assert not bias[..., [0, 1, 2, 3, 5, 6, 7]].any()
@@ -349,6 +371,10 @@ def test_anchors_and_masks_are_those_of_the_cfg() -> None:
 
 @pytest.mark.parametrize(("side", "count"), [(416, 10_647), (608, 22_743)])  # the published counts
 def test_number_of_predictions(side: int, count: int) -> None:
-    head = YOLOv3Head(YOLOv3HeadConfig(), [4, 4, 4], [8, 16, 32], NAMES)
-    outputs = head([torch.zeros(1, 4, side // stride, side // stride) for stride in (8, 16, 32)], (side, side))
+    head = YOLOv3Head(YOLOv3HeadConfig(), [4, 4, 4], [8, 16, 32], NUM_CLASSES)
+    outputs = head(
+        [torch.zeros(1, 4, side // stride, side // stride) for stride in (8, 16, 32)],
+        torch.tensor([[side, side]]),
+        (side, side),
+    )
     assert outputs.raw.shape == (1, count, 8)

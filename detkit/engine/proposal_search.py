@@ -1,4 +1,4 @@
-"""Proposals for every image of a data set, made once and kept, and how well they cover the objects."""
+"""Proposals for every image of a data set, searched once and stored, and how well they cover the objects."""
 
 from __future__ import annotations
 
@@ -21,30 +21,29 @@ from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import Loader
 from detkit.data.proposal_files import match_proposals, read_proposals
-from detkit.data.proposals import ProposalFolder
+from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.transforms import resize_sample
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine import distributed
 from detkit.engine.run import load_detector
-from detkit.evaluation.proposals import proposal_quality
-from detkit.nn.heads.detections import to_original
+from detkit.evaluation.proposal_recall import proposal_quality
 from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig, ProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
-from detkit.ops.boxes import clip_boxes
-from detkit.structures import Sample
+from detkit.nn.selection import to_original
+from detkit.structures import Objects, Sample
 
 PROPOSALS = "proposals"  # folder in that of the data
 
 
 class ProposalSource(ABC):
-    """Boxes float32 `[N, 4]` xyxy of an image in its own pixels, those likely to be objects first."""
+    """Gives boxes float32 `[N, 4]` xyxy of an image in its own pixels, those likely to be objects first."""
 
     in_workers = True  # several processes may ask at once
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The name, and all else that the boxes of an image depend on."""
+        """The name of the source and everything that the boxes of an image depend on."""
 
     @abstractmethod
     def of_picture(self, picture: np.ndarray) -> np.ndarray:
@@ -70,13 +69,13 @@ class SelectiveSearchProposals(ProposalSource):
 
 
 class FileProposals(ProposalSource):
-    """The settings hold what is in the files, not where they lie."""
+    """Proposals of published files. The settings hold a hash of each file's content, not its path."""
 
     in_workers = False
 
     def __init__(self, config: FileProposalsConfig) -> None:
         self.config = config
-        self.where = f"model.proposals: {', '.join(config.paths)}"
+        self.name = f"model.proposals: {', '.join(config.paths)}"
 
     def settings(self) -> dict[str, Any]:
         try:
@@ -87,19 +86,19 @@ class FileProposals(ProposalSource):
 
     def of_picture(self, picture: np.ndarray) -> np.ndarray:
         raise UserError(
-            f"{self.where}: no proposals for a new picture; tools/eval.py detects on the images of the files, and a "
+            f"{self.name}: no proposals for a new picture; tools/eval.py detects on the images of the files, and a "
             "detector trained with selective_search or detector for model.proposals.name on any"
         )
 
     def of_dataset(self, dataset: ImageDataset) -> Callable[[int], np.ndarray]:
-        found = {
+        proposals = {
             image_id: boxes[: self.config.max_boxes] for image_id, boxes in read_proposals(self.config.paths).items()
         }
-        return match_proposals(dataset, found, self.where, allow_missing=self.config.allow_missing).__getitem__
+        return match_proposals(dataset, proposals, self.name, allow_missing=self.config.allow_missing).__getitem__
 
 
 class DetectorProposals(ProposalSource):
-    """What the region proposal network of a trained detector gives at that detector's own input size."""
+    """The proposals of a trained Faster R-CNN, at that detector's own input size."""
 
     in_workers = False  # one network has the device, or all cores, for itself
 
@@ -127,14 +126,11 @@ class DetectorProposals(ProposalSource):
     def of_picture(self, picture: np.ndarray) -> np.ndarray:
         detector = self.detector
         info = detector.input.place(0, picture.shape[:2])
-        empty = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-        item = resize_sample(Sample(picture, *empty, 0), info.input_size), info
-        batch = collate([item], detector.input.stride, with_targets=False).to(detector.input.mean.device)
-        images = detector.input(batch)
-        outputs = detector.rpn(detector.features(images), batch.input_sizes, (images.shape[2], images.shape[3]))
-        (boxes,) = detector.rpn.propose(outputs, batch.infos)
-        boxes = clip_boxes(to_original(boxes[: self.config.max_boxes], info), info.orig_size)
-        return np.asarray(boxes.cpu().numpy())
+        sample = resize_sample(Sample(picture, Objects.empty(), 0), info.input_size)
+        batch = collate([(sample, info)], detector.input.stride, with_targets=False).to(detector.input.mean.device)
+        sizes = batch.sizes()
+        (boxes,) = detector.propose(detector.input(batch.images, sizes), sizes).to_list(1)
+        return np.asarray(to_original(boxes[: self.config.max_boxes], info).cpu().numpy())
 
 
 def proposal_source(config: ProposalsConfig, device: torch.device | str = "cpu") -> ProposalSource:
@@ -148,20 +144,20 @@ def proposal_source(config: ProposalsConfig, device: torch.device | str = "cpu")
             return DetectorProposals(config, device)
 
 
-def source_of(detector: Detector) -> ProposalSource | None:
-    """What gives `detector` its proposals, on the same device; None for one that wants none."""
+def source_of(detector: AnyDetector) -> ProposalSource | None:
+    """The source of the detector's proposals, on the same device; None for one that needs none."""
     return proposal_source(detector.proposals, detector.input.mean.device) if detector.proposals else None
 
 
 def proposal_folder(source: ProposalSource, data: Path, root: Path | None = None) -> ProposalFolder:
-    """Where proposals of this source are kept, in `root` or in the folder of the data."""
+    """The folder that stores proposals of this source, in `root` or in the folder of the data."""
     return ProposalFolder(root or data / PROPOSALS, data, source.settings())
 
 
 def find_proposals(
     dataset: ImageDataset, source: ProposalSource, folder: ProposalFolder, *, workers: int, progress: bool = True
 ) -> list[float]:
-    """Fills the folder with what it lacks; the seconds of a core for each image that was still to be done."""
+    """Searches the images that the folder has no proposals of; returns the seconds of one core for each of them."""
     missing = [index for index in range(len(dataset)) if not folder.path(dataset.path(index)).exists()]
     if not missing:
         return []
@@ -175,16 +171,16 @@ def find_proposals(
     return list(tqdm(search, total=len(missing), desc=title, disable=not progress, leave=False))
 
 
-def proposals_for(detector: Detector, dataset: ImageDataset, data_root: str, *, workers: int) -> ProposalFolder | None:
-    """What `detector` is to be given for the images of `dataset`: found now if it is not kept below `data_root` yet.
+def proposals_for(detector: AnyDetector, dataset: ImageDataset, root: Path, *, workers: int) -> ProposalFolder | None:
+    """The proposals that `detector` is given for the images of `dataset`, searched now unless `root` has them already.
 
-    None for a detector that wants none. With several processes the first one searches and the others wait.
+    None for a detector that needs none. With several processes the first one searches and the others wait.
     """
     if detector.proposals is None:
         return None
     with distributed.first_process_first():
         source = proposal_source(detector.proposals, detector.input.mean.device)
-        folder = proposal_folder(source, Path(data_root))
+        folder = proposal_folder(source, root)
         find_proposals(dataset, source, folder, workers=workers, progress=distributed.rank() == 0)
     return folder
 
@@ -192,12 +188,12 @@ def proposals_for(detector: Detector, dataset: ImageDataset, data_root: str, *, 
 def describe_proposals(
     dataset: ImageDataset, source: ProposalSource, folder: ProposalFolder, *, workers: int, progress: bool = True
 ) -> str:
-    """Finds what is missing, and says what there is."""
+    """Searches what is missing; a report on how many proposals there are and how well they cover the objects."""
     if not len(dataset):
         raise UserError(f"{dataset.name}: no image to find proposals in")
     seconds = find_proposals(dataset, source, folder, workers=workers, progress=progress)
     pairs = ((dataset.ground_truth(i), folder.load(dataset.path(i))) for i in range(len(dataset)))
-    quality = proposal_quality(pairs, dataset.class_names)
+    quality = proposal_quality(pairs, dataset.categories)
     taken = f"{sum(seconds) / len(seconds):.2f} s of one core an image" if seconds else "all found before"
     return "\n".join(
         [
@@ -211,7 +207,7 @@ def describe_proposals(
 
 
 class _Search:
-    """What a worker does for an image; the answer is the time it took."""
+    """The work of a loader's worker for an image; each item is the time that it took, in seconds of one core."""
 
     def __init__(
         self,

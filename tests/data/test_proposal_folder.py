@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detkit.data.checks import DataError
-from detkit.data.proposals import SETTINGS, ProposalFolder
+from detkit.data.proposal_folder import SETTINGS, ProposalFolder
 
 BOXES = np.array([[1, 2, 30, 40], [5, 5, 25.5, 26]], np.float32)
 HOW = {"name": "selective_search", "scales": [50.0, 100.0]}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from detkit.config import UserError
-from detkit.data.anchors import kmeans_anchors, mean_iou
+from detkit.data.anchor_kmeans import kmeans_anchors, mean_iou
 from detkit.data.build import build_dataset
 from detkit.data.dataset import ImageDataset
 from detkit.detectors.yolov2 import YOLOv2Config
@@ -46,7 +46,7 @@ def box_shapes(dataset: ImageDataset, config: InputConfig) -> np.ndarray:
     shapes = [np.empty((0, 2))]
     for index in range(len(dataset)):
         truth = dataset.ground_truth(index)
-        boxes = truth.boxes[~truth.ignore].astype(np.float64)
+        boxes = truth.objects.take(~truth.objects.ignore).boxes.astype(np.float64)
         shapes.append((boxes[:, 2:] - boxes[:, :2]) * place(truth.image_id, truth.size).scale)
     return np.concatenate(shapes)
 

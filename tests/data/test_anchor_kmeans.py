@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detkit.config import UserError
-from detkit.data.anchors import kmeans_anchors, mean_iou
+from detkit.data.anchor_kmeans import kmeans_anchors, mean_iou
 
 CENTRES = np.array([(10, 10), (40, 20), (20, 60), (100, 100)], float)
 SPREAD = np.array([(0, 0), (1, 0), (-1, 0), (0, 2), (0, -2), (1, 2), (-1, -2)], float)  # sums to nothing
@@ -51,7 +51,7 @@ def test_the_fit_is_never_below_that_of_the_first_anchors(monkeypatch: pytest.Mo
     """Means are not what 1 - IoU asks for: of wide shapes the last step is worse than the best."""
     sides = np.exp(np.random.default_rng(0).normal(4, 0.8, (2000, 2)))
     found = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
-    monkeypatch.setattr("detkit.data.anchors._means", lambda sides, owners, anchors: anchors)
+    monkeypatch.setattr("detkit.data.anchor_kmeans._means", lambda sides, owners, anchors: anchors)
     first = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
     assert found[0] > first[0]
     assert found[1] > first[1]

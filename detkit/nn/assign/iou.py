@@ -1,6 +1,6 @@
-"""Matching by overlap, and the sampling of the matches that enter a loss.
+"""Assignment by overlap: by thresholds (R-CNN family), and one box of its own for every object first (SSD).
 
-Legend: N anchors or proposals, M objects of one image.
+Legend: N anchors, priors or proposals and M objects of one image.
 """
 
 from __future__ import annotations
@@ -8,10 +8,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detkit.nn.assign.assignment import BACKGROUND, Assigner, Assignment, spare_ignored
 from detkit.ops.iou import box_iou
+from detkit.structures import Target
 
-BACKGROUND = -1
-BETWEEN = -2  # neither object nor background: takes no part in the loss
+BETWEEN = -2  # of `match_by_iou`: neither object nor background
+
+
+class IoUAssigner(Assigner):
+    """`match_by_iou` of the objects that are not ignored; a box that is BETWEEN takes no part in the loss.
+
+    ignored_iof  background that lies inside an ignored object with at least this part of its area takes no part
+                 either; None: it is background
+    """
+
+    def __init__(
+        self,
+        fg_threshold: float,
+        bg_threshold: tuple[float, float],
+        best_for_each_object: bool,
+        ignored_iof: float | None = None,
+    ) -> None:
+        self.fg_threshold, self.bg_threshold = fg_threshold, bg_threshold
+        self.best_for_each_object, self.ignored_iof = best_for_each_object, ignored_iof
+
+    def assign(self, boxes: Tensor, target: Target) -> Assignment:
+        matches = match_by_iou(
+            boxes,
+            target.not_ignored().boxes,
+            fg_threshold=self.fg_threshold,
+            bg_threshold=self.bg_threshold,
+            best_for_each_object=self.best_for_each_object,
+        )
+        assignment = Assignment(matches.clamp(min=BACKGROUND), (matches != BETWEEN).float())
+        return spare_ignored(assignment, boxes, target, self.ignored_iof)
+
+
+class BipartiteAssigner(Assigner):
+    """`match_bipartite` of the objects that are not ignored.
+
+    ignored_iof  as for `IoUAssigner`
+    """
+
+    def __init__(self, fg_threshold: float, ignored_iof: float | None = None) -> None:
+        self.fg_threshold, self.ignored_iof = fg_threshold, ignored_iof
+
+    def assign(self, boxes: Tensor, target: Target) -> Assignment:
+        matches = match_bipartite(boxes, target.not_ignored().boxes, self.fg_threshold)
+        assignment = Assignment(matches, torch.ones_like(matches, dtype=torch.float32))
+        return spare_ignored(assignment, boxes, target, self.ignored_iof)
 
 
 def match_by_iou(
@@ -27,7 +72,7 @@ def match_by_iou(
     boxes `[N, 4]`, objects `[M, 4]` -> int64 `[N]`: index of the object with the highest IoU if that is at least
     `fg_threshold`, BACKGROUND if it lies in `[low, high)` of `bg_threshold`, else BETWEEN. With `best_for_each_object`
     (the RPN, Faster R-CNN section 3.1.2) every box that ties for the best IoU of an object is positive too and keeps
-    its own best object; an object that overlaps no box makes none positive. Without objects everything is BACKGROUND
+    its own best object; an object that overlaps no box makes none positive. Without objects every box is BACKGROUND
     if 0 is in its range.
     """
     low, high = bg_threshold
@@ -56,8 +101,8 @@ def match_bipartite(boxes: Tensor, objects: Tensor, fg_threshold: float) -> Tens
     iou = box_iou(objects, boxes)
     best, match = iou.max(dim=0)
     matches = torch.where(best >= fg_threshold, match, BACKGROUND)
-    free = iou.clone()
-    overlap, box = free.max(dim=1)
+    free = iou.clone()  # 0 for boxes and objects that are paired already
+    overlap, box = free.max(dim=1)  # the best free box of each object
     for _ in range(len(objects)):
         winner = int(overlap.argmax())
         if overlap[winner] <= 0:
@@ -70,20 +115,3 @@ def match_bipartite(boxes: Tensor, objects: Tensor, fg_threshold: float) -> Tens
         again[winner] = True
         overlap[again], box[again] = free[again].max(dim=1)
     return matches
-
-
-def sample_matches(matches: Tensor, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
-    """Draws at most `count` matches, at most `positive_fraction` of them positive; background fills the rest.
-
-    matches int64 `[N]` -> indices of positives `[P]` and of background `[Q]`, each drawn uniformly without replacement
-    from torch's global generator.
-    """
-    positive = torch.nonzero(matches >= 0).squeeze(1)
-    background = torch.nonzero(matches == BACKGROUND).squeeze(1)
-    num_positive = min(len(positive), int(count * positive_fraction))
-    num_background = min(len(background), count - num_positive)
-    return _draw(positive, num_positive), _draw(background, num_background)
-
-
-def _draw(indices: Tensor, count: int) -> Tensor:
-    return indices[torch.randperm(len(indices), device=indices.device)[:count]]

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-from detkit.nn.assign.iou_matcher import BACKGROUND, BETWEEN, match_bipartite, match_by_iou, sample_matches
+from detkit.nn.assign.assignment import BACKGROUND, Assignment, sample
+from detkit.nn.assign.iou import BETWEEN, BipartiteAssigner, IoUAssigner, match_bipartite, match_by_iou
 from detkit.ops.iou import box_iou
+from detkit.structures import Objects, Target
 
 OBJECT = (0.0, 0.0, 10.0, 10.0)
 
@@ -82,7 +83,10 @@ def test_without_boxes_nothing_matches() -> None:
     assert match([], []) == []
 
 
-MATCHES = torch.tensor([BETWEEN, 3, BACKGROUND, 0, BACKGROUND, BETWEEN, 1, BACKGROUND, BACKGROUND, 0])
+SAMPLED = Assignment(  # the first and the sixth prediction take no part
+    torch.tensor([BACKGROUND, 3, BACKGROUND, 0, BACKGROUND, BACKGROUND, 1, BACKGROUND, BACKGROUND, 0]),
+    torch.tensor([0.0, 1, 1, 1, 1, 0, 1, 1, 1, 1]),
+)
 POSITIVE, BACK = {1, 3, 6, 9}, {2, 4, 7, 8}
 
 
@@ -99,7 +103,7 @@ POSITIVE, BACK = {1, 3, 6, 9}, {2, 4, 7, 8}
     ],
 )
 def test_counts_of_a_sample(count: int, fraction: float, num_positive: int, num_background: int) -> None:
-    positive, background = sample_matches(MATCHES, count, fraction)
+    positive, background = sample(SAMPLED, count, fraction)
     assert (len(positive), len(background)) == (num_positive, num_background)
     assert set(positive.tolist()) <= POSITIVE
     assert set(background.tolist()) <= BACK
@@ -109,7 +113,7 @@ def test_counts_of_a_sample(count: int, fraction: float, num_positive: int, num_
 
 def drawn(seed: int) -> tuple[list[int], list[int]]:
     torch.manual_seed(seed)
-    positive, background = sample_matches(MATCHES, 4, 0.5)
+    positive, background = sample(SAMPLED, 4, 0.5)
     return positive.tolist(), background.tolist()
 
 
@@ -120,10 +124,50 @@ def test_a_sample_follows_the_generator_and_reaches_all() -> None:
     assert {index for _, background in samples for index in background} == BACK
 
 
-@pytest.mark.parametrize("matches", [torch.zeros(0, dtype=torch.int64), torch.full((5,), BETWEEN)])
-def test_nothing_to_draw(matches: Tensor) -> None:
-    positive, background = sample_matches(matches, 4, 0.5)
+@pytest.mark.parametrize("count", [0, 5])
+def test_nothing_to_draw(count: int) -> None:
+    nothing = Assignment(torch.full((count,), BACKGROUND), torch.zeros(count))
+    positive, background = sample(nothing, 4, 0.5)
     assert len(positive) == len(background) == 0
+
+
+def target(boxes: list[tuple[float, ...]], ignore: list[bool]) -> Target:
+    tensor = torch.tensor(boxes).view(-1, 4)
+    return Target(Objects(tensor, torch.zeros(len(boxes), dtype=torch.int64), torch.tensor(ignore, dtype=torch.bool)))
+
+
+def test_an_assignment_has_no_part_for_what_lies_between() -> None:
+    assigner = IoUAssigner(0.7, (0.0, 0.3), best_for_each_object=False)
+    boxes = torch.tensor([strip(8), strip(5), strip(2), strip(5, x=50)])  # 0.8, 0.5, 0.2, 0
+    assignment = assigner.assign(boxes, target([OBJECT], [False]))
+    assert assignment.index.tolist() == [0, BACKGROUND, BACKGROUND, BACKGROUND]
+    assert assignment.weight.tolist() == [1, 0, 1, 1]
+    assert assignment.index.dtype == torch.int64
+    assert assignment.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("assigner", [IoUAssigner, BipartiteAssigner])
+@pytest.mark.parametrize(("ignored_iof", "weight"), [(None, [1, 1, 1, 1]), (0.5, [1, 0, 0, 1]), (0.75, [1, 0, 1, 1])])
+def test_background_inside_an_ignored_object_is_neutral_if_asked(
+    assigner: type, ignored_iof: float | None, weight: list[float]
+) -> None:
+    """The index counts objects that are not ignored. Three quarters and one half of boxes 1 and 2 are in the crowd."""
+    crowd, real = (20.0, 0.0, 30.0, 10.0), OBJECT
+    boxes = torch.tensor([strip(8), strip(4, x=19), strip(4, x=28), strip(4, x=50)])
+    further = {"bg_threshold": (0.0, 0.5), "best_for_each_object": True} if assigner is IoUAssigner else {}
+    assignment = assigner(0.5, ignored_iof=ignored_iof, **further).assign(boxes, target([crowd, real], [True, False]))
+    assert assignment.index.tolist() == [0, BACKGROUND, BACKGROUND, BACKGROUND]
+    assert assignment.weight.tolist() == weight
+    assert assignment.background.tolist() == [False, *(part > 0 for part in weight[1:])]
+
+
+def test_only_an_ignored_object_is_no_object() -> None:
+    boxes = torch.tensor([OBJECT, strip(5, x=50)])
+    only_crowd = target([OBJECT], [True])
+    for assigner in (IoUAssigner(0.5, (0.0, 0.5), True), BipartiteAssigner(0.5)):
+        assert assigner.assign(boxes, only_crowd).background.tolist() == [True, True]
+    for assigner in (IoUAssigner(0.5, (0.0, 0.5), True, 0.5), BipartiteAssigner(0.5, 0.5)):
+        assert assigner.assign(boxes, only_crowd).background.tolist() == [False, True]
 
 
 def test_bipartite_gives_each_object_a_box_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""Proposals kept on disk: a folder for each way of making them, a file for each picture."""
+"""Proposals on disk: one folder for each method and its settings, one file for each picture."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ SETTINGS = "settings.json"
 
 
 class ProposalFolder:
-    """`ROOT/NAME-KEY`, where KEY is a hash of the settings; boxes float32 `[N, 4]` xyxy in original pixels.
+    """The folder `ROOT/NAME-KEY`, where KEY is a hash of the settings. Boxes: float32 `[N, 4]` xyxy, original pixels.
 
-    A file is named by where its picture lies below the folder of the data, as ids may repeat between splits, and by a
-    hash of the picture. It is written aside and renamed: what is there is whole, and a search that was interrupted goes
-    on.
+    The name of a file is the path of its picture below the folder of the data, as ids may repeat between splits, and a
+    hash of the picture. A file is written under another name and renamed, so it is always complete, and a search that
+    was interrupted can go on.
     """
 
     def __init__(self, root: Path, data: Path, settings: Mapping[str, Any]) -> None:
-        """Makes the folder if there is none. Raises DataError if it cannot be, or was made with other settings."""
+        """Creates the folder if there is none. Raises DataError if that fails, or if its settings are not these."""
         self.data = data
         text = json.dumps(settings, sort_keys=True)
         name = str(settings.get("name", "proposals"))
         self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        known = self.folder / SETTINGS
+        path = self.folder / SETTINGS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not known.exists():
-                known.write_text(text, encoding="utf-8")
-            found = known.read_text(encoding="utf-8")
+            if not path.exists():
+                path.write_text(text, encoding="utf-8")
+            actual = path.read_text(encoding="utf-8")
         except OSError as error:
             raise DataError(f"{self.folder}: cannot keep proposals: {error.strerror}; choose another folder") from error
-        if found != text:
-            raise DataError(f"{known}: proposals of other settings; expected {text}, found {found}; remove the folder")
+        if actual != text:
+            raise DataError(f"{path}: proposals of other settings; expected {text}, found {actual}; remove the folder")
 
     def path(self, picture: str) -> Path:
-        """Raises DataError if the picture cannot be read."""
-        # So a picture replaced under its name has no proposals yet. A date would tell it from the old one too, but also
-        # a copy of the data from the original, and a search takes hours; a hash costs a twentieth of the decoding.
+        """The file of a picture's proposals, which may not exist. Raises DataError if the picture cannot be read."""
+        # The hash tells a picture that was replaced under its name. A date would do so too, but it also differs in a
+        # copy of the data, and a search takes hours. The hash costs a twentieth of the time of decoding.
         try:
             content = hashlib.sha256(Path(picture).read_bytes()).hexdigest()[:8]
         except OSError as error:
@@ -53,20 +53,20 @@ class ProposalFolder:
         return self.folder / f"{quote(os.path.relpath(picture, self.data), safe='')}-{content}.npy"
 
     def save(self, picture: str, boxes: np.ndarray) -> None:
-        """Raises DataError if it cannot be written."""
+        """Writes the proposals of a picture. Raises DataError if that fails."""
         path = self.path(picture)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            with aside.open("wb") as file:
+            with temporary.open("wb") as file:
                 np.save(file, boxes)
-            aside.replace(path)
-        except OSError as error:  # numpy's own, on a full disk, has no strerror
+            temporary.replace(path)
+        except OSError as error:  # numpy raises one without strerror on a full disk
             raise DataError(f"{path}: cannot keep these proposals: {error.strerror or error}") from error
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def load(self, picture: str) -> np.ndarray:
-        """Raises DataError if the picture has none, or the file is not one of proposals."""
+        """The proposals of a picture. Raises DataError if there are none, or if the file does not hold proposals."""
         path = self.path(picture)
         try:
             boxes = np.load(path, allow_pickle=False)
@@ -77,6 +77,6 @@ class ProposalFolder:
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot read these proposals: {error}; remove the file") from error
         if boxes.ndim != 2 or boxes.shape[1:] != (4,) or boxes.dtype != np.float32:
-            found = f"{boxes.dtype} {list(boxes.shape)}"
-            raise DataError(f"{path}: expected boxes float32 [N, 4], found {found}; remove the file")
+            actual = f"{boxes.dtype} {list(boxes.shape)}"
+            raise DataError(f"{path}: expected boxes float32 [N, 4], found {actual}; remove the file")
         return np.asarray(boxes)

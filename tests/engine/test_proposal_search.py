@@ -15,13 +15,14 @@ from detkit.config import UserError
 from detkit.data.build import build_dataset
 from detkit.data.checks import DataError
 from detkit.data.dataset import ImageDataset
-from detkit.data.proposals import ProposalFolder
+from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine.checkpoint import load_checkpoint, save_checkpoint
-from detkit.engine.evaluate import evaluate_source, evaluation_loader
+from detkit.engine.evaluate import evaluate_source
+from detkit.engine.loaders import evaluation_loader
 from detkit.engine.predict import predict
-from detkit.engine.proposals import find_proposals, proposal_folder, proposal_source, proposals_for
+from detkit.engine.proposal_search import find_proposals, proposal_folder, proposal_source, proposals_for
 from detkit.engine.run import load_detector
 from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
@@ -56,14 +57,14 @@ def test_training_finds_and_keeps_them(run: Path) -> None:
 def test_a_prediction_is_what_the_evaluation_found(run: Path) -> None:
     """Which made no new proposals; the prediction did, from the picture alone."""
     before = [path.stat().st_mtime_ns for path in kept(run)]
-    _, evaluator = evaluate_source(run, ["voc07"], overrides=["eval.batch_size=1"])
+    _, store = evaluate_source(run, ["voc07"], overrides=["eval.batch_size=1"])
     assert [path.stat().st_mtime_ns for path in kept(run)] == before
     detector, config = load_detector(run)
     assert config
     dataset = read_shapes(ShapesConfig(**config.data.model_dump()), "val")
     sample = dataset.load(0)
     (found,) = predict(detector, [sample.image])
-    expected = evaluator.detections[sample.image_id]
+    expected = store.detections[sample.image_id]
     assert len(found) == len(expected) > 0
     torch.testing.assert_close(found.boxes, expected.boxes, atol=0.01, rtol=0)
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=0)
@@ -81,7 +82,7 @@ def test_more_epochs_resume(run: Path) -> None:
 
 
 def test_a_detector_that_proposes_itself_gets_none(faster: Path, dataset: ImageDataset) -> None:
-    assert proposals_for(load_detector(faster)[0], dataset, "nowhere", workers=0) is None
+    assert proposals_for(load_detector(faster)[0], dataset, Path("nowhere"), workers=0) is None
 
 
 def test_workers_change_nothing(run: Path, dataset: ImageDataset, tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""What stops a training: settings that the device cannot run, and numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from detkit.config import UserError
+from detkit.engine.run import TrainConfig
+from detkit.structures import ImageId
+
+REMEDY = "start again with a lower train.optimizer.lr, a longer train.warmup or with train.clip_norm"
+
+
+class TrainingError(UserError):
+    """Training cannot go on."""
+
+
+def check_device(settings: TrainConfig, device: torch.device) -> None:
+    """Raises UserError for settings that this device cannot run."""
+    if settings.amp == "fp16" and device.type != "cuda":
+        raise UserError("train.amp: fp16 needs a CUDA device; use bf16 or off on the CPU")
+    if settings.sync_bn and device.type != "cuda":
+        raise UserError("train.sync_bn: needs CUDA devices")
+
+
+def check_losses(losses: dict[str, float], image_ids: Sequence[ImageId], step: int) -> dict[str, float]:
+    """The same losses. Raises TrainingError with the names of the images if one is not finite."""
+    if not all(math.isfinite(value) for value in losses.values()):
+        values = ", ".join(f"{name} {value}" for name, value in losses.items())
+        raise TrainingError(
+            f"the loss is not finite at step {step}: {values}; images: {', '.join(map(str, image_ids))}; {REMEDY}"
+        )
+    return losses
+
+
+def check_gradient(norm: float, image_ids: Sequence[ImageId], step: int) -> None:
+    """Raises TrainingError with the names of the images if the norm of the gradient is not finite."""
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"the gradient is not finite at step {step}: its norm is {norm}; images: "
+            f"{', '.join(map(str, image_ids))}; {REMEDY}"
+        )

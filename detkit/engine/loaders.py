@@ -1,0 +1,67 @@
+"""Batches for a detector: resized by its own input spec, divided among the processes."""
+
+from __future__ import annotations
+
+from torch.utils.data import DataLoader
+
+from detkit.data.build import build_loader
+from detkit.data.dataset import ImageDataset
+from detkit.data.proposal_folder import ProposalFolder
+from detkit.data.transforms import Augment
+from detkit.detectors.detector import AnyDetector
+from detkit.engine import distributed
+from detkit.engine.run import RunSettings
+from detkit.structures import Batch
+
+
+def training_loader(
+    dataset: ImageDataset, detector: AnyDetector, settings: RunSettings, proposals: ProposalFolder | None
+) -> DataLoader[Batch]:
+    """Augmented images in a new order every epoch."""
+    return build_loader(
+        dataset,
+        place=detector.input.place,
+        stride=detector.input.stride,
+        batch_size=settings.train.batch_size,
+        augment=Augment(settings.augment),
+        seed=settings.train.seed,
+        workers=settings.loader.workers,
+        aspect_grouping=settings.loader.aspect_grouping,
+        shuffle=True,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        with_targets=True,
+        draw_every=detector.input.resize.draw_every,
+        proposals=proposals,
+    )
+
+
+def evaluation_loader(
+    dataset: ImageDataset,
+    detector: AnyDetector,
+    *,
+    batch_size: int,
+    workers: int,
+    proposals: ProposalFolder | None = None,
+    with_targets: bool = False,
+    divided: bool = True,
+) -> DataLoader[Batch]:
+    """Every image once, in the order of the data set, resized as the detector's input spec says.
+
+    divided  among the processes; else each sees all
+    """
+    return build_loader(
+        dataset,
+        place=detector.input.place,
+        stride=detector.input.stride,
+        batch_size=batch_size,
+        augment=None,
+        seed=0,
+        workers=workers,
+        shuffle=False,
+        aspect_grouping=False,
+        rank=distributed.rank() if divided else 0,
+        world_size=distributed.world_size() if divided else 1,
+        with_targets=with_targets,
+        proposals=proposals,
+    )

@@ -1,0 +1,78 @@
+"""Configurations and checkpoints of detkit 0.1 in the present form, so that old runs can be evaluated and resumed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from detkit.structures import Categories
+
+SELECTION = {
+    "score_threshold": "score_threshold",
+    "top_k_per_class": "top_k_per_class",
+    "suppression": "suppression",
+    "nms_threshold": "nms_threshold",
+    "max_detections": "max_detections",
+    "detections_per_image": "max_detections",
+}
+PRIORS = ("min_sizes", "max_sizes", "ratios", "steps", "clip_sides")
+
+
+def upgrade_config(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with backbones addressed by level and thresholds beside the other fields -> the present form.
+
+    One that has the present form already is returned as it is.
+    """
+    upgraded: dict[str, Any] = copy.deepcopy(dict(tree))
+    model = upgraded.get("model")
+    if not isinstance(model, dict):
+        return upgraded
+    backbone = model.get("backbone")
+    if isinstance(backbone, dict) and isinstance(backbone.get("levels"), list):
+        _address_by_stride(backbone)
+    for name in ("head", "roi"):
+        if isinstance(model.get(name), dict):
+            _nest(model[name], "selection", SELECTION)
+    if model.get("name") == "ssd" and isinstance(model.get("head"), dict):
+        _nest(model["head"], "priors", {name: name for name in PRIORS})
+    return upgraded
+
+
+def upgrade_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint with class names, counters among the weights and no count of images -> the present form."""
+    upgraded = dict(state)
+    if "class_names" in upgraded:
+        upgraded["categories"] = Categories.of_names(upgraded.pop("class_names")).to_plain()
+        images_seen = 0
+        for weights in ("model", "trained"):
+            if weights in upgraded:
+                upgraded[weights] = dict(upgraded[weights])
+                images_seen = int(upgraded[weights].pop("head.images_seen", 0))  # YOLOv2 counted them itself
+        upgraded.setdefault("images_seen", images_seen)
+        upgraded.setdefault("finished", True)  # the first runs had no stage after gradient descent
+    return upgraded
+
+
+def _address_by_stride(backbone: dict[str, Any]) -> None:
+    name, levels = str(backbone["name"]), backbone.pop("levels")
+    if name.startswith("vgg"):
+        strides = {level: 2 ** (level - 1) for level in range(1, 6)} | ({4: 8, 6: 16} if name == "vgg16_ssd" else {})
+    elif name in ("alexnet", "caffenet"):
+        strides = {1: 4, 2: 8, 3: 16, 4: 16, 5: 16}
+    elif name in ("mobilenet_v3_large", "mobilenet_v3_small"):
+        strides = {0: 2, 1: 4, 2: 8, 3: 16, 4: 32, 5: 32}
+    else:
+        strides = {level: 2**level for level in range(7)}
+    if backbone.get("dilation"):
+        strides[5] = 16
+    backbone["strides"] = [strides[level] for level in levels]
+    if name == "mobilenet_v1" and backbone.get("frozen_stages"):
+        backbone["frozen_stages"] -= 1  # it used to count one stage more than it froze
+
+
+def _nest(section: dict[str, Any], name: str, keys: Mapping[str, str]) -> None:
+    """Moves `keys` of a section, renamed, into a section of their own below it."""
+    nested = {present: section.pop(old) for old, present in keys.items() if old in section}
+    if nested:
+        section[name] = {**nested, **section.get(name, {})}

@@ -1,0 +1,36 @@
+"""What every head on feature levels is: a network, the losses of its outputs, and the way from them to detections.
+
+Legend: B images, L levels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic
+
+from torch import Tensor, nn
+
+from detkit.nn.outputs import OutputsT
+from detkit.nn.selection import DetectionRows
+from detkit.structures import Size, Target
+
+
+class Head(nn.Module, ABC, Generic[OutputsT]):
+    """Dense heads (SSD, YOLO) and heads that predict a set (DETR) have this one signature."""
+
+    @abstractmethod
+    def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> OutputsT:
+        """
+        features  L levels `[B, C_l, H_l, W_l]`, finest first
+        sizes     int64 `[B, 2]`: (h, w) of each picture in input px
+        canvas    (h, w) in input px of what the features were computed from
+        """
+
+    @abstractmethod
+    def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Losses by name: scalars, already weighted; their sum is optimised."""
+
+    @abstractmethod
+    def detect(self, outputs: OutputsT, windows: Tensor) -> DetectionRows:
+        """windows `[B, 4]` xyxy in input px: where each picture lies on its canvas."""

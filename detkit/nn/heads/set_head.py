@@ -1,0 +1,212 @@
+"""What heads that predict a set of objects share: DETR (Carion et al., arXiv 2005.12872) and its descendants.
+
+Legend: B images, S cells of the feature map, Q predictions (queries or cells), D width, L layers that predict,
+K classes, C class logits, P matched pairs of a layer.
+Inside the head boxes are cxcywh in parts of the picture's sides, padding excluded.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed
+from pydantic import Field
+from torch import Tensor, nn
+
+from detkit.config import Config
+from detkit.nn.assign.hungarian import HungarianAssigner, Pairs, SetTargets
+from detkit.nn.heads.head import Head
+from detkit.nn.losses import giou_loss
+from detkit.nn.outputs import register_outputs
+from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
+from detkit.nn.transformer import Encoder, TransformerConfig, map_pos_embed, padding_mask
+from detkit.ops.boxes import at_least_float32, cxcywh_to_xyxy
+from detkit.ops.iou import box_iof
+from detkit.structures import Size, Target
+
+
+class SetSelectionConfig(SelectionConfig):
+    """The predictions of the last layer with a score above 0 are detections; none is suppressed, as published."""
+
+    score_threshold: float = Field(0.0, ge=0, le=1)  # detections must score more
+    nms_threshold: float | None = Field(None, ge=0, le=1)  # IoU above which two of a class are one; null: never
+    max_detections: int = Field(100, ge=1)  # of an image
+
+
+class SetHeadConfig(Config):
+    """What every head that predicts a set is told. Defaults: DETR, section A.4 of the paper."""
+
+    transformer: TransformerConfig = TransformerConfig()
+    num_queries: int = Field(100, ge=1)  # the most objects that an image can have
+    temperature: float = Field(10000.0, gt=1)  # longest wavelength of the position embeddings; the shortest is 1
+    class_cost: float = Field(1.0, ge=0)  # costs of the matching
+    l1_cost: float = Field(5.0, ge=0)
+    giou_cost: float = Field(2.0, ge=0)
+    class_weight: float = Field(1.0, ge=0)  # weights of the losses
+    l1_weight: float = Field(5.0, ge=0)
+    giou_weight: float = Field(2.0, ge=0)
+    ignored_iof: float | None = Field(None, gt=0, le=1)  # part of a predicted box that must lie inside an ignored
+    # object (crowd, difficult) for the prediction to be neutral instead of "no object"; null: "no object", as published
+    selection: SetSelectionConfig = SetSelectionConfig()
+
+
+@register_outputs
+@dataclass(frozen=True, eq=False)
+class DETROutputs:
+    """
+    logits  `[L, B, Q, C]`
+    boxes   at least float32 `[L, B, Q, 4]`
+    sides   float32 `[B, 4]`: (w, h, w, h) of the pictures in input px
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    sides: Tensor
+
+
+SetOutputsT = TypeVar("SetOutputsT", bound=DETROutputs)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionGroup:
+    """Predictions among which every object finds its own, in each layer by itself.
+
+    name    prefix of the names of its losses
+    logits  `[L, B, Q, C]`
+    boxes   `[L, B, Q, 4]`
+    copies  predictions of a layer that answer for each object
+    """
+
+    name: str
+    logits: Tensor
+    boxes: Tensor
+    copies: int = 1
+
+
+class ClassPrediction(ABC):
+    """How logits stand for classes, or for none: what they cost in the matching, their loss and their scores."""
+
+    @abstractmethod
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits `[L, Q, C]`, labels `[M]` -> `[L, Q, M]`."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, num_objects: Tensor) -> Tensor:
+        """
+        logits       `[L, B, Q, C]`
+        labels       int64 `[L, B, Q]`; K: no object
+        weights      `[L, B, Q]`, 0 or 1: of each prediction in the loss
+        num_objects  scalar: by which losses that are no mean are divided
+        Returns `[L]`.
+        """
+
+    @abstractmethod
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits `[B, Q, C]` -> `[B, Q, K]`; 0 where a prediction cannot be a detection of the class."""
+
+
+class SetHead(Head[SetOutputsT]):
+    """Encoder, matching, losses and detections. A subclass adds the decoder, its queries and `forward`."""
+
+    def __init__(self, config: SetHeadConfig, in_channels: int, num_classes: int, classes: ClassPrediction) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.classes = classes
+        self.assigner = HungarianAssigner(classes.cost, config.class_cost, config.l1_cost, config.giou_cost)
+        self.project = nn.Conv2d(in_channels, config.transformer.width, kernel_size=1)
+        self.encoder = Encoder(config.transformer)
+
+    def groups(self, outputs: SetOutputsT) -> list[PredictionGroup]:
+        """The groups of predictions that are trained; heads with more than the decoder's layers add theirs."""
+        return [PredictionGroup("detr", outputs.logits, outputs.boxes)]
+
+    def encode(self, features: Tensor, sizes: Tensor, canvas: Size) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """features `[B, C, h, w]` -> memory and its position embedding `[B, S, D]`, padding bool `[B, h, w]`, mask.
+
+        The mask `[B, 1, 1, S]` is False at padding. Where nothing is padded it is None, which saves time, but only on
+        the CPU: a GPU would lose more by waiting for the answer, and an exported program cannot ask.
+        """
+        padding = padding_mask(sizes, canvas, (features.shape[2], features.shape[3]))
+        pos_embed = map_pos_embed(padding, self.config.transformer.width, self.config.temperature)
+        pos_embed = pos_embed.flatten(1, 2).to(features.dtype)
+        mask = None
+        if torch.compiler.is_compiling() or padding.device.type != "cpu" or padding.any():
+            mask = ~padding.flatten(1)[:, None, None]
+        memory = self.project(features).flatten(2).transpose(1, 2)
+        return self.encoder(memory, pos_embed, mask), pos_embed, padding, mask
+
+    def criterion(self, outputs: SetOutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The losses of each group: of its last layer, and as `aux` the sum of those of the layers before.
+
+        Sums over boxes are divided by the number of objects of the batch, the mean over the processes, at least 1.
+        """
+        objects = SetTargets.of(targets, outputs.sides)
+        num_objects = _mean_over_processes(outputs.sides.new_tensor(float(len(objects.boxes)))).clamp(min=1)
+        losses = {}
+        for group in self.groups(outputs):
+            copies = objects.repeat(group.copies) if group.copies > 1 else objects
+            pairs = self.assigner.assign(group.logits, group.boxes, copies)
+            neutral = self._inside_ignored(group.boxes, targets, outputs.sides)
+            layers = self.group_losses(group, copies, pairs, neutral, num_objects * group.copies)
+            for name, loss in layers.items():
+                losses[f"{group.name}_{name}"] = loss[-1]
+                if loss.shape[0] > 1:
+                    losses[f"{group.name}_aux_{name}"] = loss[:-1].sum()
+        return losses
+
+    def group_losses(
+        self, group: PredictionGroup, objects: SetTargets, pairs: Pairs, neutral: Tensor, num_objects: Tensor
+    ) -> dict[str, Tensor]:
+        """Each `[L]`, weighted. neutral bool `[L, B, Q]`: the prediction need not be "no object" if it has none."""
+        config = self.config
+        layers = torch.arange(group.boxes.shape[0], device=group.boxes.device)[:, None]
+        matched = (layers, pairs.images, pairs.predictions)
+        labels = torch.full(group.logits.shape[:3], self.num_classes, device=group.logits.device)
+        labels[matched] = objects.labels[pairs.objects]
+        class_weights = (~neutral | (labels < self.num_classes)).float()
+        class_loss = self.classes.loss(at_least_float32(group.logits), labels, class_weights, num_objects)
+        boxes, target_boxes = at_least_float32(group.boxes[matched]), objects.boxes[pairs.objects]
+        l1 = (boxes - target_boxes).abs().sum(dim=(1, 2)) / num_objects
+        giou = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes)).sum(dim=1) / num_objects
+        return {
+            "class": config.class_weight * class_loss,
+            "l1": config.l1_weight * l1,
+            "giou": config.giou_weight * giou,
+        }
+
+    @torch.no_grad()
+    def _inside_ignored(self, boxes: Tensor, targets: Sequence[Target], sides: Tensor) -> Tensor:
+        """bool `[L, B, Q]`: `ignored_iof` or more of the box lies inside an object that is to be ignored."""
+        inside = torch.zeros(boxes.shape[:3], dtype=torch.bool, device=boxes.device)
+        if self.config.ignored_iof is None:
+            return inside
+        for image, target in enumerate(targets):
+            ignored = target.ignored().boxes / sides[image]
+            if len(ignored):
+                overlap = box_iof(cxcywh_to_xyxy(boxes[:, image]), ignored.expand(len(boxes), -1, -1))
+                inside[:, image] = overlap.amax(dim=-1) >= self.config.ignored_iof
+        return inside
+
+    def detect(self, outputs: SetOutputsT, windows: Tensor) -> DetectionRows:
+        """From the predictions of the last layer; padding is right and below, so boxes need no offset."""
+        boxes = cxcywh_to_xyxy(outputs.boxes[-1]) * outputs.sides[:, None]
+        scores = self.classes.scores(outputs.logits[-1])
+        images = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
+        return select_detections(boxes.flatten(0, 1), scores.flatten(0, 1), images, windows, self.config.selection)
+
+
+def picture_sides(sizes: Tensor) -> Tensor:
+    """float32 `[B, 4]`: (w, h, w, h) of pictures of `sizes`, `[B, 2]` (h, w)."""
+    return sizes.flip(1).repeat(1, 2).float()
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(value)
+        value /= torch.distributed.get_world_size()
+    return value

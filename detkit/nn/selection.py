@@ -1,0 +1,107 @@
+"""Candidates of a batch -> a fixed number of detections an image: what every detector does last.
+
+Legend: B images, P candidates of all images together, K classes, D rows of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from detkit.config import Config
+from detkit.nn.outputs import register_outputs
+from detkit.ops.boxes import clip_to_windows, valid_boxes
+from detkit.ops.nms import class_aware_merge, class_aware_nms
+from detkit.ops.rows import ranks_in_groups, to_rows
+from detkit.structures import Categories, Detections, ImageInfo, Objects
+
+MIN_SIZE = 1e-2  # input px; smaller detections are degenerate
+
+
+class SelectionConfig(Config):
+    """Which candidates become detections. Defaults: torchvision's Faster R-CNN."""
+
+    score_threshold: float = Field(0.05, ge=0, le=1)  # candidates must score more
+    top_k_per_class: int | None = Field(None, ge=1)  # candidates of a class that enter the suppression; null: all
+    suppression: Literal["nms", "merge"] = "nms"  # merge: overlapping boxes are joined (OverFeat)
+    nms_threshold: float | None = Field(0.5, ge=0, le=1)  # IoU above which two of a class are one; null: never
+    max_detections: int = Field(100, ge=1)  # of an image
+
+
+@register_outputs
+@dataclass(frozen=True, eq=False)
+class DetectionRows:
+    """Detections of a batch in input pixels, best score first; the rows of an image beyond its count are zero.
+
+    boxes   float32 `[B, D, 4]` xyxy
+    scores  float32 `[B, D]`
+    labels  int64 `[B, D]`
+    counts  int64 `[B]`
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: Tensor
+
+    def to_detections(self, infos: Sequence[ImageInfo], categories: Categories) -> list[Detections]:
+        """The detections of each image in its original pixels, on the CPU."""
+        boxes, scores, labels = self.boxes.cpu(), self.scores.cpu(), self.labels.cpu()
+        return [
+            Detections(
+                Objects(to_original(boxes[i, :count], info), labels[i, :count], scores=scores[i, :count]), categories
+            )
+            for i, (count, info) in enumerate(zip(self.counts.tolist(), infos, strict=True))
+        ]
+
+
+def select_detections(
+    boxes: Tensor, scores: Tensor, images: Tensor, windows: Tensor, config: SelectionConfig
+) -> DetectionRows:
+    """Takes scores above the threshold, the best of each class, clips, suppresses within each class, and cuts.
+
+    boxes    `[P, 4]` or, with a box for each class, `[P, K, 4]`, xyxy in input px
+    scores   `[P, K]`: every candidate may be of several classes
+    images   int64 `[P]`: the image of each candidate
+    windows  `[B, 4]` xyxy in input px: where each picture lies on its canvas
+    """
+    num_images, num_classes = windows.shape[0], scores.shape[1]
+    candidate, label = torch.nonzero(scores > config.score_threshold, as_tuple=True)
+    boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
+    scores, image = scores[candidate, label], images[candidate]
+    boxes = clip_to_windows(boxes, windows[image])
+    rows = torch.nonzero(valid_boxes(boxes, MIN_SIZE)).squeeze(1)
+    boxes, scores, group = boxes[rows], scores[rows], image[rows] * num_classes + label[rows]
+    if config.top_k_per_class is not None:
+        order = scores.argsort(descending=True, stable=True)
+        ranks = ranks_in_groups(group[order], num_images * num_classes)
+        rows = order[torch.nonzero(ranks < config.top_k_per_class).squeeze(1)]
+        boxes, scores, group = boxes[rows], scores[rows], group[rows]
+    if config.nms_threshold is None:
+        rows = scores.argsort(descending=True, stable=True)
+        boxes, scores, group = boxes[rows], scores[rows], group[rows]
+    elif config.suppression == "merge":
+        boxes, scores, group = class_aware_merge(boxes, scores, group, config.nms_threshold)
+    else:
+        rows = class_aware_nms(boxes, scores, group, config.nms_threshold)
+        boxes, scores, group = boxes[rows], scores[rows], group[rows]
+    columns = (boxes.float(), scores.float(), group % num_classes)
+    (boxes, scores, labels), counts = to_rows(columns, group // num_classes, num_images, config.max_detections)
+    return DetectionRows(boxes, scores, labels, counts)
+
+
+def images_of_rows(num_images: int, rows: int, device: torch.device) -> Tensor:
+    """int64 `[num_images * rows]`: the image of each row where every image has as many."""
+    return torch.arange(num_images, device=device)[:, None].expand(num_images, rows).flatten()
+
+
+def to_original(boxes: Tensor, info: ImageInfo) -> Tensor:
+    """Boxes `[..., 4]` xyxy from input pixels to those of the picture before the resize, cut off at its borders."""
+    boxes = (boxes - boxes.new_tensor(info.offset * 2)) / boxes.new_tensor(info.scale * 2)
+    height, width = info.orig_size
+    return clip_to_windows(boxes, boxes.new_tensor([0, 0, width, height]))

@@ -1,0 +1,52 @@
+"""README's example, run as it stands there: one's own detector, backbone and data set, trained from Python."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from detkit.config import UserError
+from detkit.engine.checkpoint import load_checkpoint
+from detkit.engine.run import load_detector
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def example() -> str:
+    """The first Python block under README's heading `From Python`."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n### From Python\n")[1]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+
+
+def write_squares(folder: Path, count: int) -> None:
+    """Pictures of 64 x 96 with one bright square or tall bar each, and `boxes.csv`: file, name, x1, y1, x2, y2."""
+    folder.mkdir()
+    rows = []
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        name, width, height = ("square", 24, 24) if index % 2 else ("bar", 12, 36)
+        x, y = int(rng.integers(0, 96 - width)), int(rng.integers(0, 64 - height))
+        image = rng.integers(0, 60, (64, 96, 3)).astype(np.uint8)
+        image[y : y + height, x : x + width] = (40, 220, 220)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+        rows.append(f"{index}.png,{name},{x},{y},{x + width},{y + height}\n")
+    (folder / "boxes.csv").write_text("".join(rows))
+
+
+def test_readmes_example_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_squares(tmp_path / "pictures", 24)
+    code = example()
+    assert len([line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]) <= 30
+    names: dict[str, object] = {"__name__": "example"}
+    torch.manual_seed(0)
+    exec(compile(code, "README.md", "exec"), names)
+    evaluation = names["evaluation"]
+    assert evaluation.results["voc07"].score > 0.5  # type: ignore[attr-defined]
+    state = load_checkpoint(tmp_path / "runs/own/last.pt")
+    assert state["categories"]["names"] == ["bar", "square"]
+    with pytest.raises(UserError, match=r"last.pt: its detector was built in Python, .* load the weights"):
+        load_detector(tmp_path / "runs/own")

@@ -1,0 +1,113 @@
+"""Losses against torchvision, slow formulas, values by hand and differences."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
+
+from detkit.nn.losses import (
+    FocalLossConfig,
+    giou_loss,
+    sigmoid_focal_loss,
+    smooth_l1_loss,
+    sum_squared_error,
+    weighted_cross_entropy,
+)
+
+FOCAL = [FocalLossConfig(), FocalLossConfig(alpha=0.5, gamma=0.0), FocalLossConfig(alpha=0.9, gamma=3.5)]
+
+
+def focal_cases(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits from certain to undecided, and targets."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64) * 4
+    return logits, torch.randint(0, 2, shape, generator=generator).double()
+
+
+def slow_focal_loss(logit: float, target: float, config: FocalLossConfig) -> float:
+    """Equation 5 of arXiv 1708.02002."""
+    probability = 1 / (1 + math.exp(-logit))
+    p_t, alpha_t = (probability, config.alpha) if target == 1 else (1 - probability, 1 - config.alpha)
+    return -alpha_t * (1 - p_t) ** config.gamma * math.log(p_t)
+
+
+@pytest.mark.parametrize("config", FOCAL, ids=str)
+def test_focal_loss_equals_its_formula_and_torchvisions(config: FocalLossConfig) -> None:
+    logits, targets = focal_cases(3, 40)
+    loss = sigmoid_focal_loss(logits, targets, config)
+    expected = [
+        slow_focal_loss(logit, target, config)
+        for logit, target in zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True)
+    ]
+    assert_close(loss, torch.tensor(expected, dtype=torch.float64).view(3, 40))
+    assert_close(loss, torchvision_focal_loss(logits, targets, config.alpha, config.gamma))
+
+
+@pytest.mark.parametrize("config", FOCAL, ids=str)
+def test_focal_loss_differentiates(config: FocalLossConfig) -> None:
+    logits, targets = focal_cases(12)
+    assert torch.autograd.gradcheck(lambda x: sigmoid_focal_loss(x, targets, config), logits.requires_grad_())
+
+
+def test_focal_loss_of_certain_predictions_is_finite() -> None:
+    """Certain and right: nothing. Certain and wrong: the weight times the logit."""
+    logits = torch.tensor([1000.0, -1000.0, 1000.0, -1000.0], requires_grad=True)
+    loss = sigmoid_focal_loss(logits, torch.tensor([1.0, 0.0, 0.0, 1.0]), FocalLossConfig())
+    assert loss.tolist() == [0, 0, 750, 250]
+    loss.sum().backward()
+    assert_close(logits.grad, torch.tensor([0, 0, 0.75, -0.25]))
+
+
+def test_smooth_l1_by_hand() -> None:
+    """With a corner at 0.5: half the square over 0.5 before it, the distance less 0.25 beyond."""
+    targets = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])
+    predictions = targets + torch.tensor([0.0, 0.1, -0.5, 0.5, -2.0])
+    assert_close(smooth_l1_loss(predictions, targets, 0.5), torch.tensor([0.0, 0.01, 0.25, 0.25, 1.75]))
+
+
+def test_smooth_l1_has_no_jump_and_no_kink_at_its_corner() -> None:
+    beta, step = 1 / 9, 1e-6
+    distances = torch.tensor([beta - step, beta, beta + step], dtype=torch.float64, requires_grad=True)
+    loss = smooth_l1_loss(distances, torch.zeros_like(distances), beta)
+    assert_close(loss.detach().diff(), torch.full((2,), step, dtype=torch.float64), rtol=1e-4, atol=0)
+    loss.sum().backward()
+    assert_close(distances.grad, torch.ones(3, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_smooth_l1_without_a_corner_is_the_distance() -> None:
+    assert smooth_l1_loss(torch.tensor([0.0, 3.0]), torch.tensor([0.5, 1.0]), 0.0).tolist() == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("beta", [1 / 9, 1.0])
+def test_smooth_l1_differentiates(beta: float) -> None:
+    predictions = torch.tensor([-3.0, -0.5, 0.05, 0.3, 2.0], dtype=torch.float64, requires_grad=True)
+    targets = torch.zeros(5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: smooth_l1_loss(x, targets, beta), predictions)
+
+
+def test_giou_loss_by_hand() -> None:
+    """Equal, a quarter shared, side by side with a gap, and a box without area inside."""
+    boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [0, 0, 1, 1], [1, 1, 1, 1]])
+    targets = torch.tensor([[0.0, 0, 2, 2], [1, 1, 3, 3], [3, 0, 4, 1], [0, 0, 2, 2]])
+    expected = [0, 1 - (1 / 7 - 2 / 9), 1 - (0 - 2 / 4), 1]
+    assert_close(giou_loss(boxes, targets), torch.tensor(expected))
+    assert giou_loss(boxes[:0], targets[:0]).shape == (0,)
+    assert giou_loss(boxes.view(2, 2, 4), targets.view(2, 2, 4)).shape == (2, 2)
+
+
+def test_giou_loss_differentiates() -> None:
+    boxes = torch.tensor([[0.1, 0.2, 2.3, 2.1], [0.3, 0.1, 1.2, 1.4]], dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[1.0, 1, 3, 3.2], [3, 0, 4, 1]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: giou_loss(x, targets), boxes)
+
+
+def test_weighted_cross_entropy_by_hand() -> None:
+    logits = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log()
+    loss = weighted_cross_entropy(logits, torch.tensor([1, 2]), torch.tensor([1.0, 1.0, 0.1]))
+    assert loss.tolist() == pytest.approx([-math.log(0.2), -0.1 * math.log(0.8)], rel=1e-5)
+
+
+def test_sum_squared_error_by_hand() -> None:
+    assert sum_squared_error(torch.tensor([[1.0, 2.0], [0.0, 5.0]]), torch.tensor([[1.0, 4.0], [3.0, 4.0]])) == 14
