@@ -105,9 +105,8 @@ def build_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(
-            seed
-        ),  # without one, every epoch takes a number from the global generator
+        # Without its own generator, the loader takes a number from the global one in every epoch.
+        generator=torch.Generator().manual_seed(seed),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one check that every data set passes before training.
+"""The check of every data set before training.
 
 The readers turn their files into `RawImage` records. `check_images` opens every picture, looks at every box and applies
 the policy of the configuration. Whatever it repairs or drops is counted.
@@ -56,7 +56,7 @@ class RawObject:
     """One object as its file has it.
 
     where    its name in messages: `object 3 (dog)`, `annotation 1768`
-    label    index into the categories; -1 where `problem` says why there is none
+    label    index into the categories; -1 where there is none, see `problem`
     box      xyxy in continuous pixels
     problem  why the reader could not read the object, with the fix
     columns  its values in the other columns of `Objects`, known or extra, by name. A column that any object has becomes
@@ -182,14 +182,14 @@ def _size_fault(image: RawImage, size: Size) -> str | None:
     turned = " (the sides are swapped: is its EXIF orientation right?)" if image.size == size[::-1] else ""
     return (
         f"says {width} x {height} (w x h), but the upright picture {image.path} is {size[1]} x {size[0]}{turned}; "
-        "annotate the picture as it is seen"
+        "annotate the upright picture"
     )
 
 
 def upright_size(path: str, decode: bool) -> Size | str:
     """(h, w) of the picture with its EXIF orientation applied, or why the file cannot be read.
 
-    Pillow decodes, because it reports a truncated file; OpenCV fills the missing part with grey and says nothing.
+    Pillow decodes, because it reports a truncated file; OpenCV only fills the missing part with grey.
     """
     try:
         with Image.open(path) as picture:

@@ -1,4 +1,4 @@
-"""Samples of one batch, resized on their way into one padded `Batch`."""
+"""Resizes the samples of one batch into one padded `Batch`."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _flat_objects(images: Sequence[RawImage], name: str) -> Objects[np.ndarray]:
 
 
 def _flat_column(column: str, images: Sequence[RawImage], defaults: np.ndarray | None, name: str) -> np.ndarray:
-    """`[M, ...]`: the values of one column, or of `defaults` where an object has none; only numbers become tensors."""
+    """`[M, ...]`: the values of one column, and of `defaults` where an object has none. Only numbers are allowed."""
     values: list[Any] = []
     for image in images:
         for item in image.objects:

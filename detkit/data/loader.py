@@ -1,4 +1,4 @@
-"""A DataLoader whose workers are one thread each, and whose UserErrors reach the user as they were raised."""
+"""A DataLoader with one thread a worker, whose UserErrors reach the user as they were raised."""
 
 from __future__ import annotations
 

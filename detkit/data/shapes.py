@@ -38,7 +38,7 @@ SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 class ShapesConfig(Config):
     """Circles, crosses, rectangles, rings, stars and triangles on cluttered backgrounds, about 320 x 240.
 
-    root       where the pictures are written, once
+    root       folder to which the pictures are written, once
     format     the reader they pass through
     num_train  images to train on
     num_val    images to evaluate on
@@ -117,7 +117,7 @@ def _read_settings(root: Path) -> dict[str, Any] | None:
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
             return None
     raise DataError(
-        f"data.root: {root} exists and was not drawn by detkit (its about.json does not say so); it is left alone. "
+        f"data.root: {root} exists and was not drawn by detkit (its about.json does not say so); nothing was changed. "
         "Give data.root another folder, or move this one away"
     )
 

@@ -1,7 +1,7 @@
 """Draws one picture of the built-in data set: coloured shapes on a cluttered background.
 
-Every random decision comes from the numpy Generator that is passed in. Masks and textures are drawn at twice the size
-and averaged down, so edges are smooth; boxes are tight around the pixels that a shape covers by at least half.
+Every random decision comes from the numpy Generator that is passed in. Masks are drawn at twice the size and averaged
+down, so edges are smooth. Boxes are tight around the pixels that a shape covers by at least half.
 
 Legend: H x W pixels of the picture, S x S pixels of a patch that holds one whole shape.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from detkit.data.shapes_background import degrade, draw_background, draw_clutter, draw_stroke, to_pixels
 from detkit.structures import Size
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
@@ -30,7 +31,7 @@ FADE = 0.06  # share of objects whose colour may come close to the background's
 
 @dataclass(frozen=True, eq=False)
 class DrawnObject:
-    """One annotated shape: the box of all of it inside the picture, and how much of it shows."""
+    """One annotated shape. Its box is around all of it that lies inside the picture, hidden parts too."""
 
     label: int
     box: tuple[int, int, int, int]  # xyxy
@@ -55,15 +56,15 @@ def draw_picture(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject
     size = (int(rng.integers(208, 273)), int(rng.integers(288, 353)))
     if rng.random() < 0.4:
         size = size[::-1]
-    image = _background(rng, size)
+    image = draw_background(rng, size)
     for _ in range(rng.integers(2, 8)):
-        _draw_clutter(rng, image)
+        draw_clutter(rng, image)
     shapes, objects = _arrange(rng, size)
     for shape in shapes:
         _paint(rng, image, shape)
     for _ in range(rng.integers(0, 3)):
-        _draw_stroke(rng, image, thickness=1)
-    return _degrade(rng, image), objects
+        draw_stroke(rng, image, thickness=1)
+    return degrade(rng, image), objects
 
 
 def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[DrawnObject]]:
@@ -77,7 +78,7 @@ def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[D
         mask = _shape_mask(rng, label, float(side))
         allowed = 0.9 if rng.random() < OVERLAP else 0.2
         for _ in range(8):
-            shape = _Shape(label, mask, *_place(rng, size, mask.shape[0], float(side)))
+            shape = _Shape(label, mask, *_draw_corner(rng, size, mask.shape[0], float(side)))
             box = _tight_box(_on_canvas(shape, size))
             if box is not None and all(_overlap(box, other) < allowed for other in boxes):
                 break
@@ -85,11 +86,11 @@ def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[D
             shapes.append(shape)
             boxes.append(box)
     while True:
-        owners = np.full(size, -1, np.int8)
+        topmost = np.full(size, -1, np.int8)  # [H, W]: the shape that shows at each pixel
         covers = [_on_canvas(shape, size) for shape in shapes]
         for index, cover in enumerate(covers):
-            owners[cover] = index
-        shown = [int((owners == index).sum()) for index in range(len(shapes))]
+            topmost[cover] = index
+        shown = [int((topmost == index).sum()) for index in range(len(shapes))]
         visible = [n / max(int((shape.mask >= 0.5).sum()), 1) for n, shape in zip(shown, shapes, strict=True)]
         hidden = [index for index, fraction in enumerate(visible) if fraction < HIDDEN_BELOW]
         if not hidden:
@@ -103,10 +104,10 @@ def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[D
     return shapes, objects
 
 
-def _place(rng: np.random.Generator, size: Size, patch: int, side: float) -> tuple[int, int]:
-    """(left, top) of a patch: the shape's centre is in the picture, or just outside."""
-    beyond = 0.1 * side
-    cx, cy = (rng.uniform(-beyond, extent + beyond) for extent in (size[1], size[0]))
+def _draw_corner(rng: np.random.Generator, size: Size, patch: int, side: float) -> tuple[int, int]:
+    """A random (left, top) of a patch: the shape's centre is inside the picture or just outside."""
+    margin = 0.1 * side
+    cx, cy = (rng.uniform(-margin, extent + margin) for extent in (size[1], size[0]))
     return round(cx - patch / 2), round(cy - patch / 2)
 
 
@@ -206,7 +207,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
         second = 0.6 * colour + 0.4 * second
     texture = _texture(rng, shape.mask.shape[0], colour, second)[patch_rows, patch_columns]
     alpha = shape.mask[patch_rows, patch_columns, None]
-    image[rows, columns] = _pixels(under + alpha * (texture - under))
+    image[rows, columns] = to_pixels(under + alpha * (texture - under))
 
 
 def _colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: float, label: int) -> np.ndarray:
@@ -243,62 +244,3 @@ def _texture(rng: np.random.Generator, side: int, colour: np.ndarray, second: np
 
 def _soft_step(values: np.ndarray) -> np.ndarray:
     return np.clip(0.5 + 2.5 * values, 0, 1)
-
-
-def _background(rng: np.random.Generator, size: Size) -> np.ndarray:
-    """Uint8 `[H, W, 3]`: a dull colour, with slow patches of others, and sometimes faint stripes."""
-    base = rng.uniform(50, 205) + rng.normal(0, 14, 3)
-    patches = (rng.integers(2, 7), rng.integers(2, 7))
-    grid = base + rng.normal(0, 14, (*patches, 1)) + rng.normal(0, 8, (*patches, 3))
-    image = cv2.resize(grid.astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
-    if rng.random() < 0.35:
-        ys, xs = np.mgrid[: size[0], : size[1]].astype(np.float32)
-        angle, period = rng.uniform(0, math.pi), rng.uniform(5, 60)
-        wave = np.sin((xs * math.cos(angle) + ys * math.sin(angle)) * 2 * math.pi / period)
-        image += wave[..., None] * rng.normal(0, 9, 3).astype(np.float32)
-    return _pixels(image)
-
-
-def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Things that are of no class: lines, open arcs, soft blobs, writing."""
-    height, width = image.shape[:2]
-    x, y = int(rng.integers(width)), int(rng.integers(height))
-    colour = np.clip(image[y, x] + rng.normal(0, 55, 3), 0, 255)
-    thickness = int(rng.integers(1, 4))
-    kind = rng.choice(["stroke", "arc", "blob", "writing"])
-    if kind == "stroke":
-        _draw_stroke(rng, image, thickness)
-    elif kind == "arc":
-        axes, start = rng.integers(10, 70, 2).tolist(), int(rng.integers(360))
-        end = start + int(rng.integers(40, 200))
-        cv2.ellipse(image, (x, y), axes, 0, start, end, colour.tolist(), thickness, cv2.LINE_AA)
-    elif kind == "blob":
-        angles = np.sort(rng.uniform(0, 2 * math.pi, 9))
-        reach = rng.uniform(8, 45) * rng.uniform(0.4, 1.0, (9, 1))
-        outline = np.stack([np.cos(angles), np.sin(angles)], 1) * reach + (x, y)
-        cover = cv2.fillPoly(np.zeros((height, width), np.float32), [outline.astype(np.int32)], 0.7)
-        cover = cv2.blur(cv2.blur(cover, (11, 11)), (11, 11))[..., None]
-        image[:] = image + cover * (colour - image)
-    else:
-        side = int(rng.integers(5, 15))
-        for letter in range(rng.integers(3, 8)):
-            corners = rng.integers(0, side, (4, 2)) + np.array([x + letter * (side + 3), y])
-            cv2.polylines(image, [corners.astype(np.int32)], False, colour.tolist(), 1, cv2.LINE_AA)
-
-
-def _draw_stroke(rng: np.random.Generator, image: np.ndarray, thickness: int) -> None:
-    height, width = image.shape[:2]
-    points = rng.integers(0, (width, height), (int(rng.integers(2, 5)), 2)).astype(np.int32)
-    cv2.polylines(image, [points], False, rng.uniform(0, 255, 3).tolist(), thickness, cv2.LINE_AA)
-
-
-def _degrade(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A little blur, noise and a change of light; uint8."""
-    if rng.random() < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0))
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 8))
-    return _pixels(image * rng.uniform(0.85, 1.1) + noise)
-
-
-def _pixels(values: np.ndarray) -> np.ndarray:
-    return np.asarray(np.clip(values, 0, 255), np.uint8)

@@ -4,7 +4,7 @@ root/data.yaml              path, train, val, test: where the pictures are; name
 root/images/train/a.jpg     a picture
 root/labels/train/a.txt     its objects, a line each
 
-A label file is found by the path of its picture: the last folder called `images` becomes `labels`, the suffix `.txt`;
+The path of a label file follows from that of its picture: the last folder called `images` becomes `labels`, the suffix `.txt`;
 without such a folder it lies beside the picture. A picture without a label file has no objects.
 A line is `class cx cy w h`: the index of the class, then the centre and the sides of the box as shares of the upright
 picture. With more columns it is a polygon, `class x1 y1 x2 y2 x3 y3 ...`, which is read as its bounding box.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +25,16 @@ from typing import Any, Literal
 from detkit.config import parse_yaml
 from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject, upright_size
 from detkit.data.dataset import ImageDataset
+from detkit.data.yolo_files import (
+    IMAGE_SUFFIXES,
+    PictureFolder,
+    find_pictures,
+    label_path,
+    relative_name,
+    split_entries,
+)
 from detkit.structures import Categories, Size
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NOT_LABELS = ("classes.txt",)  # the list of names that labelImg writes among the labels
 MAX_SHARE = 2.0  # a larger coordinate is one in pixels, not a share of a picture whose border it passes a little
 MAX_LINE = 60  # characters of a faulty line that a message quotes
@@ -43,19 +50,6 @@ class YOLODataConfig(FilesConfig):
     name: Literal["yolo"] = "yolo"
     train: str = "train"
     val: str = "val"
-
-
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """The pictures of one entry of the YAML file.
-
-    pictures  in the order of the list, or sorted
-    labels    folders whose every label file must belong to one of the pictures; empty for a list, which may leave
-              pictures out
-    """
-
-    pictures: Sequence[Path]
-    labels: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDa
     root = path.parent / str(content.get("path") or "")
     if not root.is_dir():
         raise DataError(f"{path}: path: the folder {root} does not exist; paths are relative to this file")
-    folders = [_folder(entry, root, f"{path}: {key}") for entry in _entries(content, key, split, path)]
+    folders = [find_pictures(entry, root, f"{path}: {key}") for entry in split_entries(content, key, split, path)]
     pictures = [picture for folder in folders for picture in folder.pictures]
     picture, count = Counter(map(os.path.normpath, pictures)).most_common(1)[0]
     if count > 1:
@@ -89,7 +83,7 @@ def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDa
         items = list(pool.map(partial(_read_picture, root=root, names=names), pictures))
     if not any(item.labelled for item in items):
         raise DataError(
-            f"{path}: {key}: none of {len(items)} pictures has a label file; expected {_label_path(pictures[0])} for "
+            f"{path}: {key}: none of {len(items)} pictures has a label file; expected {label_path(pictures[0])} for "
             f"{pictures[0]}"
         )
     return ImageDataset(
@@ -149,98 +143,21 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _entries(content: dict[str, Any], key: str, split: str, path: Path) -> list[str]:
-    """The folders and lists of a split, at least one."""
-    if key not in content:
-        known = [other for other in ("train", "val", "test") if content.get(other)]
-        raise DataError(f"data.{split}: {path} has no key {key!r}; splits there: {', '.join(known) or 'none'}")
-    entries = content[key] if isinstance(content[key], list) else [content[key]]
-    if not entries or not all(isinstance(entry, str) and entry for entry in entries):
-        raise DataError(
-            f"{path}: {key}: expected a folder of pictures, a .txt list, or several, found {content[key]!r}"
-        )
-    return entries
-
-
-def _folder(entry: str, root: Path, where: str) -> _Folder:
-    """The pictures of `entry`, a folder or a list; `where` begins its messages."""
-    path, beside = root / entry, root / entry.removeprefix("../")
-    if not path.exists() and beside.exists():  # Roboflow writes ../train/images for a folder beside the file
-        path = beside
-    if path.is_file():
-        return _Folder(_read_list(path, root))
-    if not path.is_dir():
-        raise DataError(f"{where}: {entry}: the folder or list {path} does not exist; it is relative to {root}")
-    try:
-        pictures = sorted(p for p in _files(path) if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{where}: {entry}: cannot be searched: {error}; mend its permissions or links") from error
-    if not pictures:
-        raise DataError(f"{where}: {entry}: no picture in {path}; known: {', '.join(IMAGE_SUFFIXES)}")
-    folders = {path, *(picture.parent for picture in pictures)}
-    return _Folder(pictures, frozenset(filter(None, map(_labels_folder, folders))))
-
-
-def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """All files of a folder, linked folders included. A link back to one of the folders `above` is not followed."""
-    real = folder.resolve()
-    if real in above:
-        return
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _files(path, above | {real})
-        else:
-            yield path
-
-
-def _read_list(path: Path, root: Path) -> list[Path]:
-    """The pictures of a list, a path a line: absolute, or relative to the folder of the list, or else to `root`."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: expected UTF-8 text, the path of a picture a line: {error}") from error
-    names = [line.strip().replace("\\", "/") for line in text.splitlines() if line.strip()]
-    if not names:
-        raise DataError(f"{path} is empty: expected the path of a picture a line")
-    candidates = [(path.parent / name, root / name) for name in names]
-    return [other if other.is_file() and not beside.is_file() else beside for beside, other in candidates]
-
-
-def _labels_folder(folder: Path) -> Path | None:
-    """`folder` with its last part `images` as `labels`; None if it has none."""
-    parts = list(folder.parts)
-    if "images" not in parts:
-        return None
-    last = len(parts) - 1 - parts[::-1].index("images")
-    return Path(*parts[:last], "labels", *parts[last + 1 :])
-
-
-def _label_path(picture: Path) -> Path:
-    return (_labels_folder(picture.parent) or picture.parent) / f"{picture.stem}.txt"
-
-
-def _unused_label_files(folder: _Folder, root: Path) -> list[RawImage]:
+def _unused_label_files(folder: PictureFolder, root: Path) -> list[RawImage]:
     """The label files without a picture, each as an image with that problem, so that no object is lost silently."""
-    known = {_label_path(picture) for picture in folder.pictures}
+    known = {label_path(picture) for picture in folder.pictures}
     files = {path for labels in folder.labels for path in labels.rglob("*.txt")} - known
     problem = f"no picture belongs to this label file ({', '.join(IMAGE_SUFFIXES)}); add it or delete the file"
     return [
-        RawImage(_relative(path, root), str(path), _relative(path, root), None, (), problem)
+        RawImage(relative_name(path, root), str(path), relative_name(path, root), None, (), problem)
         for path in sorted(files)
         if path.name[0] != "." and path.name not in NOT_LABELS
     ]
 
 
-def _relative(path: Path, root: Path) -> str:
-    """The path in messages and image ids: relative to `root` if it lies below it."""
-    normalised = Path(os.path.normpath(path))
-    base = os.path.normpath(root)
-    return normalised.relative_to(base).as_posix() if normalised.is_relative_to(base) else normalised.as_posix()
-
-
 def _read_picture(picture: Path, root: Path, names: Sequence[str]) -> _LabelledPicture:
-    name, path = _relative(picture, root), _label_path(picture)
-    where = _relative(path, root)
+    name, path = relative_name(picture, root), label_path(picture)
+    where = relative_name(path, root)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:

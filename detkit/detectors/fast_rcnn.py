@@ -28,7 +28,7 @@ from detkit.nn.selection import SelectionConfig
 from detkit.ops.boxes import box_area
 from detkit.structures import Categories, Target
 
-CANONICAL_AREA = 224.0**2  # px^2, of a region in the scale that is chosen for it
+CANONICAL_AREA = 224.0**2  # px^2, to which a region is nearest in its scale
 
 
 class FastSelectionConfig(SelectionConfig):
@@ -97,7 +97,7 @@ class FastRCNN(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
         proposals: Regions | None = None,
         targets: Sequence[Target] | None = None,
     ) -> RegionBasedOutputs[RoIOutputs]:
-        regions, region_targets = self.training_sample(proposals, targets)
+        regions, region_targets = self.regions_with_targets(proposals, targets)
         if self.test_scales and not self.training:
             roi = self.roi.predict(self.pool_at_best_scale(images, regions), regions, None)
         else:

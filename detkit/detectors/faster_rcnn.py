@@ -98,7 +98,7 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         rpn = self._rpn_outputs(features, images, sizes)
         if proposals is None:
             proposals = self.rpn.propose(rpn)
-        regions, region_targets = self.training_sample(proposals, targets)
+        regions, region_targets = self.regions_with_targets(proposals, targets)
         roi = self.roi(features, regions, region_targets)
         return FasterRCNNOutputs(roi, self.detect_in_evaluation(roi, sizes), rpn)
 

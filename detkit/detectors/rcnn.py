@@ -55,7 +55,7 @@ class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
     """`batch.proposals` come with the images."""
 
     roi: RCNNHead
-    export_obstacle = "each image's proposals are cropped from it and pass the network in parts, as many as there are"
+    export_obstacle = "the crops of an image pass the network in parts, and their number depends on its proposals"
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
         proposals: Regions | None = None,
         targets: Sequence[Target] | None = None,
     ) -> RegionBasedOutputs[RCNNOutputs]:
-        regions, region_targets = self.training_sample(proposals, targets)
+        regions, region_targets = self.regions_with_targets(proposals, targets)
         roi = self.roi(self.pool5(images, regions), regions, region_targets)
         return RegionBasedOutputs(roi, self.detect_in_evaluation(roi, sizes))
 

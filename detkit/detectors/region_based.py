@@ -86,10 +86,10 @@ class RegionBasedDetector(Detector[RegionOutputsT]):
         levels: list[Tensor] = self.backbone(images)
         return self.neck(levels) if self.neck is not None else levels
 
-    def training_sample(
+    def regions_with_targets(
         self, proposals: Regions | None, targets: Sequence[Target] | None
     ) -> tuple[Regions, RegionTargets | None]:
-        """In training a sample of the proposals and objects with its targets; in evaluation all proposals."""
+        """In training a sample of the proposals and objects with its targets; in evaluation all proposals and None."""
         if proposals is None:
             raise ValueError(f"expected proposals in the batch: {type(self).__name__} has no network that proposes")
         if not self.training:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from detkit.config import UserError
 from detkit.structures import Categories
 
 SELECTION = {
@@ -56,19 +57,31 @@ def upgrade_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _address_by_stride(backbone: dict[str, Any]) -> None:
     name, levels = str(backbone["name"]), backbone.pop("levels")
-    if name.startswith("vgg"):
-        strides = {level: 2 ** (level - 1) for level in range(1, 6)} | ({4: 8, 6: 16} if name == "vgg16_ssd" else {})
-    elif name in ("alexnet", "caffenet"):
-        strides = {1: 4, 2: 8, 3: 16, 4: 16, 5: 16}
-    elif name in ("mobilenet_v3_large", "mobilenet_v3_small"):
-        strides = {0: 2, 1: 4, 2: 8, 3: 16, 4: 32, 5: 32}
-    else:
-        strides = {level: 2**level for level in range(7)}
-    if backbone.get("dilation"):
-        strides[5] = 16
+    strides = _strides_of_levels(name, dilation=bool(backbone.get("dilation")))
     backbone["strides"] = [strides[level] for level in levels]
-    if name == "mobilenet_v1" and backbone.get("frozen_stages"):
-        backbone["frozen_stages"] -= 1  # it used to count one stage more than it froze
+    for stride in set(backbone["strides"]):
+        here = [level for level in strides if strides[level] == stride]
+        used = [level for level in levels if strides[level] == stride]
+        if used != here[-len(used) :]:
+            raise UserError(
+                f"model.backbone.levels: {name} has several levels of stride {stride}, {here}, and strides name "
+                f"the last ones, found {used}; build this detector in Python and load the weights under 'model'"
+            )
+    if name in ("mobilenet_v1", "yolov1") and backbone.get("frozen_stages"):
+        backbone["frozen_stages"] -= 1  # these used to count one stage more than they froze
+
+
+def _strides_of_levels(name: str, *, dilation: bool) -> dict[int, int]:
+    """The stride of every level that the backbone had."""
+    if name == "vgg16_ssd":
+        return {4: 8, 6: 16}
+    if name.startswith("vgg"):
+        return {level: 2 ** (level - 1) for level in range(1, 6)}
+    if name in ("alexnet", "caffenet"):
+        return {1: 4, 2: 8, 3: 16, 4: 16, 5: 16}
+    if name in ("mobilenet_v3_large", "mobilenet_v3_small"):
+        return {0: 2, 1: 4, 2: 8, 3: 16, 4: 32, 5: 32}
+    return {level: 2**level for level in range(7)} | ({5: 16} if dilation else {})
 
 
 def _nest(section: dict[str, Any], name: str, keys: Mapping[str, str]) -> None:

@@ -1,8 +1,8 @@
 """The transformer of set prediction (DETR, arXiv 2005.12872, section A.3): position embeddings enter every attention.
 
 Legend: B images, S cells of the feature map, Q queries, D width, L decoder layers.
-Sequences are `[B, S or Q, D]`. The memory is the output of the encoder. A mask is True where attention
-may look, broadcastable to `[B, heads, Q, S]`; None: everywhere.
+Sequences are `[B, S or Q, D]`. The memory is the output of the encoder. A mask is bool, broadcastable to
+`[B, heads, Q, S]`, and True at cells that may be attended to; None: all.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def roi_warp(images: Tensor, boxes: Boxes, output_size: int, *, context: int = 0
 
     context  px of the result on each side that show what surrounds the box, which is enlarged for it by output_size /
              (output_size - 2 context) about its centre
-    The window is rounded to whole pixels, at least one, and cut off at the image; what it shows beyond is 0 (the mean,
+    The window is rounded to whole pixels, at least one, and cut off at the image; pixels beyond are 0 (the mean,
     if that was subtracted before). The rest is read bilinearly between the window's pixels, without antialiasing.
     """
     if not 0 <= 2 * context < output_size:

@@ -50,27 +50,27 @@ def test_one_anchor_is_at_least_as_good_as_the_mean() -> None:
 def test_the_fit_is_never_below_that_of_the_first_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Means are not what 1 - IoU asks for: of wide shapes the last step is worse than the best."""
     sides = np.exp(np.random.default_rng(0).normal(4, 0.8, (2000, 2)))
-    found = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
+    final = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
     monkeypatch.setattr("detkit.data.anchor_kmeans._means", lambda sides, owners, anchors: anchors)
     first = [mean_iou(sides, kmeans_anchors(sides, k)) for k in (3, 9)]
-    assert found[0] > first[0]
-    assert found[1] > first[1]
+    assert final[0] > first[0]
+    assert final[1] > first[1]
 
 
 def test_more_anchors_fit_better_and_a_seed_repeats_itself() -> None:
     sides = np.exp(np.random.default_rng(0).normal(4, 0.7, (2000, 2)))
-    found = [kmeans_anchors(sides, k, seed=3) for k in (1, 2, 5, 9)]
-    fits = [mean_iou(sides, anchors) for anchors in found]
+    results = [kmeans_anchors(sides, k, seed=3) for k in (1, 2, 5, 9)]
+    fits = [mean_iou(sides, anchors) for anchors in results]
     assert fits == sorted(fits)
-    for anchors in found:
+    for anchors in results:
         assert (np.diff(anchors.prod(axis=1)) > 0).all()
-    np.testing.assert_array_equal(found[3], kmeans_anchors(sides, 9, seed=3))
+    np.testing.assert_array_equal(results[3], kmeans_anchors(sides, 9, seed=3))
 
 
-@pytest.mark.parametrize(("count", "k", "found"), [(2, 3, 2), (0, 1, 0)])
-def test_more_anchors_than_different_shapes(count: int, k: int, found: int) -> None:
+@pytest.mark.parametrize(("count", "k", "distinct"), [(2, 3, 2), (0, 1, 0)])
+def test_more_anchors_than_different_shapes(count: int, k: int, distinct: int) -> None:
     sides = np.repeat(np.arange(1.0, count + 1)[:, None], 2, axis=1).repeat(5, axis=0)
-    with pytest.raises(UserError, match=f"{k} need as many different box shapes, found {found}"):
+    with pytest.raises(UserError, match=f"{k} need as many different box shapes, found {distinct}"):
         kmeans_anchors(sides, k)
 
 

@@ -40,7 +40,7 @@ def failing(image_id: ImageId, size: Size, draw: int | None) -> ImageInfo:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
-    return make_dataset(tmp_path_factory.mktemp("made"), SIZES)
+    return make_dataset(tmp_path_factory.mktemp("noise"), SIZES)
 
 
 def loader(dataset: ImageDataset, **changes: Any) -> DataLoader[Batch]:
@@ -155,7 +155,7 @@ def test_picture_lost_during_training_is_named(tmp_path: Path) -> None:
     for workers in (0, 1):
         with pytest.raises(DataError) as lost:
             list(loader(dataset, workers=workers))
-        assert str(lost.value) == f"{tmp_path}/001.png: the picture cannot be read; it was there when made was checked"
+        assert str(lost.value) == f"{tmp_path}/001.png: the picture cannot be read; it was there when noise was checked"
 
 
 class TestBatchSampler:
@@ -235,7 +235,7 @@ def test_collate_puts_a_letterboxed_picture_at_its_offset_and_moves_its_boxes() 
 
 def test_each_picture_comes_with_its_proposals(dataset: ImageDataset, tmp_path: Path) -> None:
     """Ten pixels of either side of the picture in its corner, twice as large on an input of twice the size."""
-    folder = ProposalFolder(tmp_path, Path("data"), {"name": "mine"})
+    folder = ProposalFolder(tmp_path, Path("data"), {"name": "own"})
     for index in range(len(dataset)):
         folder.save(dataset.path(index), np.array([[0, 0, 10, 10 + index]], np.float32))
     batches = list(loader(dataset, shuffle=False, augment=None, proposals=folder))

@@ -1,4 +1,4 @@
-"""The COCO reader, on files made here and on real ones."""
+"""The COCO reader, on small files written here and on real data."""
 
 import json
 from pathlib import Path

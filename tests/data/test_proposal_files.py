@@ -46,11 +46,11 @@ def test_coco_results_are_corners_best_first(tmp_path: Path) -> None:
         entry(7, [0, 0, 60, 40], 0.9),
         entry(7, [1, 1, 2, 2], 0.9),
     )
-    found = read_proposals([path])
-    assert set(found) == {"7", "0"}
-    assert found["7"].tolist() == [[0, 0, 60, 40], [1, 1, 3, 3], [10, 20.5, 40, 25.5]]
-    assert found["0"].tolist() == [[1, 2, 4, 6]]
-    assert found["7"].dtype == np.float32
+    boxes_by_id = read_proposals([path])
+    assert set(boxes_by_id) == {"7", "0"}
+    assert boxes_by_id["7"].tolist() == [[0, 0, 60, 40], [1, 1, 3, 3], [10, 20.5, 40, 25.5]]
+    assert boxes_by_id["0"].tolist() == [[1, 2, 4, 6]]
+    assert boxes_by_id["7"].dtype == np.float32
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.uint16])
@@ -59,15 +59,15 @@ def test_matlab_boxes_begin_with_y_and_count_pixels_from_1(dtype: Any, row: bool
     """Pixels 1 to 40 down and 1 to 60 across are the whole of a picture of 60 x 40; 3 to 3 is one pixel wide."""
     boxes = np.array([[1, 1, 40, 60], [11, 3, 20, 3]], dtype)
     path = write_mat(tmp_path / "a.mat", {"000005": boxes, "000007": np.zeros((0, 0))}, row=row)
-    found = read_proposals([path])
-    assert found["000005"].tolist() == [[0, 0, 60, 40], [2, 10, 3, 20]]
-    assert found["000007"].shape == (0, 4)
-    assert {boxes.dtype for boxes in found.values()} == {np.dtype(np.float32)}
+    boxes_by_id = read_proposals([path])
+    assert boxes_by_id["000005"].tolist() == [[0, 0, 60, 40], [2, 10, 3, 20]]
+    assert boxes_by_id["000007"].shape == (0, 4)
+    assert {boxes.dtype for boxes in boxes_by_id.values()} == {np.dtype(np.float32)}
 
 
 def test_matlab_ids_may_be_numbers(tmp_path: Path) -> None:
-    found = read_proposals([write_mat(tmp_path / "a.mat", {12: np.ones((1, 4)), 345: np.ones((2, 4))})])
-    assert {image_id: len(boxes) for image_id, boxes in found.items()} == {"12": 1, "345": 2}
+    boxes_by_id = read_proposals([write_mat(tmp_path / "a.mat", {12: np.ones((1, 4)), 345: np.ones((2, 4))})])
+    assert {image_id: len(boxes) for image_id, boxes in boxes_by_id.items()} == {"12": 1, "345": 2}
 
 
 def test_files_are_read_together_and_each_image_once(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_another_kind_of_file() -> None:
 def test_boxes_go_to_the_images_by_id(tmp_path: Path) -> None:
     boxes = {"000007": np.full((1, 4), 7, np.float32), "000005": np.array([[0, 0, 5, 5]], np.float32)}
     boxes["000007"][0, :2] = 0
-    assert [found[0, 2] for found in match_proposals(voc(tmp_path), boxes, "a.mat")] == [5, 7]
+    assert [image[0, 2] for image in match_proposals(voc(tmp_path), boxes, "a.mat")] == [5, 7]
     by_number = make_dataset(tmp_path / "numbers", [(40, 60)] * 2)
     numbered = {"1": boxes["000007"], "0": boxes["000005"]}
-    assert [found[0, 2] for found in match_proposals(by_number, numbered, "a.json")] == [5, 7]
+    assert [image[0, 2] for image in match_proposals(by_number, numbered, "a.json")] == [5, 7]
 
 
 def test_ids_of_several_years_are_known_without_their_year(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_ids_of_several_years_are_known_without_their_year(tmp_path: Path) -> No
     assert dataset.image_id(3) == "2012/000007"
     boxes = {"000005": np.zeros((0, 4), np.float32), "000007": np.zeros((0, 4), np.float32)}
     boxes["2012/000007"] = np.array([[0, 0, 9, 9]], np.float32)  # rather than 000007
-    assert [len(found) for found in match_proposals(dataset, boxes, "a.json")] == [0, 0, 0, 1]
+    assert [len(image) for image in match_proposals(dataset, boxes, "a.json")] == [0, 0, 0, 1]
 
 
 def test_files_of_another_data_set(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_files_of_another_data_set(tmp_path: Path) -> None:
     message = r"a.mat: no entry for 1 of 2 images of voc train \(2007_train\): '000007'; known are '000005', '000009'"
     with pytest.raises(DataError, match=message):
         match_proposals(voc(tmp_path), boxes, "a.mat")
-    assert [len(found) for found in match_proposals(voc(tmp_path), boxes, "a.mat", allow_missing=True)] == [0, 0]
+    assert [len(image) for image in match_proposals(voc(tmp_path), boxes, "a.mat", allow_missing=True)] == [0, 0]
     del boxes["000005"]
     with pytest.raises(DataError, match=r"no entry for 2 of 2 images .*: '000005', '000007'; known are '000009'"):
         match_proposals(voc(tmp_path), boxes, "a.mat", allow_missing=True)

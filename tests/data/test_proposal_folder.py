@@ -1,4 +1,4 @@
-"""Proposals on disk: kept whole, never mixed up, and a message for everything else."""
+"""Proposals on disk: complete, never mixed up, and a message for everything that is wrong."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def picture(data: Path) -> str:
 
 
 def folder_in(data: Path, settings: dict[str, Any] = HOW) -> ProposalFolder:
-    return ProposalFolder(data / "kept", data, settings)
+    return ProposalFolder(data / "proposals", data, settings)
 
 
 def test_what_was_saved_is_loaded(data: Path, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_what_was_saved_is_loaded(data: Path, tmp_path: Path) -> None:
         folder_in(data).save(picture, BOXES + number)
     for number, picture in enumerate(pictures):
         np.testing.assert_array_equal(folder_in(data).load(picture), BOXES + number)
-    (folder,) = (data / "kept").iterdir()
+    (folder,) = (data / "proposals").iterdir()
     assert folder.name.startswith("selective_search-")
     assert len(list(folder.iterdir())) == 5, "four files and the settings, nothing left aside"
 

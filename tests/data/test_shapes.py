@@ -62,7 +62,7 @@ def test_voc_and_coco_hold_the_same_ground_truth(tmp_path: Path, split: Any) -> 
 
 def test_written_once_and_drawn_again_for_other_settings(tmp_path: Path) -> None:
     ensure_shapes(config(tmp_path))
-    marker = tmp_path / "shapes" / "VOC2007" / "kept"
+    marker = tmp_path / "shapes" / "VOC2007" / "marker"
     marker.touch()
     ensure_shapes(config(tmp_path, format="coco"))  # another reader is no other set
     assert marker.exists()
@@ -112,28 +112,28 @@ def test_a_writer_that_dies_leaves_no_half_set(tmp_path: Path, monkeypatch: pyte
 
 def test_pictures_are_of_the_promised_kind() -> None:
     pictures = [draw_picture(np.random.default_rng(seed)) for seed in range(60)]
-    objects = [item for _, found in pictures for item in found]
+    objects = [item for _, drawn in pictures for item in drawn]
     sides = np.array([max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in (item.box for item in objects)])
     assert {item.label for item in objects} == set(range(len(CLASS_NAMES)))
     assert (sides < 14).mean() < 0.25
     assert sides.max() > 120
     assert all(HIDDEN_BELOW <= item.visible <= 1 for item in objects)
     assert {image.shape[0] > image.shape[1] for image, _ in pictures} == {True, False}
-    for image, found in pictures:
+    for image, drawn in pictures:
         assert image.dtype == np.uint8
         assert 208 <= min(image.shape[:2]) <= max(image.shape[:2]) <= 352
-        assert 1 <= len(found) <= 10
-        for x1, y1, x2, y2 in (item.box for item in found):
+        assert 1 <= len(drawn) <= 10
+        for x1, y1, x2, y2 in (item.box for item in drawn):
             assert 0 <= x1 < x2 <= image.shape[1]
             assert 0 <= y1 < y2 <= image.shape[0]
 
 
 def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """On black, in white, without clutter: rows and columns just inside the box are lit, those just outside are not."""
-    monkeypatch.setattr("detkit.data.shapes_drawing._background", lambda rng, size: np.zeros((*size, 3), np.uint8))
-    monkeypatch.setattr("detkit.data.shapes_drawing._draw_clutter", lambda rng, image: None)
-    monkeypatch.setattr("detkit.data.shapes_drawing._draw_stroke", lambda rng, image, thickness: None)
-    monkeypatch.setattr("detkit.data.shapes_drawing._degrade", lambda rng, image: image)
+    monkeypatch.setattr("detkit.data.shapes_drawing.draw_background", lambda rng, size: np.zeros((*size, 3), np.uint8))
+    monkeypatch.setattr("detkit.data.shapes_drawing.draw_clutter", lambda rng, image: None)
+    monkeypatch.setattr("detkit.data.shapes_drawing.draw_stroke", lambda rng, image, thickness: None)
+    monkeypatch.setattr("detkit.data.shapes_drawing.degrade", lambda rng, image: image)
     white = np.full(3, 255.0)
     monkeypatch.setattr("detkit.data.shapes_drawing._colour_away_from", lambda *_: white)
     monkeypatch.setattr("detkit.data.shapes_drawing._texture", lambda rng, side, *_: np.full((side, side, 3), 255.0))

@@ -26,7 +26,7 @@ def doubled_or_not(image_id: ImageId, size: Size, draw: int | None) -> ImageInfo
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
-    return make_dataset(tmp_path_factory.mktemp("made"), SIZES)
+    return make_dataset(tmp_path_factory.mktemp("noise"), SIZES)
 
 
 def loader(dataset: ImageDataset, workers: int, **changes: Any) -> DataLoader[Batch]:

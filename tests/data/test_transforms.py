@@ -157,7 +157,7 @@ def test_expand_surrounds_half_of_the_pictures_with_the_mean_colour(sample: Samp
 
 
 def test_iou_crop_keeps_objects_by_their_centre_and_half_to_double_the_aspect(sample: Sample) -> None:
-    """An object of 100 x 160 with a quarter visible is kept or not by its centre alone."""
+    """An object of 100 x 160 with a quarter visible stays or not by its centre alone."""
     image = np.zeros((100, 160, 3), np.uint8)
     sample = with_boxes(image, (0, 0, 160, 100), (0, 0, 16, 10))
     augment = Augment(AugmentConfig(horizontal_flip=0.0, iou_crop=True))

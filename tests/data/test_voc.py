@@ -1,4 +1,4 @@
-"""The VOC reader, on files made here and on real ones."""
+"""The VOC reader, on small files written here and on real data."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The reader of darknet's text labels, on files made here."""
+"""The reader of darknet's text labels, on small files written here."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def make_dataset(
         cv2.imwrite(str(path), np.random.default_rng(index).integers(0, 256, (*size, 3)).astype(np.uint8))
         objects = [RawObject(f"object {n}", 0, box) for n, box in enumerate(boxes)]
         images.append(RawImage(index, str(path), str(path), size, objects))
-    return ImageDataset(images, name="made", categories=Categories.of_names(["thing"]))
+    return ImageDataset(images, name="noise", categories=Categories.of_names(["thing"]))
 
 
 def write_yolo(

@@ -123,7 +123,7 @@ TINY = TransformerConfig(width=16, heads=4, encoder_layers=1, decoder_layers=2, 
     ids=["detr", "anchors", "proposals"],
 )
 def test_the_core_exports_with_any_batch_size(head: DETRHeadConfig | DABDETRHeadConfig) -> None:
-    """With padding and without, although PyTorch takes no mask where nothing is padded."""
+    """With padding and without, although the program that is not exported uses no mask if nothing is padded."""
     torch.manual_seed(0)
     resize = {"name": "short_side", "size": 64, "max_size": 96}
     backbone = ResNetConfig(name="resnet18", frozen_stages=0, strides=(32,))

@@ -20,7 +20,6 @@ from detkit.structures import Categories
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
 from tests.detectors.overfit import overfit
 
-
 ANIMALS = Categories.of_names(["cat", "dog"])
 
 
@@ -174,7 +173,10 @@ def test_background_overlaps_an_object_a_little() -> None:
     ("fields", "message"),
     [
         ({"backbone": ResNetConfig()}, "backbone.strides: 4 levels of different widths need a neck, found neck: null"),
-        ({"backbone": VGGConfig(strides=(8, 16)), "neck": {"name": "fpn"}}, "roi.pool: RoIPool reads one level, found 2"),
+        (
+            {"backbone": VGGConfig(strides=(8, 16)), "neck": {"name": "fpn"}},
+            "roi.pool: RoIPool reads one level, found 2",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:

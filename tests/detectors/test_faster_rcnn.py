@@ -10,10 +10,10 @@ from detkit.config import override, parse_config
 from detkit.detectors.build import build_detector
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
 from detkit.engine.run import RunConfig
+from detkit.nn.anchors import AnchorConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import VGGConfig
-from detkit.nn.anchors import AnchorConfig
 from detkit.nn.heads.roi import RoIConfig
 from detkit.nn.heads.rpn import RPNConfig
 from detkit.nn.proposals.regions import Regions

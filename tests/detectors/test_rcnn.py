@@ -81,7 +81,9 @@ def test_the_labels_of_each_stage() -> None:
     detector = small(svm=SVMConfig(easy_margin=-100.0))
     batch = make_batch(detector, [0], [(120, 160)])
     objects = boxes_of([(10, 10, 50, 50), (80, 20, 120, 60), (60, 80, 100, 110)])
-    target = Target(Objects(objects, torch.tensor([0, 1, 0]), torch.tensor([False, False, True])))  # the second cat is difficult
+    target = Target(
+        Objects(objects, torch.tensor([0, 1, 0]), torch.tensor([False, False, True]))
+    )  # the second cat is difficult
     proposals = boxes_of(
         [
             (14, 10, 54, 50),  # cat, IoU .82: a regressor's example, no negative of cats, one of dogs
@@ -92,7 +94,7 @@ def test_the_labels_of_each_stage() -> None:
     )
     batch = replace(batch, targets=(target,), proposals=(proposals,))
     # regressors: the cat, the dog and the first proposal; negatives of cats: the dog and the third proposal; of dogs:
-    # the cat and all four proposals; of cows none are kept, as there is nothing to tell them from
+    # the cat and all four proposals; of cows none stay, as there is nothing to tell them from
     assert detector.finish_training([batch]) == (
         "box regressors on 3 regions; SVMs on 2 objects and 7 hard negatives; "
         "too few of cow, which will never be detected"
@@ -117,6 +119,11 @@ def test_images_without_proposals() -> None:
     assert [len(detections) for detections in detector.postprocess(detector(none), none.infos)] == [0, 0]
     losses = detector.train().criterion(detector(none), none.targets or ())
     assert losses["roi_class"] > 0, "the objects themselves are proposals in training"
+
+
+def test_it_says_why_it_is_not_exported() -> None:
+    assert RCNN.export_obstacle is not None
+    assert "the crops of an image pass the network in parts" in RCNN.export_obstacle
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from detkit.config import parse_config
+from detkit.config import UserError, parse_config
 from detkit.engine.run import RunConfig
 from detkit.engine.upgrade import upgrade_config, upgrade_state
 
@@ -51,6 +51,10 @@ MODELS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {"name": "yolov1", "backbone": {"name": "yolov1", "levels": [6]}, "head": {"max_detections": 5}},
         {"backbone.strides": (64,), "head.selection.max_detections": 5},
+    ),
+    (
+        {"name": "yolov1", "backbone": {"name": "yolov1", "levels": [6], "frozen_stages": 3}},  # froze two
+        {"backbone.frozen_stages": 2},
     ),
     (
         {"name": "rcnn", "backbone": {"name": "alexnet", "levels": [5]}, "roi": {"detections_per_image": 800}},
@@ -101,6 +105,12 @@ def test_a_configuration_of_before(model: dict[str, Any], expected: dict[str, An
 def test_a_configuration_in_the_present_form_stays(model: dict[str, Any], expected: dict[str, Any]) -> None:
     present = parse_config(upgrade_config({"model": model, **REST}), RunConfig).model_dump(mode="json")
     assert upgrade_config(present) == present
+
+
+def test_a_level_without_a_name_of_its_own_is_refused() -> None:
+    model = {"name": "rcnn", "backbone": {"name": "alexnet", "levels": [4]}}
+    with pytest.raises(UserError, match=r"alexnet has several levels of stride 16, \[3, 4, 5\], .* found \[4\]"):
+        upgrade_config({"model": model})
 
 
 def test_a_checkpoint_of_before() -> None:

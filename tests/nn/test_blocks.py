@@ -1,4 +1,4 @@
-"""Layers, each against the loops or the formula that define it."""
+"""Each layer equals the loops or the formula that define it."""
 
 import math
 from typing import get_args
@@ -108,19 +108,20 @@ def test_reorg_is_darknets(shape: tuple[int, int, int], stride: int) -> None:
     y = Reorg(stride)(x)
     for image, result in zip(x, y, strict=True):
         assert torch.equal(result, darknet_reorg(image, stride))
-    assert not torch.equal(y, torch.nn.functional.pixel_unshuffle(x, stride))  # the trap
+    # space-to-depth is the obvious but wrong implementation
+    assert not torch.equal(y, torch.nn.functional.pixel_unshuffle(x, stride))
 
 
 def test_spp_is_maximum_by_maximum() -> None:
     x = random(1, 2, 6, 7)
     y = SPP((3, 5))(x)
     assert y.shape == (1, 6, 6, 7)
-    for place, reach in enumerate((2, 1, 0)):  # the largest pool first, the input last
+    for group, reach in enumerate((2, 1, 0)):  # the largest pool first, the input last
         for c in range(2):
             for i in range(6):
                 for j in range(7):
                     window = x[0, c, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1]
-                    assert y[0, 2 * place + c, i, j] == window.max()
+                    assert y[0, 2 * group + c, i, j] == window.max()
 
 
 def test_spp_of_yolov3() -> None:

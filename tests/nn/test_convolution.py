@@ -10,11 +10,12 @@ from torchvision.ops import FrozenBatchNorm2d
 from detkit.detectors.build import build_detector
 from detkit.nn import convolution
 from detkit.nn.convolution import FastConv2d, accelerate
+from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS
 
 
 def draw_norms(network: nn.Module) -> None:
-    """Statistics as of a trained network, none of them zero or one."""
+    """Sets random statistics and affine parameters, so that a missing batch norm changes the outputs."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, FrozenBatchNorm2d):
@@ -26,14 +27,14 @@ def gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Of the input and of every parameter."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     network(x).sin().sum().backward()
-    found = [x.grad, *(parameter.grad for parameter in network.parameters())]
-    assert all(gradient is not None for gradient in found)
+    result = [x.grad, *(parameter.grad for parameter in network.parameters())]
+    assert all(gradient is not None for gradient in result)
     network.zero_grad()
-    return found
+    return result
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_convolution_and_its_frozen_norm_are_what_they_were(bias: bool) -> None:
+def test_a_convolution_and_its_frozen_norm_compute_the_same(bias: bool) -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1, groups=2, bias=bias), FrozenBatchNorm2d(8), nn.ReLU()).double()
     draw_norms(plain)
@@ -49,7 +50,7 @@ def test_a_convolution_and_its_frozen_norm_are_what_they_were(bias: bool) -> Non
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v3_small"])
-def test_a_network_is_what_it_was(name: str) -> None:
+def test_a_network_computes_the_same(name: str) -> None:
     torch.manual_seed(0)
     plain = models.get_model(name, weights=None, norm_layer=FrozenBatchNorm2d).double()
     draw_norms(plain)
@@ -72,7 +73,7 @@ def test_a_copy_has_its_own_norm() -> None:
     assert not twin(x).equal(before)
 
 
-def test_batch_norm_that_learns_is_left_alone() -> None:
+def test_batch_norm_that_learns_does_not_change() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     accelerate(network)
     assert network[0].norm == ()
@@ -122,7 +123,7 @@ def test_other_gradients_are_torchs_own(conv: nn.Conv2d, x: Tensor, monkeypatch:
 
 @pytest.mark.parametrize("model", ["fasterrcnn_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])
 def test_every_convolution_of_a_built_detector_is_fast(model: str) -> None:
-    detector = build_detector(CONFIGS[model], ["one", "two"])
+    detector = build_detector(CONFIGS[model], Categories.of_names(["one", "two"]))
     convolutions = [module for module in detector.modules() if isinstance(module, nn.Conv2d)]
     assert all(type(conv) is FastConv2d for conv in convolutions)
     assert any(conv.norm for conv in convolutions) == ("resnet" in model)
@@ -140,7 +141,7 @@ WINOGRAD_SHAPES = [  # B, C, K, H, W
 
 @pytest.mark.parametrize("shape", WINOGRAD_SHAPES, ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-def test_winograd_is_the_convolution(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_winograd_equals_the_convolution(shape: tuple[int, ...], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     torch.manual_seed(0)
@@ -159,7 +160,7 @@ def test_winograd_is_the_convolution(shape: tuple[int, ...], bias: bool, monkeyp
 
 
 def test_winograd_without_some_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen convolution passes the gradient on; the first that is trained asks for none of its input."""
+    """A frozen convolution needs only the gradient of its input; the first trained one needs none of its input."""
     pytest.importorskip("numba")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     torch.manual_seed(0)
@@ -210,7 +211,7 @@ def test_no_winograd_for_other_convolutions(options: dict, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "says"),
+    ("x", "message"),
     [
         (torch.zeros(1, 32, 40, 40), "to have 16 channels, but got 32 channels instead"),
         (torch.zeros(1, 16, 40, 40, dtype=torch.float64), "type"),
@@ -218,11 +219,11 @@ def test_no_winograd_for_other_convolutions(options: dict, size: int) -> None:
     ],
     ids=["channels", "dtype", "dimensions"],
 )
-def test_torch_refuses_an_input_that_does_not_fit(x: Tensor, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_refuses_an_input_that_does_not_fit(x: Tensor, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     conv = nn.Conv2d(16, 16, 3, padding=1)
     accelerate(conv)
     x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
     assert not convolution._is_dense_with_avx2(conv, x)
-    with pytest.raises(RuntimeError, match=says):
+    with pytest.raises(RuntimeError, match=message):
         conv(x)

@@ -63,8 +63,8 @@ def test_boxes_with_a_gradient_do_not_go_through_numba() -> None:
 def test_a_box_of_nan_has_an_iou_of_nan_and_suppresses_nothing() -> None:
     boxes = torch.cat((torch.tensor([[float("nan"), 0, 10, 10]]), BOXES[:4]))
     assert box_iou(boxes, BOXES[:4])[0].isnan().all()
-    kept = nms(boxes, torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6]), 0.1).tolist()
-    assert kept == [0, *(1 + nms(BOXES[:4], SCORES.new_tensor([0.9, 0.8, 0.7, 0.6]), 0.1)).tolist()]
+    keep = nms(boxes, torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6]), 0.1).tolist()
+    assert keep == [0, *(1 + nms(BOXES[:4], SCORES.new_tensor([0.9, 0.8, 0.7, 0.6]), 0.1)).tolist()]
 
 
 def test_ops_can_be_traced_and_exported() -> None:

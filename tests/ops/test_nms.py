@@ -105,9 +105,9 @@ def test_soft_nms_equals_the_definition(case: str, method: str) -> None:
     labels = labels_of(boxes)
     arguments = (boxes.tolist(), scores.tolist(), labels.tolist())
     expected = dict(zip(*reference.soft_nms(*arguments, method, *SOFT.values()), strict=True))
-    kept, lowered = soft_nms(boxes, scores, labels, method=method, **SOFT)
-    assert set(kept.tolist()) == set(expected)
-    assert_close(lowered, torch.tensor([expected[i] for i in kept.tolist()], dtype=torch.float64))
+    keep, lowered = soft_nms(boxes, scores, labels, method=method, **SOFT)
+    assert set(keep.tolist()) == set(expected)
+    assert_close(lowered, torch.tensor([expected[i] for i in keep.tolist()], dtype=torch.float64))
     assert lowered.equal(lowered.sort(descending=True)[0])
 
 
@@ -115,14 +115,14 @@ def test_soft_nms_by_hand() -> None:
     """Twins: the second loses everything when linear, and keeps exp(-1 / sigma) when gaussian."""
     boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [8, 8, 9, 9]])
     scores, labels = torch.tensor([0.5, 0.8, 0.6]), torch.tensor([1, 1, 1])
-    kept, lowered = soft_nms(boxes, scores, labels, method="linear", **SOFT)
-    assert kept.tolist() == [1, 2]
+    keep, lowered = soft_nms(boxes, scores, labels, method="linear", **SOFT)
+    assert keep.tolist() == [1, 2]
     assert lowered.tolist() == pytest.approx([0.8, 0.6])
-    kept, lowered = soft_nms(boxes, scores, labels, method="gaussian", **SOFT | {"score_threshold": 0.05})
-    assert kept.tolist() == [1, 2, 0]
+    keep, lowered = soft_nms(boxes, scores, labels, method="gaussian", **SOFT | {"score_threshold": 0.05})
+    assert keep.tolist() == [1, 2, 0]
     assert lowered.tolist() == pytest.approx([0.8, 0.6, 0.5 * 0.1353353])
-    kept, _ = soft_nms(boxes, scores, torch.tensor([1, 2, 1]), method="linear", **SOFT)
-    assert kept.tolist() == [1, 2, 0], "other labels are left alone"
+    keep, _ = soft_nms(boxes, scores, torch.tensor([1, 2, 1]), method="linear", **SOFT)
+    assert keep.tolist() == [1, 2, 0], "other labels are left alone"
     assert scores.tolist() == pytest.approx([0.5, 0.8, 0.6]), "the input is left alone"
 
 

@@ -54,7 +54,7 @@ class ProposalConfig(Config):
 
 class DABDETRHeadConfig(SetHeadConfig):
     name: Literal["dab_detr"] = "dab_detr"
-    num_queries: int = Field(300, ge=1)  # with proposals: no more than there are cells
+    num_queries: int = Field(300, ge=1)  # predictions of an image; with proposals: no more than there are cells
     temperature: float = Field(20.0, gt=1)  # DAB-DETR, section "Temperature tuning"
     class_cost: float = Field(2.0, ge=0)
     focal: FocalLossConfig = FocalLossConfig()

@@ -35,7 +35,7 @@ NO_SAMPLES = "no sampled regions: the outputs were computed in evaluation mode"
 
 class RegionConfig(Config):
     hidden: tuple[int, ...] = (1024, 1024)  # fully connected layers
-    ranks: tuple[int, ...] = ()  # of those layers after a truncated SVD (`tools/compress.py`); empty: they are whole
+    ranks: tuple[int, ...] = ()  # of those layers after a truncated SVD (`tools/compress.py`); empty: none is cut
     dropout: float = Field(0.0, ge=0, lt=1)  # after each hidden layer
     fg_threshold: float = Field(0.5, ge=0, le=1)  # IoU
     bg_threshold: tuple[float, float] = (0.0, 0.5)  # IoU [low, high)

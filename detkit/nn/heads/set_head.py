@@ -38,10 +38,10 @@ class SetSelectionConfig(SelectionConfig):
 
 
 class SetHeadConfig(Config):
-    """What every head that predicts a set is told. Defaults: DETR, section A.4 of the paper."""
+    """Settings that all heads that predict a set have. Defaults: DETR, section A.4 of the paper."""
 
     transformer: TransformerConfig = TransformerConfig()
-    num_queries: int = Field(100, ge=1)  # the most objects that an image can have
+    num_queries: int = Field(100, ge=1)  # predictions of an image
     temperature: float = Field(10000.0, gt=1)  # longest wavelength of the position embeddings; the shortest is 1
     class_cost: float = Field(1.0, ge=0)  # costs of the matching
     l1_cost: float = Field(5.0, ge=0)
@@ -73,7 +73,7 @@ SetOutputsT = TypeVar("SetOutputsT", bound=DETROutputs)
 
 @dataclass(frozen=True, eq=False)
 class PredictionGroup:
-    """Predictions among which every object finds its own, in each layer by itself.
+    """Predictions that are matched with the objects of their image, in each layer separately.
 
     name    prefix of the names of its losses
     logits  `[L, B, Q, C]`
@@ -88,7 +88,7 @@ class PredictionGroup:
 
 
 class ClassPrediction(ABC):
-    """How logits stand for classes, or for none: what they cost in the matching, their loss and their scores."""
+    """How logits express classes and "no object": their cost in the matching, their loss and their scores."""
 
     @abstractmethod
     def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class ClassPrediction(ABC):
         logits       `[L, B, Q, C]`
         labels       int64 `[L, B, Q]`; K: no object
         weights      `[L, B, Q]`, 0 or 1: of each prediction in the loss
-        num_objects  scalar: by which losses that are no mean are divided
+        num_objects  scalar: by which a sum over the predictions is divided, if the loss is no mean over them
         Returns `[L]`.
         """
 
@@ -122,7 +122,7 @@ class SetHead(Head[SetOutputsT]):
         self.encoder = Encoder(config.transformer)
 
     def groups(self, outputs: SetOutputsT) -> list[PredictionGroup]:
-        """The groups of predictions that are trained; heads with more than the decoder's layers add theirs."""
+        """The groups of predictions that have losses. A head that predicts not only in its decoder adds to them."""
         return [PredictionGroup("detr", outputs.logits, outputs.boxes)]
 
     def encode(self, features: Tensor, sizes: Tensor, canvas: Size) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -162,7 +162,10 @@ class SetHead(Head[SetOutputsT]):
     def group_losses(
         self, group: PredictionGroup, objects: SetTargets, pairs: Pairs, neutral: Tensor, num_objects: Tensor
     ) -> dict[str, Tensor]:
-        """Each `[L]`, weighted. neutral bool `[L, B, Q]`: the prediction need not be "no object" if it has none."""
+        """The weighted losses, each `[L]`.
+
+        neutral  bool `[L, B, Q]`: predictions that, if they are not matched, take no part in the loss of the class
+        """
         config = self.config
         layers = torch.arange(group.boxes.shape[0], device=group.boxes.device)[:, None]
         matched = (layers, pairs.images, pairs.predictions)
@@ -193,7 +196,7 @@ class SetHead(Head[SetOutputsT]):
         return inside
 
     def detect(self, outputs: SetOutputsT, windows: Tensor) -> DetectionRows:
-        """From the predictions of the last layer; padding is right and below, so boxes need no offset."""
+        """From the predictions of the last layer; padding is on the right and below, so boxes need no offset."""
         boxes = cxcywh_to_xyxy(outputs.boxes[-1]) * outputs.sides[:, None]
         scores = self.classes.scores(outputs.logits[-1])
         images = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)

@@ -1,4 +1,4 @@
-"""Files made by hand: a header, then numbers that count up, so that every parameter says where it was read."""
+"""Files of a header and the numbers 0, 1, 2, ..., so that the value of a parameter is its position in the file."""
 
 import re
 import struct
@@ -62,7 +62,7 @@ def test_local_and_connected(tmp_path: Path) -> None:
     assert torch.equal(normed[1].running_var, counted(269, 2))
 
 
-def test_connected_weights_of_some_files_lie_transposed(tmp_path: Path) -> None:
+def test_connected_weights_of_some_files_are_transposed(tmp_path: Path) -> None:
     linear, normed = nn.Linear(4, 5), connected(5, 2)
     load_darknet_weights(write(tmp_path / "a.weights", 25 + 18, TRANSPOSED), [linear, normed])
     assert torch.equal(linear.weight, counted(5, 4, 5).t())

@@ -58,7 +58,7 @@ def test_the_objective_has_the_published_weights() -> None:
             assert moved > lowest
 
 
-def test_only_hard_negatives_are_kept_once_there_is_an_svm() -> None:
+def test_only_hard_negatives_stay_once_there_is_an_svm() -> None:
     svm = HardNegativeSVM(SVMConfig(c=10.0, retrain_every=50), np.full((5, 1), 4, np.float32))
     svm.add_negatives(np.full((49, 1), -4, np.float32))
     assert svm.num_negatives == 49, "all, while there is no SVM"

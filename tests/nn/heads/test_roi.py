@@ -89,7 +89,7 @@ def test_an_ignored_object_is_neither_proposal_nor_target() -> None:
 
 
 def test_regions_inside_an_ignored_object_are_neutral_if_asked() -> None:
-    """The third candidate lies inside the crowd, the second in a difficult object. So does the first, but it is positive."""
+    """The third candidate lies inside the crowd, the second inside a difficult object."""
     target = make_target([PROPOSAL, (0.0, 0.0, 10.0, 4.0), (45.0, 45.0, 60.0, 60.0)], [1, 0, 0], [False, True, True])
 
     def background(**fields: Any) -> list[list[float]]:
@@ -198,7 +198,7 @@ def test_images_of_a_batch_keep_apart() -> None:
 
 
 def test_rows_that_only_fill_up_are_no_detections() -> None:
-    """They would be kept otherwise: their box has an area and the threshold is 0."""
+    """They would be detected otherwise: their box has an area and the threshold is 0."""
     boxes = torch.tensor([PROPOSAL, (50.0, 50.0, 60.0, 60.0)])
     regions = Regions(boxes, torch.zeros(2, dtype=torch.int64), torch.tensor([False, True]))
     logits = probabilities((0.1, 0.8, 0.1), (0.8, 0.1, 0.1))

@@ -1,4 +1,4 @@
-"""The necks of YOLOv2 and YOLOv3: what comes out, and in which order channels are joined."""
+"""The necks of YOLOv2 and YOLOv3: their layers, and the order in which channels are concatenated."""
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ def levels(channels: tuple[int, ...], strides: tuple[int, ...], seed: int = 0) -
 
 
 def inputs_of(block: nn.Module) -> list[Tensor]:
-    """What the block will be given, once it runs."""
-    seen: list[Tensor] = []
-    block.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach().clone()))
-    return seen
+    """A list that gets the input of the block each time it runs."""
+    inputs: list[Tensor] = []
+    block.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach().clone()))
+    return inputs
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def inputs_of(block: nn.Module) -> list[Tensor]:
     ],
 )
 @torch.no_grad()
-def test_widths_strides_and_sizes(
+def test_channels_strides_and_sizes(
     name: str, channels: tuple[int, ...], strides: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     neck = YOLONeck(YOLONeckConfig(name=name), channels, strides).eval()
     assert (neck.out_channels, neck.out_strides) == (expected, strides)
-    found = [tuple(level.shape) for level in neck(levels(channels, strides))]
-    assert found == [(2, c, 64 // s, 96 // s) for c, s in zip(expected, strides, strict=True)]
+    actual = [tuple(level.shape) for level in neck(levels(channels, strides))]
+    assert actual == [(2, c, 64 // s, 96 // s) for c, s in zip(expected, strides, strict=True)]
 
 
 def shapes(module: nn.Module) -> list[tuple[int, int, int]]:
@@ -80,28 +80,28 @@ def test_layers_of_yolov3_tiny() -> None:
 
 @pytest.mark.parametrize("name", ["yolov3", "yolov3_tiny"])
 @torch.no_grad()
-def test_the_upsampled_level_comes_first(name: str) -> None:
+def test_the_upsampled_level_is_concatenated_first(name: str) -> None:
     channels = (16, 32, 64)[-2 if name == "yolov3_tiny" else 0 :]
     strides = STRIDES[-len(channels) :]
     neck = YOLONeck(YOLONeckConfig(name=name), channels, strides).eval()
     joined = [inputs_of(body) for body in neck.body]
     into_lateral, into_output = ([inputs_of(block) for block in blocks] for blocks in (neck.lateral, neck.output))
     features = levels(channels, strides)
-    found = neck(features)
+    outputs = neck(features)
     assert torch.equal(joined[0][0], features[-1])
     for depth in range(1, len(channels)):
         lateral = neck.lateral[depth - 1](into_lateral[depth - 1][0])
         level = features[-1 - depth]
         upsampled = lateral.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         assert torch.equal(joined[depth][0], torch.cat([upsampled, level], dim=1))
-        # what goes up is what the coarser level's predictions are made from
+        # the upsampled features are those that the coarser level's predictions are made from
         assert torch.equal(into_lateral[depth - 1][0], into_output[depth - 1][0])
     for depth, output in enumerate(neck.output):
-        assert torch.equal(found[-1 - depth], output(into_output[depth][0]))
+        assert torch.equal(outputs[-1 - depth], output(into_output[depth][0]))
 
 
 def test_layers_of_the_passthrough() -> None:
-    """yolov2.cfg: two of 1024 on the coarse level, 64 of the fine one, which the folding makes 256; 1280 to 1024."""
+    """yolov2.cfg: two of 1024 on the coarse level, 64 of the fine one, which Reorg makes 256; 1280 to 1024."""
     neck = Passthrough(PassthroughConfig(), (512, 1024), (16, 32))
     assert shapes(neck.coarse) == [(1024, 1024, 3), (1024, 1024, 3)]
     assert shapes(neck.fine) == [(512, 64, 1)]
@@ -110,14 +110,14 @@ def test_layers_of_the_passthrough() -> None:
 
 @pytest.mark.parametrize("channels", [(512, 1024), (128, 256)])  # Darknet-19, ResNet-18
 @torch.no_grad()
-def test_the_folded_fine_level_comes_first(channels: tuple[int, int]) -> None:
+def test_the_fine_level_is_concatenated_first(channels: tuple[int, int]) -> None:
     fine, coarse = channels
     neck = Passthrough(PassthroughConfig(), channels, (16, 32)).eval()
     joined, folded = inputs_of(neck.merge), inputs_of(neck.fine[1])
     features = levels(channels, (16, 32))
-    (found,) = neck(features)
+    (level,) = neck(features)
     assert (neck.out_channels, neck.out_strides) == ((coarse,), (32,))
-    assert found.shape == (2, coarse, 2, 3)
+    assert level.shape == (2, coarse, 2, 3)
     assert joined[0].shape[1] == fine // 2 + coarse
     assert torch.equal(joined[0][:, : fine // 2], neck.fine[1](folded[0]))
     assert torch.equal(joined[0][:, fine // 2 :], neck.coarse(features[1]))

@@ -127,7 +127,7 @@ def test_proposals_are_different_inside_the_image_and_large_enough(noisy: np.nda
     assert (boxes[:, 2:] - boxes[:, :2] >= 20).all()
 
 
-def test_the_same_picture_has_the_same_proposals_and_the_first_are_kept(noisy: np.ndarray) -> None:
+def test_the_same_picture_has_the_same_proposals_and_max_boxes_takes_the_first(noisy: np.ndarray) -> None:
     boxes = selective_search(noisy, SelectiveSearchConfig())
     assert np.array_equal(boxes, selective_search(noisy, SelectiveSearchConfig()))
     assert np.array_equal(boxes[:5], selective_search(noisy, SelectiveSearchConfig(max_boxes=5)))
