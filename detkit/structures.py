@@ -171,6 +171,8 @@ class Objects(Generic[ArrayT]):
 
     def take(self, rows: ArrayT | slice) -> Objects[ArrayT]:
         """The objects of these rows: indices, a mask or a slice."""
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            rows = torch.nonzero(rows).squeeze(1)  # once, not in every column: on CUDA each one waits for the device
         return self.map(lambda column: column[rows])
 
     def to(self, device: torch.device | str) -> Objects[Tensor]:

@@ -4,8 +4,8 @@ root/data.yaml              path, train, val, test: where the pictures are; name
 root/images/train/a.jpg     a picture
 root/labels/train/a.txt     its objects, a line each
 
-The path of a label file follows from that of its picture: the last folder called `images` becomes `labels`, the suffix `.txt`;
-without such a folder it lies beside the picture. A picture without a label file has no objects.
+The path of a label file follows from that of its picture: the last folder called `images` becomes `labels`, the suffix
+`.txt`; without such a folder it lies beside the picture. A picture without a label file has no objects.
 A line is `class cx cy w h`: the index of the class, then the centre and the sides of the box as shares of the upright
 picture. With more columns it is a polygon, `class x1 y1 x2 y2 x3 y3 ...`, which is read as its bounding box.
 """

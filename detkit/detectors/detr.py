@@ -45,7 +45,11 @@ class DETRConfig(Config):
         return self
 
 
-def build_detr(config: DETRConfig, categories: Categories) -> SingleShotDetector[Any]:
+class DETR(SingleShotDetector[Any]):
+    """A set of predictions from one level. Its outputs are those of the head in the configuration."""
+
+
+def build_detr(config: DETRConfig, categories: Categories) -> DETR:
     backbone = build_backbone(config.backbone)
     (channels,) = backbone.out_channels
     match config.head:
@@ -54,4 +58,4 @@ def build_detr(config: DETRConfig, categories: Categories) -> SingleShotDetector
         case DABDETRHeadConfig():
             head = DABDETRHead(config.head, channels, len(categories))
     # stride 1: as published, a batch is as large as its largest images, and one image has no padding
-    return SingleShotDetector(backbone, None, head, ImageInput(config.input, stride=1), categories)
+    return DETR(backbone, None, head, ImageInput(config.input, stride=1), categories)

@@ -15,6 +15,8 @@ from torch import Tensor
 from detkit.ops.compiled import usable
 from detkit.ops.iou import box_iou
 
+AT_ONCE_ON_CUDA = 20_000  # boxes; torchvision's kernel needs memory for N^2 / 64 words, here 50 MB
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Greedy suppression: a box goes if its IoU with a kept box of higher score is above `iou_threshold`.
@@ -38,9 +40,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
     """`nms` among the boxes of each label alone. Returns int64 `[M]` indices into `boxes`, best score first over all.
 
-    `labels` may be any integer group: a class, a pyramid level, an image. CUDA and exported programs run one kernel, with
-    the labels moved apart. The move is in float64, where it costs a pixel coordinate no digit: in float32 class 80 of a 1333 px image
-    would be rounded to 1/128 px. The CPU looks at the boxes of each label alone.
+    `labels` may be any integer group: a class, a pyramid level, an image. CUDA and exported programs run one kernel,
+    with the labels moved apart. The move is in float64, where it costs a pixel coordinate no digit: in float32 class 80
+    of a 1333 px image would be rounded to 1/128 px. The CPU, and CUDA for very many boxes, take label after label.
     """
     _check(boxes, scores, labels)
     if torch.compiler.is_compiling():
@@ -48,7 +50,7 @@ def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold
         boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
         labels = torch.cat([labels, labels.new_tensor([-1, -2])])
         return nms(_moved_apart(boxes, labels), scores, iou_threshold)[:-2]
-    if boxes.is_cuda:
+    if boxes.is_cuda and len(boxes) <= AT_ONCE_ON_CUDA:
         return nms(_moved_apart(boxes, labels), scores, iou_threshold)
 
     keep = torch.zeros_like(labels, dtype=torch.bool)

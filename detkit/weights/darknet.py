@@ -16,7 +16,7 @@ from torchvision.models import get_model_weights
 
 from detkit.config import UserError
 from detkit.data.voc import VOC_CLASSES
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import AnyDetector, Detector
 from detkit.detectors.yolov1 import YOLOv1
 from detkit.detectors.yolov2 import YOLOv2
 from detkit.detectors.yolov3 import YOLOv3
@@ -28,7 +28,8 @@ from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
 from detkit.structures import Categories, Target
 from detkit.weights.darknet_cfg import Section, read_cfg
-from detkit.weights.darknet_layers import Network, build_network
+from detkit.weights.darknet_layers import Network
+from detkit.weights.darknet_network import build_network
 
 
 class DarknetSelectionConfig(SelectionConfig):
@@ -98,7 +99,7 @@ def load_darknet(cfg: Path, weights: Path | None = None, names: Path | None = No
     return detector.eval()
 
 
-def load_official(detector: Detector, path: Path) -> None:
+def load_official(detector: AnyDetector, path: Path) -> None:
     """Fills a YOLOv1, YOLOv2 or YOLOv3 of detkit from the weights that darknet published for the same configuration.
 
     Raises UserError if the file does not fit.

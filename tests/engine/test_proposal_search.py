@@ -126,7 +126,7 @@ def test_those_of_a_detector_are_its_rpns_in_original_pixels(
     for index, batch in enumerate(evaluation_loader(dataset, detector, batch_size=1, workers=0)):
         (info,) = batch.infos
         assert info.scale[0] < 1, "the pictures are larger than the detector's input"
-        (proposed,) = detector.rpn.propose(detector(batch).rpn, batch.infos)
+        (proposed,) = detector.rpn.propose(detector(batch).rpn).to_list(1)
         assert len(proposed) > 7
         boxes = folder.load(dataset.path(index))
         np.testing.assert_allclose(boxes, proposed[:7].numpy() / np.tile(info.scale, 2), atol=1e-3)
@@ -187,7 +187,7 @@ def results(dataset: ImageDataset, path: Path, images: int = 3) -> FileProposals
                 {"image_id": dataset.image_id(index), "bbox": [*box[:2], *(box[2:] - box[:2])], "score": score}
                 for index in range(images)
                 for score in (0.5, 0.25)
-                for box in dataset.ground_truth(index).boxes.astype(float)
+                for box in dataset.ground_truth(index).objects.boxes.astype(float)
             ]
         )
     )

@@ -511,7 +511,7 @@ def test_official_weights_fill_detkits_own_detectors(tmp_path: Path, name: str) 
 def random_weights(cfg: Path) -> bytes:
     """A file for the network of `cfg`: lively weights, bias and statistics that differ from place to place."""
     from detkit.weights.darknet_cfg import read_cfg
-    from detkit.weights.darknet_layers import build_network
+    from detkit.weights.darknet_network import build_network
 
     rng = np.random.default_rng(0)
     parts: list[np.ndarray] = []

@@ -148,4 +148,4 @@ class SSDHead(Head[SSDOutputs]):
 
 def _by_prior(predicted: Tensor, width: int) -> Tensor:
     """`[B, A_l * width, H, W]` -> `[B, H * W * A_l, width]`."""
-    return predicted.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, width))
+    return torch.unflatten(predicted.permute(0, 2, 3, 1).flatten(1), 1, (-1, width))
