@@ -124,8 +124,8 @@ class PriorGrid(BoxGrid):
         step = (config.steps[number],) * 2 if config.steps else (canvas[0] / height, canvas[1] / width)
         if abs(height - canvas[0] / step[0]) >= 1 or abs(width - canvas[1] / step[1]) >= 1:
             raise UserError(
-                f"head.priors.steps: {step[0]:g} px do not fit level {number}, of {height} x {width} cells, and an input "
-                f"of {canvas[0]} x {canvas[1]} px; give the steps of this size, or null for input / map size"
+                f"head.priors.steps: {step[0]:g} px do not fit level {number}, of {height} x {width} cells, and an "
+                f"input of {canvas[0]} x {canvas[1]} px; give the steps of this size, or null for input / map size"
             )
         shapes = self.get_buffer(f"shapes{number}")
         if config.clip_sides:

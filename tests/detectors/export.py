@@ -2,23 +2,31 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from detkit.detectors.detector import Detector
-from detkit.nn.selection import DetectionRows
+from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import DetectionRows, images_of_rows
+from detkit.ops import compiled
 from detkit.structures import Batch
 
 
 class Core(nn.Module):
-    """uint8 images `[B, 3, H, W]` and sizes int64 `[B, 2]` -> the outputs of the network and the detections."""
+    """uint8 images `[B, 3, H, W]`, sizes int64 `[B, 2]` and, for a detector that is given them, as many proposals
+    `[B, P, 4]` of every image -> the outputs of the network and the detections."""
 
     def __init__(self, detector: Detector[Any]) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Any, DetectionRows]:
-        outputs = self.detector.network(self.detector.input(images, sizes), sizes)
+    def forward(self, images: Tensor, sizes: Tensor, *proposals: Tensor) -> tuple[Any, DetectionRows]:
+        inputs: list[Any] = [self.detector.input(images, sizes), sizes]
+        for boxes in proposals:
+            image = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
+            inputs.append(Regions(boxes.flatten(0, 1), image, torch.ones_like(image, dtype=torch.bool)))
+        outputs = self.detector.network(*inputs)
         return outputs, self.detector.detect(outputs, sizes)
 
 
@@ -30,23 +38,34 @@ def check_export(detector: Detector[Any], batch: Batch) -> None:
     One comparison is on pictures of 0 x 0 px, which have no detections.
     """
     core = Core(detector.eval())
-    images, sizes = batch.images, batch.sizes()
-    count = torch.export.Dim("batch")
-    with torch.no_grad():
-        exported = torch.export.export(core, (images, sizes), dynamic_shapes=({0: count}, {0: count}), strict=False)
+    inputs = [batch.images, batch.sizes()]
+    if batch.proposals is not None:
+        least = min(map(len, batch.proposals))
+        inputs.append(torch.stack([boxes[:least] for boxes in batch.proposals]))
+    batch_dim = {0: torch.export.Dim("batch")}
+    shapes: tuple[Any, ...] = (batch_dim, batch_dim)
+    if len(inputs) > 2:
+        shapes += ((batch_dim,),)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        # PyTorch keeps the rows that only fill up a fixed number, as the program does, and takes the ops of torch and
+        # torchvision, because other kernels round otherwise: so all outputs can be compared.
+        patch.setattr(Regions, "compact", lambda self: self)
+        patch.setattr(compiled, "_numba_works", lambda: False)
+        exported = torch.export.export(core, tuple(inputs), dynamic_shapes=shapes, strict=False)
         program: nn.Module = exported.module()
-        _compare(core, program, images, sizes)
-        _compare(core, program, torch.cat([images, images[:1]]), torch.cat([sizes, sizes[:1]]))
-        _compare(core, program, images[:1], sizes[:1])
-        _compare(core, program, images, torch.zeros_like(sizes))
+        _compare(core, program, inputs)
+        _compare(core, program, [torch.cat([value, value[:1]]) for value in inputs])
+        _compare(core, program, [value[:1] for value in inputs])
+        _compare(core, program, [inputs[0], torch.zeros_like(inputs[1]), *inputs[2:]])
 
 
-def _compare(core: Core, program: nn.Module, images: Tensor, sizes: Tensor) -> None:
-    expected_outputs, expected_rows = core(images, sizes)
-    assert bool(((expected_rows.counts > 0) == (sizes.prod(dim=1) > 0)).all()), (
+def _compare(core: Core, program: nn.Module, inputs: list[Tensor]) -> None:
+    expected_outputs, expected_rows = core(*inputs)
+    has_pixels = inputs[1].prod(dim=1) > 0
+    assert bool(((expected_rows.counts > 0) == has_pixels).all()), (
         f"expected detections in every picture with pixels, got counts {expected_rows.counts.tolist()}"
     )
-    actual_outputs, actual_rows = program(images, sizes)
+    actual_outputs, actual_rows = program(*inputs)
     for actual, expected in ((actual_outputs, expected_outputs), (actual_rows, expected_rows)):
         assert type(actual) is type(expected)
         pairs = zip(torch.utils._pytree.tree_leaves(actual), torch.utils._pytree.tree_leaves(expected), strict=True)

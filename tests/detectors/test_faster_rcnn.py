@@ -17,11 +17,9 @@ from detkit.nn.backbones.vgg import VGGConfig
 from detkit.nn.heads.roi import RoIConfig
 from detkit.nn.heads.rpn import RPNConfig
 from detkit.nn.proposals.regions import Regions
-from detkit.ops import compiled
 from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
-from tests.detectors.export import check_export
 from tests.detectors.overfit import overfit
 
 VOC = Categories.of_names([f"class {i}" for i in range(20)])
@@ -115,19 +113,6 @@ def lively(file: str) -> FasterRCNN:
     assert isinstance(detector, FasterRCNN)
     enliven(detector)
     return detector.eval()
-
-
-EXPORTED = ["voc/faster_rcnn_vgg16.yaml", "coco/faster_rcnn_r50_fpn.yaml", "coco/faster_rcnn_mobilenet_v3_320.yaml"]
-
-
-@pytest.mark.parametrize("file", EXPORTED)
-def test_its_core_is_exported(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch does as the exported program here, so that all outputs can be compared: rows without a proposal stay,
-    and the ops are those of torch and torchvision, as other kernels round otherwise."""
-    monkeypatch.setattr(Regions, "compact", lambda self: self)
-    monkeypatch.setattr(compiled, "_numba_works", lambda: False)
-    detector = lively(file)
-    check_export(detector, make_batch(detector, [2, 1], [(120, 160), (96, 100)], targets=False))
 
 
 @torch.inference_mode()

@@ -17,8 +17,7 @@ from detkit.nn.necks.extra_levels import ExtraLevelsConfig
 from detkit.nn.necks.fpn import FPNConfig
 from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS
-from tests.detectors.batches import ROOT, enliven, make_batch
-from tests.detectors.export import check_export
+from tests.detectors.batches import ROOT, make_batch
 
 VOC, COCO, IDS = (  # IDS: torchvision's 91 outputs with background
     Categories.of_names([f"class {i}" for i in range(count)]) for count in (20, 80, 90)
@@ -198,15 +197,3 @@ def test_frozen_stages_of_ssds_vgg(frozen_stages: int) -> None:
 def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SSDConfig(**fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("depthwise", [False, True])
-def test_it_exports(depthwise: bool) -> None:
-    torch.manual_seed(0)
-    priors = PriorConfig(min_sizes=(20, 40, 60), max_sizes=(40, 60, 80), ratios=((2,), (2, 3), ()), steps=None)
-    head = SSDHeadConfig(priors=priors, depthwise=depthwise)
-    detector = build_ssd(
-        SSDConfig(backbone=RESNET, neck=None, head=head, input=SSDInputConfig(resize=StretchConfig(size=64))), VOC
-    )
-    enliven(detector)
-    check_export(detector, make_batch(detector, [0, 0], targets=False))

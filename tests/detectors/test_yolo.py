@@ -17,8 +17,7 @@ from detkit.nn.backbones.darknet import DarknetConfig, conv_blocks
 from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
 from detkit.nn.input import DarknetInputConfig, LetterboxConfig, StretchConfig
 from detkit.structures import Categories
-from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
-from tests.detectors.export import check_export
+from tests.detectors.batches import ROOT, cheap_config, make_batch
 from tests.detectors.overfit import overfit
 
 VOC, COCO = (Categories.of_names([f"class {i}" for i in range(count)]) for count in (20, 80))
@@ -169,15 +168,6 @@ def test_yolov2_pulls_boxes_to_their_anchors_while_few_images_were_seen() -> Non
     for detector.images_seen in (0, config.head.prior_images - 1, config.head.prior_images):
         pulled.append("yolo_prior" in detector.criterion(outputs, batch.targets))
     assert pulled == [True, True, False]
-
-
-@pytest.mark.parametrize("file", ["yolov1.yaml", "yolov2.yaml", "yolov3.yaml", "coco/yolov3_tiny.yaml"])
-def test_it_exports(file: str) -> None:
-    config = cheap_config(ROOT / "configs" / file, 64).model
-    torch.manual_seed(0)
-    detector = build_detector(config, VOC)
-    enliven(detector)
-    check_export(detector, make_batch(detector, [1, 1], targets=False))
 
 
 @pytest.mark.parametrize("file", ["yolov2.yaml", "yolov3.yaml"])

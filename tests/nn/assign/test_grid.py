@@ -102,8 +102,8 @@ def test_predictions_that_overlap_an_object_well_take_no_part_unless_they_answer
 
 
 def test_background_on_ignored_objects_is_neutral_only_if_configured() -> None:
-    # the prediction of cell (0, 0) lies inside the ignored object, that of cell (1, 0) half; that of cell (2, 0) answers
-    # for an object and stays positive
+    # the prediction of cell (0, 0) lies inside the ignored object, that of cell (1, 0) half; that of cell (2, 0)
+    # answers for an object and stays positive
     target = make_target([(0, 0, 24, 16), (36, 4, 44, 12), (32, 0, 48, 16)], [0, 1, 2], [True, False, True])
     for ignored_iof, neutral in ((None, []), (0.51, [0]), (0.5, [0, 1])):
         assigner, boxes = two_levels(ignored_iof=ignored_iof)
