@@ -1,3 +1,3 @@
 """detkit: the lineage of object detection, trainable in one readable package."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
