@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -266,6 +266,10 @@ class Target:
 
     def not_ignored(self) -> Objects[Tensor]:
         """The objects that are training targets."""
+        return self._not_ignored
+
+    @cached_property
+    def _not_ignored(self) -> Objects[Tensor]:
         return self.objects.take(~self.objects.ignore)
 
     def ignored(self) -> Objects[Tensor]:

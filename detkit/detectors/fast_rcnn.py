@@ -44,7 +44,7 @@ class FastRoIConfig(RoIConfig):
     bg_threshold: tuple[float, float] = (0.1, 0.5)  # its lower end is the paper's hard mining
     batch_size_per_image: int = Field(64, ge=1)
     smooth_l1_beta: float = Field(1.0, ge=0)
-    selection: SelectionConfig = FastSelectionConfig()
+    selection: FastSelectionConfig = FastSelectionConfig()
 
 
 class FastRCNNConfig(Config):

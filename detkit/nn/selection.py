@@ -63,7 +63,8 @@ class DetectionRows:
 def select_detections(
     boxes: Tensor, scores: Tensor, images: Tensor, windows: Tensor, config: SelectionConfig
 ) -> DetectionRows:
-    """Takes scores above the threshold, the best of each class, clips, suppresses within each class, and cuts.
+    """Takes scores above the threshold and the best of each class, clips, drops degenerate boxes, suppresses within
+    each class, and cuts.
 
     boxes    `[P, 4]` or, with a box for each class, `[P, K, 4]`, xyxy in input px
     scores   `[P, K]`: every candidate may be of several classes
@@ -72,16 +73,16 @@ def select_detections(
     """
     num_images, num_classes = windows.shape[0], scores.shape[1]
     candidate, label = torch.nonzero(scores > config.score_threshold, as_tuple=True)
-    boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
-    scores, image = scores[candidate, label], images[candidate]
-    boxes = clip_to_windows(boxes, windows[image])
-    rows = torch.nonzero(valid_boxes(boxes, MIN_SIZE)).squeeze(1)
-    boxes, scores, group = boxes[rows], scores[rows], image[rows] * num_classes + label[rows]
+    candidate_scores, group = scores[candidate, label], images[candidate] * num_classes + label
     if config.top_k_per_class is not None:
-        order = scores.argsort(descending=True, stable=True)
+        order = candidate_scores.argsort(descending=True, stable=True)
         ranks = ranks_in_groups(group[order], num_images * num_classes)
         rows = order[torch.nonzero(ranks < config.top_k_per_class).squeeze(1)]
-        boxes, scores, group = boxes[rows], scores[rows], group[rows]
+        candidate, label, candidate_scores, group = candidate[rows], label[rows], candidate_scores[rows], group[rows]
+    boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
+    boxes = clip_to_windows(boxes, windows[group // num_classes])
+    rows = torch.nonzero(valid_boxes(boxes, MIN_SIZE)).squeeze(1)
+    boxes, scores, group = boxes[rows], candidate_scores[rows], group[rows]
     if config.nms_threshold is None:
         rows = scores.argsort(descending=True, stable=True)
         boxes, scores, group = boxes[rows], scores[rows], group[rows]

@@ -200,7 +200,7 @@ def test_those_of_a_file(run: Path, dataset: ImageDataset, tmp_path: Path) -> No
     folder = proposal_folder(source, tmp_path, tmp_path)
     assert len(find_proposals(dataset, source, folder, workers=2, progress=False)) == 3
     for index in range(3):
-        objects = dataset.ground_truth(index).boxes
+        objects = dataset.ground_truth(index).objects.boxes
         np.testing.assert_allclose(folder.load(dataset.path(index)), np.concatenate([objects, objects]), atol=1e-4)
     moved = FileProposalsConfig(paths=(str(shutil.copy(tmp_path / "a.json", tmp_path / "b.json")),), max_boxes=100)
     assert proposal_folder(proposal_source(moved), tmp_path, tmp_path).folder == folder.folder

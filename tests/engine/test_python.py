@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def example() -> str:
     """The Python block under README's heading `Your own detector and data, from Python`."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n### Your own detector and data, from Python\n")[1]
+    section = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("\n### Your own detector and data, from Python\n")[1]
+    )
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig, ShortSideConfig, StretchConfig
-from detkit.structures import Batch, ImageInfo
 
 MEAN, STD = (100.0, 50.0, 10.0), (2.0, 4.0, 5.0)
 
@@ -13,35 +13,35 @@ def image_input(stride: int = 32, **fields: object) -> ImageInput:
     return ImageInput(InputConfig(**fields), stride)  # type: ignore[arg-type]
 
 
-def make_batch() -> Batch:
-    """Two images on one canvas of 4 x 4: one fills it, one is 2 x 3. Every pixel is (R, G, B) = (104, 58, 0)."""
+def make_images() -> tuple[Tensor, Tensor]:
+    """Two pictures on one canvas of 4 x 4 and their sizes: one fills it, one is 2 x 3. Every pixel is (R, G, B) =
+    (104, 58, 0)."""
     images = torch.tensor([104, 58, 0], dtype=torch.uint8).view(1, 3, 1, 1).repeat(2, 1, 4, 4)
     images[1, :, 2:] = 0
     images[1, :, :, 3:] = 0
-    sizes = [(4, 4), (2, 3)]
-    return Batch(images, tuple(ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(sizes)))
+    return images, torch.tensor([(4, 4), (2, 3)])
 
 
 def test_pixels_are_normalised() -> None:
-    pixels = image_input(mean=MEAN, std=STD)(make_batch())
+    pixels = image_input(mean=MEAN, std=STD)(*make_images())
     assert pixels.dtype == torch.float32
     assert pixels[0, :, 3, 3].tolist() == [2, 2, -2]  # (104 - 100) / 2, (58 - 50) / 4, (0 - 10) / 5
     assert pixels[0].amax(dim=(1, 2)).tolist() == pixels[0].amin(dim=(1, 2)).tolist() == [2, 2, -2]
 
 
 def test_bgr_turns_the_channels_round_and_mean_and_std_are_in_that_order() -> None:
-    pixels = image_input(mean=MEAN, std=STD, channel_order="bgr")(make_batch())
+    pixels = image_input(mean=MEAN, std=STD, channel_order="bgr")(*make_images())
     assert pixels[0, :, 0, 0].tolist() == [-50, 2, pytest.approx(94 / 5)]  # blue first
 
 
 def test_padding_is_zero_after_the_normalisation() -> None:
-    batch = make_batch()
-    pixels = image_input(mean=MEAN, std=STD)(batch)[1]
+    images, sizes = make_images()
+    pixels = image_input(mean=MEAN, std=STD)(images, sizes)[1]
     assert (pixels[:, :2, :3] != 0).all()
     assert pixels.sum() == pixels[:, :2, :3].sum()
     assert (pixels[:, 2:] == 0).all()
     assert (pixels[:, :, 3:] == 0).all()
-    assert batch.images[0, 0, 0, 0] == 104  # the batch itself is left alone
+    assert images[0, 0, 0, 0] == 104  # the images themselves stay as they are
 
 
 def test_defaults_are_imagenets_in_pixels() -> None:
@@ -102,8 +102,7 @@ def test_letterbox_centres_the_picture_in_a_grey_square() -> None:
     assert info.scale == pytest.approx((0.832, 0.832))
     assert spec.place("a", (500, 375)).offset == (52, 0)
     assert spec.place("a", (334, 500)).offset == (0, 69)  # 277 high: 139 / 2, rounded down
-    batch = Batch(torch.full((1, 3, 416, 416), 255, dtype=torch.uint8), (info,))
-    pixels = spec(batch)[0]
+    pixels = spec(torch.full((1, 3, 416, 416), 255, dtype=torch.uint8), torch.tensor([info.input_size]))[0]
     assert (pixels[:, :52] == 0.5).all()
     assert (pixels[:, 364:] == 0.5).all()
     assert (pixels[:, 52:364] == 1).all()
@@ -112,3 +111,13 @@ def test_letterbox_centres_the_picture_in_a_grey_square() -> None:
 def test_a_letterboxs_training_sizes_are_drawn() -> None:
     spec = image_input(resize=LetterboxConfig(size=416, train_sizes=(320, 608)))
     assert [max(spec.place(0, (10, 20), draw).input_size) for draw in (None, 0, 1, 2)] == [416, 320, 608, 320]
+
+
+@pytest.mark.parametrize("orig_size", [(375, 500), (500, 375), (334, 500), (333, 501), (64, 64), (1, 5000)])
+def test_windows_are_where_the_pictures_were_placed(orig_size: tuple[int, int]) -> None:
+    """The core knows sizes only; the offset of a letterbox follows from them."""
+    for rule in (LetterboxConfig(size=416), StretchConfig(size=300), ShortSideConfig(size=60, max_size=100)):
+        spec = image_input(resize=rule)
+        info = spec.place("a", orig_size)
+        (x, y), (height, width) = info.offset, info.input_size
+        assert spec.windows(torch.tensor([info.input_size])).tolist() == [[x, y, x + width, y + height]]

@@ -7,6 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detkit.detectors.fast_rcnn import FastRoIConfig
+from detkit.nn.heads.dab_detr import DABDETRHeadConfig
+from detkit.nn.heads.detr import DETRHeadConfig
+from detkit.nn.heads.rcnn import RCNNHeadConfig
+from detkit.nn.heads.regions import RegionConfig
+from detkit.nn.heads.sliding_window import WindowHeadConfig
+from detkit.nn.heads.ssd import SSDHeadConfig
+from detkit.nn.heads.yolo_v1 import YOLOv1HeadConfig
+from detkit.nn.heads.yolo_v2 import YOLOv2HeadConfig
+from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
 from detkit.nn.selection import (
     MIN_SIZE,
     DetectionRows,
@@ -46,12 +56,12 @@ def slow_selection(
             candidates: list[Row] = []
             for index in torch.nonzero(images == image).flatten().tolist():
                 score = scores[index, label].item()
-                box = clip((boxes[index] if boxes.ndim == 2 else boxes[index, label]).tolist(), window)
-                large = box[2] - box[0] >= MIN_SIZE and box[3] - box[1] >= MIN_SIZE
-                if score > config.score_threshold and large:
-                    candidates.append((score, box, label))
+                box = (boxes[index] if boxes.ndim == 2 else boxes[index, label]).tolist()
+                if score > config.score_threshold:
+                    candidates.append((score, clip(box, window), label))
             candidates.sort(key=lambda row: -row[0])  # equal scores stay in their order
-            rows += suppress(candidates[: config.top_k_per_class], config)
+            candidates = [row for row in candidates[: config.top_k_per_class] if is_large(row[1])]
+            rows += suppress(candidates, config)
         rows.sort(key=lambda row: -row[0])
         detections.append(rows[: config.max_detections])
     return detections
@@ -59,6 +69,10 @@ def slow_selection(
 
 def clip(box: list[float], window: list[float]) -> list[float]:
     return [min(max(value, window[axis]), window[axis + 2]) for value, axis in zip(box, (0, 1, 0, 1), strict=True)]
+
+
+def is_large(box: list[float]) -> bool:
+    return box[2] - box[0] >= MIN_SIZE and box[3] - box[1] >= MIN_SIZE
 
 
 def suppress(candidates: list[Row], config: SelectionConfig) -> list[Row]:
@@ -88,6 +102,16 @@ def assert_same(actual: DetectionRows, expected: list[list[Row]], config: Select
         torch.testing.assert_close(torch.tensor(by_label_and_box), torch.tensor(expected_rows), atol=1e-4, rtol=0)
         for column in (actual.boxes, actual.scores, actual.labels):
             assert not column[image, count:].any(), "rows beyond the count are 0"
+
+
+def test_one_changed_setting_leaves_the_other_defaults_of_a_head() -> None:
+    """Or a YAML file that sets one threshold would silently take the rest from another detector."""
+    heads = {RegionConfig, RCNNHeadConfig, WindowHeadConfig, FastRoIConfig, SSDHeadConfig, YOLOv1HeadConfig}
+    heads |= {YOLOv2HeadConfig, YOLOv3HeadConfig, DETRHeadConfig, DABDETRHeadConfig}
+    for head in heads:
+        default = head().selection
+        changed = head.model_validate({"selection": {"max_detections": 7}}, strict=False).selection
+        assert changed == default.model_copy(update={"max_detections": 7}), head.__name__
 
 
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,8 @@ Legend: N predictions (anchors, priors, proposals, cells or queries) of one imag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,9 @@ class Assignment:
         return (self.index == BACKGROUND) & (self.weight > 0)
 
 
+AssignmentT = TypeVar("AssignmentT", bound=Assignment)
+
+
 class Assigner(ABC):
     """`assign(boxes, target)` for the boxes of anchors, priors or proposals of one image."""
 
@@ -46,7 +50,7 @@ class Assigner(ABC):
         """boxes `[N, 4]` xyxy in input px."""
 
 
-def spare_ignored(assignment: Assignment, boxes: Tensor, target: Target, threshold: float | None) -> Assignment:
+def spare_ignored(assignment: AssignmentT, boxes: Tensor, target: Target, threshold: float | None) -> AssignmentT:
     """Takes background out of the loss where it may lie on an object: inside one that is to be ignored.
 
     threshold  part of a box `[N, 4]` that must lie inside an ignored object; None: nothing is taken out, as published
@@ -57,7 +61,7 @@ def spare_ignored(assignment: Assignment, boxes: Tensor, target: Target, thresho
         return assignment
     inside = box_iof(boxes, ignored).amax(dim=1) >= threshold
     neutral = inside & (assignment.index == BACKGROUND)
-    return Assignment(assignment.index, assignment.weight.masked_fill(neutral, 0.0))
+    return replace(assignment, weight=assignment.weight.masked_fill(neutral, 0.0))
 
 
 def sample(assignment: Assignment, count: int, positive_fraction: float) -> tuple[Tensor, Tensor]:

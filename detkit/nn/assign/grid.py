@@ -84,8 +84,7 @@ class GridAnchorAssigner(Assigner):
         index = last_at_each(predictions, len(boxes))
         similar = (box_iou(objects, boxes) > self.threshold).any(dim=0) & (index == BACKGROUND)
         weight = boxes.new_ones(len(boxes)).masked_fill(similar, 0.0)
-        spared = spare_ignored(Assignment(index, weight), boxes, target, self.ignored_iof)
-        return AnchorAssignment(index, spared.weight, predictions)
+        return spare_ignored(AnchorAssignment(index, weight, predictions), boxes, target, self.ignored_iof)
 
     def predictions_of(self, objects: Tensor) -> Tensor:
         """int64 `[M]`: the prediction that each object `[M, 4]` falls on; of equally similar anchors the first."""

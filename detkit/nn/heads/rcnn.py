@@ -37,7 +37,7 @@ class RCNNHeadConfig(RegionConfig):
     batch_size_per_image: int = Field(64, ge=1)
     svm: SVMConfig | None = SVMConfig()
     box_regression: BoxRegressionConfig | None = BoxRegressionConfig()
-    selection: SelectionConfig = RCNNSelectionConfig()
+    selection: RCNNSelectionConfig = RCNNSelectionConfig()
 
 
 @register_outputs

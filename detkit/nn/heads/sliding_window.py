@@ -29,7 +29,7 @@ class WindowHeadConfig(RefiningConfig):
     mined: int = Field(512, ge=0)  # background windows of an image, drawn at random, among which hard ones are sought
     hard_fraction: float = Field(0.5, ge=0, le=1)  # of the background in a training batch: the hardest of those
     smooth_l1_beta: float = Field(1.0, ge=0)
-    selection: SelectionConfig = WindowSelectionConfig()
+    selection: WindowSelectionConfig = WindowSelectionConfig()
 
 
 class DenseLinear(nn.Linear):
