@@ -270,13 +270,18 @@ class Target:
 
     @cached_property
     def _not_ignored(self) -> Objects[Tensor]:
-        return self.objects.take(~self.objects.ignore)
+        rows = torch.nonzero(~self.objects.ignore).squeeze(1)
+        return self.objects if len(rows) == len(self.objects) else self.objects.take(rows)
 
     def ignored(self) -> Objects[Tensor]:
         return self.objects.take(self.objects.ignore)
 
     def to(self, device: torch.device | str) -> Target:
-        return Target(self.objects.to(device))
+        moved = Target(self.objects.to(device))
+        # Selected before the move: afterwards the CPU would wait for CUDA to know how many they are.
+        same = self._not_ignored is self.objects
+        moved.__dict__["_not_ignored"] = moved.objects if same else self._not_ignored.to(device)
+        return moved
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ class BoxGrid(nn.Module, ABC):
 
 
 class AnchorGrid(BoxGrid):
-    """Anchors of the region proposal network. `per_cell` is their number in a cell, the same on every level."""
+    """Anchors of a dense head, such as the region proposal network. `per_cell` is their number in a cell of any level."""
 
     def __init__(self, config: AnchorConfig, strides: Sequence[int]) -> None:
         super().__init__()

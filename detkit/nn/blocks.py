@@ -155,3 +155,8 @@ class LocallyConnected(nn.Module):
         patches = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # [B, in k k, H' W']
         y: Tensor = torch.einsum("bic,coi->boc", patches, self.weight)
         return y.view(x.shape[0], *self.bias.shape) + self.bias
+
+
+def per_anchor(predictions: Tensor, width: int) -> Tensor:
+    """`[B, A * width, H, W]` with A anchors a cell -> `[B, H * W * A, width]`, in the order of the anchors on a grid."""
+    return predictions.permute(0, 2, 3, 1).reshape(predictions.shape[0], -1, width)

@@ -61,23 +61,31 @@ class DetectionRows:
 
 
 def select_detections(
-    boxes: Tensor, scores: Tensor, images: Tensor, windows: Tensor, config: SelectionConfig
+    boxes: Tensor, scores: Tensor, images: Tensor | None, windows: Tensor, config: SelectionConfig
 ) -> DetectionRows:
     """Takes scores above the threshold and the best of each class, clips, drops degenerate boxes, suppresses within
     each class, and cuts.
 
     boxes    `[P, 4]` or, with a box for each class, `[P, K, 4]`, xyxy in input px
     scores   `[P, K]`: every candidate may be of several classes
-    images   int64 `[P]`: the image of each candidate
+    images   int64 `[P]`: the image of each candidate. None: every image has N, boxes are `[B, N, 4]` or `[B, N, K, 4]`
+             and scores `[B, N, K]`
     windows  `[B, 4]` xyxy in input px: where each picture lies on its canvas
     """
-    num_images, num_classes = windows.shape[0], scores.shape[1]
-    candidate, label = torch.nonzero(scores > config.score_threshold, as_tuple=True)
+    num_images, num_classes, top_k = windows.shape[0], scores.shape[-1], config.top_k_per_class
+    likely = scores > config.score_threshold
+    if images is None:
+        images = images_of_rows(num_images, scores.shape[1], scores.device)
+        if top_k is not None:  # quicker than below, where images have different numbers of candidates
+            best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
+            likely, top_k = likely & torch.zeros_like(likely).scatter(1, best, True), None
+        boxes, scores, likely = boxes.flatten(0, 1), scores.flatten(0, 1), likely.flatten(0, 1)
+    candidate, label = torch.nonzero(likely, as_tuple=True)
     candidate_scores, group = scores[candidate, label], images[candidate] * num_classes + label
-    if config.top_k_per_class is not None:
+    if top_k is not None:
         order = candidate_scores.argsort(descending=True, stable=True)
         ranks = ranks_in_groups(group[order], num_images * num_classes)
-        rows = order[torch.nonzero(ranks < config.top_k_per_class).squeeze(1)]
+        rows = order[torch.nonzero(ranks < top_k).squeeze(1)]
         candidate, label, candidate_scores, group = candidate[rows], label[rows], candidate_scores[rows], group[rows]
     boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
     boxes = clip_to_windows(boxes, windows[group // num_classes])
@@ -94,6 +102,21 @@ def select_detections(
     columns = (boxes.float(), scores.float(), group % num_classes)
     (boxes, scores, labels), counts = to_rows(columns, group // num_classes, num_images, config.max_detections)
     return DetectionRows(boxes, scores, labels, counts)
+
+
+def best_of_levels(logits: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest predictions of each level: their logits `[B, M]`, indices `[B, M]` into all levels, levels `[M]`.
+
+    logits  of each level `[B, N_l]`, one for each prediction
+    """
+    values, indices, levels, start = [], [], [], 0
+    for number, level in enumerate(logits):
+        best = level.topk(min(top_k, level.shape[1]), dim=1)
+        values.append(best.values)
+        indices.append(best.indices + start)
+        levels.append(torch.full_like(best.indices[0], number))
+        start += level.shape[1]
+    return torch.cat(values, dim=1), torch.cat(indices, dim=1), torch.cat(levels)
 
 
 def images_of_rows(num_images: int, rows: int, device: torch.device) -> Tensor:

@@ -78,7 +78,7 @@ def multilevel_roi_align(
         return _align(features[0], rois, output_size, 1 / strides[0], sampling_ratio, aligned)
 
     levels = feature_levels(rois[:, 1:], strides, canonical_size=canonical_size, canonical_level=canonical_level)
-    rows = [torch.nonzero(levels == number).squeeze(1) for number in range(len(strides))]
+    rows = _rows_of_levels(levels, len(strides))
     # A level without boxes is pooled all the same: it keeps its (zero) gradient. Under autocast levels may differ
     # in dtype; the first decides.
     pooled = torch.cat(
@@ -88,6 +88,14 @@ def multilevel_roi_align(
         ]
     )
     return pooled.new_empty(rois.shape[0], *pooled.shape[1:]).index_copy_(0, torch.cat(rows), pooled)
+
+
+def _rows_of_levels(levels: Tensor, num_levels: int) -> list[Tensor]:
+    """The indices, ascending, of the values `[P]` that equal 0, 1, ..."""
+    if torch.compiler.is_compiling():
+        return [torch.nonzero(levels == number).squeeze(1) for number in range(num_levels)]
+    counts = levels.bincount(minlength=num_levels).tolist()  # waits for CUDA once, and not for every level
+    return list(torch.split(levels.argsort(stable=True), counts))
 
 
 def feature_levels(

@@ -13,6 +13,8 @@ from torch import Tensor
 
 def ranks_in_groups(groups: Tensor, num_groups: int) -> Tensor:
     """int64 `[M]`: how many values before each one are of its group. `groups` int64 `[M]` in `[0, num_groups)`."""
+    if isinstance(num_groups, int) and num_groups == 1:  # in an exported program the number may be a symbol
+        return torch.arange(groups.shape[0], device=groups.device)
     counts = groups.new_zeros(num_groups).scatter_add(0, groups, torch.ones_like(groups))
     starts = counts.cumsum(0) - counts
     order = groups.argsort(stable=True)

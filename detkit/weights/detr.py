@@ -104,7 +104,7 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         key = next((re.sub(f"^{rule}", name, source_key) for rule, name in rules if re.match(rule, source_key)), None)
         if key is None:
-            raise UserError(f"{source_key!r} is no key of a DETR detector; known models: {', '.join(FILES)}")
+            raise UserError(f"{source_key!r} is no key of a DETR detector that detkit converts: {', '.join(FILES)}")
         key = re.sub(r"\.([qkv])_proj\.", r".\1.", re.sub(r"\.o(ut)?_proj\.", ".out.", key))
         if ".in_proj_" in key:  # queries, keys and values in one matrix
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):

@@ -135,7 +135,7 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, tensor in state.items():
         name = next((re.sub(f"^{source}", target, key) for source, target in KEYS if re.match(source, key)), None)
         if name is None:
-            raise UserError(f"{key!r} is no key of a torchvision detector; known models: {', '.join(CONFIGS)}")
+            raise UserError(f"{key!r} is no key of a torchvision detector that detkit converts: {', '.join(CONFIGS)}")
         converted[name] = tensor
     return converted
 

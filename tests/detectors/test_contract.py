@@ -111,7 +111,7 @@ def test_it_detects_in_bfloat16(case: tuple[RunConfig, Detector]) -> None:
     assert found.boxes.dtype == found.scores.dtype == torch.float32
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode the weights that change their dtype would never train again
 def test_two_images_in_a_batch_equal_each_alone(case: tuple[RunConfig, Detector]) -> None:
     """In float64, because a proposal of a random network on the verge of suppression may fall to either side."""
     _, detector = case

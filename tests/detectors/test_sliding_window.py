@@ -12,10 +12,9 @@ from detkit.detectors.build import build_detector
 from detkit.detectors.sliding_window import SlidingWindow, SlidingWindowConfig
 from detkit.nn.backbones.lenet import LeNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
-from detkit.nn.heads.sliding_window import WindowHeadConfig
+from detkit.nn.heads.sliding_window import WindowHeadConfig, WindowSelectionConfig
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.proposals.windows import PyramidConfig, cut_windows
-from detkit.nn.selection import SelectionConfig
 from detkit.structures import Categories, Objects, Target
 from tests.detectors.batches import ROOT, enliven, make_batch
 from tests.detectors.overfit import overfit
@@ -134,8 +133,8 @@ def test_mining_can_be_left_out() -> None:
 @torch.inference_mode()
 def test_merging_joins_what_suppression_drops() -> None:
     fields = {"score_threshold": 0.0, "nms_threshold": 0.3, "top_k_per_class": 30}
-    suppressing = build(roi=WindowHeadConfig(selection=SelectionConfig(**fields)))
-    merging = build(roi=WindowHeadConfig(selection=SelectionConfig(**fields, suppression="merge")))
+    suppressing = build(roi=WindowHeadConfig(selection=WindowSelectionConfig(**fields)))
+    merging = build(roi=WindowHeadConfig(selection=WindowSelectionConfig(**fields, suppression="merge")))
     merging.load_state_dict(suppressing.state_dict())
     batch = make_batch(suppressing, [2], targets=False)
     (suppressed,), (merged,) = (d.postprocess(d(batch), batch.infos) for d in (suppressing, merging))

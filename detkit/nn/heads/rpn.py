@@ -18,10 +18,11 @@ from detkit.config import Config
 from detkit.nn.anchors import AnchorConfig, AnchorGrid
 from detkit.nn.assign.assignment import BACKGROUND, Assignment, sample
 from detkit.nn.assign.iou import IoUAssigner
+from detkit.nn.blocks import per_anchor
 from detkit.nn.losses import smooth_l1_loss
 from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals.regions import Regions
-from detkit.nn.selection import images_of_rows
+from detkit.nn.selection import best_of_levels, images_of_rows
 from detkit.ops.boxes import clip_to_windows, valid_boxes
 from detkit.ops.coders import BoxCoder
 from detkit.ops.nms import class_aware_nms
@@ -105,7 +106,7 @@ class RPN(nn.Module):
         for level in features:
             hidden = F.relu(self.conv(level))
             logits.append(self._logits(self.objectness(hidden)))
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+            deltas.append(per_anchor(self.deltas(hidden), 4))
         anchors = self.anchors([(level.shape[2], level.shape[3]) for level in features], canvas)
         return RPNOutputs(tuple(logits), torch.cat(deltas, dim=1), anchors, windows)
 
@@ -117,7 +118,7 @@ class RPN(nn.Module):
         if self.config.objectness == "softmax":
             background, foreground = scores.chunk(2, dim=1)
             scores = foreground - background
-        return scores.permute(0, 2, 3, 1).flatten(1)
+        return per_anchor(scores, 1).flatten(1)
 
     def criterion(self, outputs: RPNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Objectness and box loss, both averaged over the sampled anchors of the batch (eq. 1, as in the code)."""
@@ -153,7 +154,8 @@ class RPN(nn.Module):
         """Proposals in input px, R rows an image, best first; no gradient flows through them."""
         config, num_images, num_levels = self.config, outputs.windows.shape[0], len(outputs.logits)
         limit = config.post_nms_top_k_train if self.training else config.post_nms_top_k_test
-        logits, anchors, levels = self._candidates(outputs)
+        top_k = config.pre_nms_top_k_train if self.training else config.pre_nms_top_k_test
+        logits, anchors, levels = best_of_levels(outputs.logits, top_k)
         deltas = outputs.deltas.gather(1, anchors[..., None].expand(-1, -1, 4))
         boxes = self.coder.decode(deltas.flatten(0, 1).float(), outputs.anchors[anchors.flatten()])
         images = images_of_rows(num_images, anchors.shape[1], boxes.device)
@@ -166,16 +168,3 @@ class RPN(nn.Module):
         (proposals,), counts = to_rows([boxes[rows]], images[rows], num_images, limit)
         filled = torch.arange(limit, device=counts.device) < counts[:, None]
         return Regions(proposals.flatten(0, 1), images_of_rows(num_images, limit, counts.device), filled.flatten())
-
-    def _candidates(self, outputs: RPNOutputs) -> tuple[Tensor, Tensor, Tensor]:
-        """The best anchors of each level: their logits `[B, N]`, their indices `[B, N]`, and their levels `[N]`."""
-        top_k = self.config.pre_nms_top_k_train if self.training else self.config.pre_nms_top_k_test
-        logits, anchors, levels, start = [], [], [], 0
-        for number, level in enumerate(outputs.logits):
-            size = level.shape[1]
-            values, indices = level.topk(min(top_k, size), dim=1)
-            logits.append(values)
-            anchors.append(indices + start)
-            levels.append(torch.full_like(indices[0], number))
-            start += size
-        return torch.cat(logits, dim=1), torch.cat(anchors, dim=1), torch.cat(levels)

@@ -22,7 +22,7 @@ from detkit.nn.assign.hungarian import HungarianAssigner, Pairs, SetTargets
 from detkit.nn.heads.head import Head
 from detkit.nn.losses import giou_loss
 from detkit.nn.outputs import register_outputs
-from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
+from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.nn.transformer import Encoder, TransformerConfig, map_pos_embed, padding_mask
 from detkit.ops.boxes import at_least_float32, cxcywh_to_xyxy
 from detkit.ops.iou import box_iof
@@ -199,8 +199,7 @@ class SetHead(Head[SetOutputsT]):
         """From the predictions of the last layer; padding is on the right and below, so boxes need no offset."""
         boxes = cxcywh_to_xyxy(outputs.boxes[-1]) * outputs.sides[:, None]
         scores = self.classes.scores(outputs.logits[-1])
-        images = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
-        return select_detections(boxes.flatten(0, 1), scores.flatten(0, 1), images, windows, self.config.selection)
+        return select_detections(boxes, scores, None, windows, self.config.selection)
 
 
 def picture_sides(sizes: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ from detkit.config import Config
 from detkit.nn.anchors import PriorConfig, PriorGrid
 from detkit.nn.assign.iou import BipartiteAssigner
 from detkit.nn.assign.positives import positives_of
-from detkit.nn.blocks import ConvBlock
+from detkit.nn.blocks import ConvBlock, per_anchor
 from detkit.nn.heads.head import Head
 from detkit.nn.losses import smooth_l1_loss
 from detkit.nn.outputs import register_outputs
-from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
+from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.ops.boxes import at_least_float32
 from detkit.ops.coders import BoxCoder
 from detkit.structures import Size, Target
@@ -109,7 +109,7 @@ class SSDHead(Head[SSDOutputs]):
 
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> SSDOutputs:
         logits, deltas = (
-            torch.cat([_by_prior(conv(x), width) for conv, x in zip(convs, features, strict=True)], dim=1)
+            torch.cat([per_anchor(conv(x), width) for conv, x in zip(convs, features, strict=True)], dim=1)
             for convs, width in ((self.classifier, self.num_classes + 1), (self.regressor, 4))
         )
         feature_sizes = [(level.shape[2], level.shape[3]) for level in features]
@@ -142,10 +142,4 @@ class SSDHead(Head[SSDOutputs]):
     def detect(self, outputs: SSDOutputs, windows: Tensor) -> DetectionRows:
         scores = at_least_float32(outputs.logits).softmax(dim=-1)[..., 1:]
         boxes = self.coder.decode(outputs.deltas, outputs.priors.expand_as(outputs.deltas))
-        images = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
-        return select_detections(boxes.flatten(0, 1), scores.flatten(0, 1), images, windows, self.config.selection)
-
-
-def _by_prior(predicted: Tensor, width: int) -> Tensor:
-    """`[B, A_l * width, H, W]` -> `[B, H * W * A_l, width]`."""
-    return torch.unflatten(predicted.permute(0, 2, 3, 1).flatten(1), 1, (-1, width))
+        return select_detections(boxes, scores, None, windows, self.config.selection)

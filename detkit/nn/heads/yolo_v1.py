@@ -22,7 +22,7 @@ from detkit.nn.blocks import LocallyConnected
 from detkit.nn.heads.head import Head
 from detkit.nn.losses import sum_squared_error
 from detkit.nn.outputs import register_outputs
-from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
+from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.ops.boxes import at_least_float32, cxcywh_to_xyxy, xyxy_to_cxcywh
 from detkit.ops.iou import box_iou
 from detkit.structures import Size, Target
@@ -166,5 +166,4 @@ class YOLOv1Head(Head[YOLOv1Outputs]):
         boxes = self.boxes(outputs)
         confidences, classes = at_least_float32(outputs.confidences), at_least_float32(outputs.classes)
         scores = (confidences[..., None] * classes[:, :, None]).clamp(0, 1).flatten(1, 2)  # [B, C * n, K], eq. 1
-        images = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
-        return select_detections(boxes.flatten(0, 1), scores.flatten(0, 1), images, windows, self.config.selection)
+        return select_detections(boxes, scores, None, windows, self.config.selection)

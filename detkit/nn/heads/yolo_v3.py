@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detkit.nn.assign.grid import AnchorAssignment
-from detkit.nn.assign.positives import positives_of
+from detkit.nn.assign.positives import Positives, positives_of
 from detkit.nn.heads.yolo import YOLOHead, YOLOHeadConfig, YOLOOutputs
 from detkit.structures import Target
 
@@ -72,18 +72,21 @@ class YOLOv3Head(YOLOHead):
             raw[..., 4][counted], positive[counted].to(raw.dtype), reduction="sum"
         )
         classes = F.binary_cross_entropy_with_logits(
-            predicted[:, 5:], self._class_targets(assignments, targets), reduction="sum"
+            predicted[:, 5:], self._class_targets(assignments, positives, targets), reduction="sum"
         )
         losses = {"yolo_xy": xy, "yolo_wh": wh, "yolo_object": objectness, "yolo_class": classes}
         return {name: loss / len(raw) for name, loss in losses.items()}
 
-    def _class_targets(self, assignments: Sequence[AnchorAssignment], targets: Sequence[Target]) -> Tensor:
+    def _class_targets(
+        self, assignments: Sequence[AnchorAssignment], positives: Positives, targets: Sequence[Target]
+    ) -> Tensor:
         """`[P, K]` of 0 and 1: a positive has the classes of all objects that fall on it, also of those whose box it
         does not learn."""
-        parts = []
-        for assignment, target in zip(assignments, targets, strict=True):
-            labels = target.not_ignored().labels
-            classes = torch.zeros(len(labels), self.num_classes, device=labels.device)  # [M, K]
-            classes[assignment.index[assignment.predictions], labels] = 1
-            parts.append(classes[assignment.index[assignment.positive]])
-        return torch.cat(parts)
+        labels = torch.cat([target.not_ignored().labels for target in targets])
+        count = len(assignments[0].index)
+        place = torch.cat([assignment.predictions + i * count for i, assignment in enumerate(assignments)])
+        row = labels.new_zeros(count * len(targets))  # of the positive at each prediction
+        row[positives.image * count + positives.prediction] = torch.arange(len(positives.image), device=row.device)
+        classes = torch.zeros(len(positives.image), self.num_classes, device=labels.device)
+        classes[row[place], labels] = 1
+        return classes

@@ -21,8 +21,8 @@ class FPNConfig(Config):
 
     extra_level  pool: P6 is P5 subsampled by 2, for the RPN only (Faster R-CNN).
                  conv_c5: P6 is a 3x3 convolution of stride 2 on C5, P7 another on ReLU(P6) (RetinaNet, arXiv
-                 1708.02002, section 4).
-                 conv_p5: the same, but P6 is made from P5 (FCOS, arXiv 1904.01355, section 3.2)
+                 1708.02002, section 4, and torchvision's version 2 of it).
+                 conv_p5: the same on P5 (FCOS, arXiv 1904.01355, section 3.2, and torchvision's RetinaNet, version 1)
     """
 
     name: Literal["fpn"] = "fpn"

@@ -35,7 +35,9 @@ class Regions:
 
     def to_list(self, num_images: int) -> list[Tensor]:
         """The valid boxes `[P_i, 4]` of each image."""
-        return [self.boxes[self.valid & (self.images == i)] for i in range(num_images)]
+        rows = torch.nonzero(self.valid).squeeze(1)
+        counts = self.images[rows].bincount(minlength=num_images).tolist()
+        return list(torch.split(self.boxes[rows], counts))
 
     def rois(self) -> Tensor:
         """`[P, 5]`: image index, x1, y1, x2, y2, as `ops/roi.py` takes them."""

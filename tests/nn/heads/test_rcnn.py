@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from detkit.nn.heads.rcnn import RCNNHead, RCNNHeadConfig
+from detkit.nn.heads.rcnn import RCNNHead, RCNNHeadConfig, RCNNSelectionConfig
 from detkit.nn.heads.regions import RegionTargets
 from detkit.nn.proposals.regions import Regions
-from detkit.nn.selection import DetectionRows, SelectionConfig
+from detkit.nn.selection import DetectionRows
 
 WINDOWS = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
 BOXES = torch.tensor([[10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 90.0, 70.0]])
@@ -17,7 +17,7 @@ REGIONS = Regions.from_list([BOXES])
 
 def make_head(**fields: object) -> RCNNHead:
     torch.manual_seed(0)
-    selection = SelectionConfig(score_threshold=0.3)
+    selection = RCNNSelectionConfig(score_threshold=0.3, nms_threshold=0.5, top_k_per_class=None)
     config = RCNNHeadConfig(output_size=1, hidden=(2,), dropout=0.0, selection=selection, **fields)  # type: ignore[arg-type]
     head = RCNNHead(config, 2, 2)  # cats and dogs
     with torch.no_grad():
