@@ -66,7 +66,7 @@ class BoxGrid(nn.Module, ABC):
 
 
 class AnchorGrid(BoxGrid):
-    """Anchors of a dense head, such as the region proposal network. `per_cell` is their number in a cell of any level."""
+    """Anchors of a dense head, such as the region proposal network. `per_cell` is their number in a cell."""
 
     def __init__(self, config: AnchorConfig, strides: Sequence[int]) -> None:
         super().__init__()

@@ -158,5 +158,5 @@ class LocallyConnected(nn.Module):
 
 
 def per_anchor(predictions: Tensor, width: int) -> Tensor:
-    """`[B, A * width, H, W]` with A anchors a cell -> `[B, H * W * A, width]`, in the order of the anchors on a grid."""
+    """`[B, A * width, H, W]` with A anchors a cell -> `[B, H * W * A, width]`, in the order of a grid of anchors."""
     return predictions.permute(0, 2, 3, 1).reshape(predictions.shape[0], -1, width)
