@@ -130,11 +130,10 @@ class Run:
             data.val, detector, batch_size=settings.eval.batch_size, workers=workers, proposals=val_proposals
         )
         self.store = detection_store(data.val)
-        protocols, backend = [settings.eval.protocol], settings.eval.coco_backend
-        self.evaluators = build_evaluators(protocols, self.store, coco_backend=backend)
+        backend = settings.eval.coco_backend
+        self.evaluators = build_evaluators([settings.eval.protocol], self.store, coco_backend=backend)
         self.epoch = self.step = self.images_seen = 0
-        self.best = -math.inf
-        self.finished = False
+        self.best, self.finished = -math.inf, False
 
     def resume(self) -> None:
         """Loads the last checkpoint of the folder."""

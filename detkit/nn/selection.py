@@ -72,25 +72,11 @@ def select_detections(
              and scores `[B, N, K]`
     windows  `[B, 4]` xyxy in input px: where each picture lies on its canvas
     """
-    num_images, num_classes, top_k = windows.shape[0], scores.shape[-1], config.top_k_per_class
-    likely = scores > config.score_threshold
-    if images is None:
-        images = images_of_rows(num_images, scores.shape[1], scores.device)
-        if top_k is not None:  # quicker than below, where images have different numbers of candidates
-            best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
-            likely, top_k = likely & torch.zeros_like(likely).scatter(1, best, True), None
-        boxes, scores, likely = boxes.flatten(0, 1), scores.flatten(0, 1), likely.flatten(0, 1)
-    candidate, label = torch.nonzero(likely, as_tuple=True)
-    candidate_scores, group = scores[candidate, label], images[candidate] * num_classes + label
-    if top_k is not None:
-        order = candidate_scores.argsort(descending=True, stable=True)
-        ranks = ranks_in_groups(group[order], num_images * num_classes)
-        rows = order[torch.nonzero(ranks < top_k).squeeze(1)]
-        candidate, label, candidate_scores, group = candidate[rows], label[rows], candidate_scores[rows], group[rows]
-    boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
+    num_images, num_classes = windows.shape[0], scores.shape[-1]
+    boxes, scores, group = _candidates(boxes, scores, images, num_images, config)
     boxes = clip_to_windows(boxes, windows[group // num_classes])
     rows = torch.nonzero(valid_boxes(boxes, MIN_SIZE)).squeeze(1)
-    boxes, scores, group = boxes[rows], candidate_scores[rows], group[rows]
+    boxes, scores, group = boxes[rows], scores[rows], group[rows]
     if config.nms_threshold is None:
         rows = scores.argsort(descending=True, stable=True)
         boxes, scores, group = boxes[rows], scores[rows], group[rows]
@@ -102,6 +88,28 @@ def select_detections(
     columns = (boxes.float(), scores.float(), group % num_classes)
     (boxes, scores, labels), counts = to_rows(columns, group // num_classes, num_images, config.max_detections)
     return DetectionRows(boxes, scores, labels, counts)
+
+
+def _candidates(
+    boxes: Tensor, scores: Tensor, images: Tensor | None, num_images: int, config: SelectionConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes `[M, 4]` and scores `[M]` above the threshold and among the best of their class in their image, and
+    int64 `[M]`, image * K + class. Arguments as those of `select_detections`."""
+    top_k, num_classes, likely = config.top_k_per_class, scores.shape[-1], scores > config.score_threshold
+    if images is None:
+        images = images_of_rows(num_images, scores.shape[1], scores.device)
+        if top_k is not None:  # quicker than below, where images have different numbers of candidates
+            best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
+            likely, top_k = likely & torch.zeros_like(likely).scatter(1, best, True), None
+        boxes, scores, likely = boxes.flatten(0, 1), scores.flatten(0, 1), likely.flatten(0, 1)
+    candidate, label = torch.nonzero(likely, as_tuple=True)
+    if top_k is not None:
+        order = scores[candidate, label].argsort(descending=True, stable=True)
+        ranks = ranks_in_groups((images[candidate] * num_classes + label)[order], num_images * num_classes)
+        rows = order[torch.nonzero(ranks < top_k).squeeze(1)]
+        candidate, label = candidate[rows], label[rows]
+    boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
+    return boxes, scores[candidate, label], images[candidate] * num_classes + label
 
 
 def best_of_levels(logits: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
