@@ -15,7 +15,7 @@ train: install
 	$(BIN)/python tools/eval.py
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

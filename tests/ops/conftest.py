@@ -1,6 +1,18 @@
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from detkit.ops import compiled
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Kernels divide their work among threads, also where the tests run with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True, params=["compiled", "torch"])
