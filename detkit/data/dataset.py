@@ -48,6 +48,7 @@ class ImageDataset:
         self.name = name
         self.categories = categories
         checked, counts = check_images(images, name, on_bad_label, decode, min_side)
+        _check_labels(checked, len(categories))
         self.objects = _flat_objects(checked, name)
         self._paths = np.array([image.path for image in checked])  # [I]
         self._image_ids = np.array([image.image_id for image in checked])  # [I]
@@ -109,6 +110,16 @@ class ImageDataset:
             listed = (f"{name} {number}" for name, number in zip(names, per_class, strict=True))
             text += f" Objects: {', '.join(listed)}."
         return text
+
+
+def _check_labels(images: Sequence[RawImage], num_classes: int) -> None:
+    for image in images:
+        for item in image.objects:
+            if not 0 <= item.label < num_classes:
+                raise DataError(
+                    f"{image.where}: {image.image_id}: {item.where}: expected a label of 0 to {num_classes - 1}, an "
+                    f"index into the {num_classes} categories, found {item.label}"
+                )
 
 
 def _flat_objects(images: Sequence[RawImage], name: str) -> Objects[np.ndarray]:

@@ -71,3 +71,12 @@ class Detector(nn.Module, ABC, Generic[OutputsT]):
 
 
 AnyDetector: TypeAlias = Detector[Any]  # for those who hand outputs on and never look into them
+
+
+def check_num_classes(num_classes: int, categories: Categories) -> None:
+    """Raises ValueError unless a head has as many classes as there are categories."""
+    if num_classes != len(categories):
+        raise ValueError(
+            f"the head has num_classes {num_classes}, expected {len(categories)}, one for each of the categories "
+            f"{', '.join(categories.names[:8])}{', ...' if len(categories) > 8 else ''}"
+        )

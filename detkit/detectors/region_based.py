@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import Detector, check_num_classes
 from detkit.nn.backbones.staged import StagedBackbone
 from detkit.nn.heads.regions import RegionHead, RegionTargets
 from detkit.nn.input import ImageInput
@@ -57,6 +57,7 @@ class RegionBasedDetector(Detector[RegionOutputsT]):
         categories: Categories,
     ) -> None:
         super().__init__(image_input, categories)
+        check_num_classes(roi.num_classes, categories)
         self.backbone = backbone
         self.neck = neck
         self.roi = roi

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from detkit.detectors.detector import Detector
+from detkit.detectors.detector import Detector, check_num_classes
 from detkit.nn.backbones.staged import StagedBackbone
 from detkit.nn.heads.head import Head
 from detkit.nn.input import ImageInput
@@ -25,6 +25,7 @@ class SingleShotDetector(Detector[OutputsT]):
         categories: Categories,
     ) -> None:
         super().__init__(image_input, categories)
+        check_num_classes(head.num_classes, categories)
         self.backbone = backbone
         self.neck = neck
         self.head = head

@@ -9,7 +9,7 @@ import torch
 
 from detkit.config import UserError
 from detkit.engine.run import TrainConfig
-from detkit.structures import ImageId
+from detkit.structures import Categories, ImageId
 
 REMEDY = "start again with a lower train.optimizer.lr, a longer train.warmup or with train.clip_norm"
 
@@ -24,6 +24,15 @@ def check_device(settings: TrainConfig, device: torch.device) -> None:
         raise UserError("train.amp: fp16 needs a CUDA device; use bf16 or off on the CPU")
     if settings.sync_bn and device.type != "cuda":
         raise UserError("train.sync_bn: needs CUDA devices")
+
+
+def check_categories(detector: Categories, dataset: Categories) -> None:
+    """Raises UserError unless a label means the same class to the detector and in the data that it trains on."""
+    if detector.names != dataset.names:
+        raise UserError(
+            f"the detector has the classes {', '.join(detector.names)}, but the training data "
+            f"{', '.join(dataset.names)}: build it with the categories of the data, dataset.categories"
+        )
 
 
 def check_losses(losses: dict[str, float], image_ids: Sequence[ImageId], step: int) -> dict[str, float]:

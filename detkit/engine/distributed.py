@@ -27,7 +27,10 @@ def process_group(device: str) -> Iterator[torch.device]:
         raise UserError(f"device: expected auto, cpu, cuda or cuda:N, found {device!r}")
     cuda = device != "cpu" and torch.cuda.is_available()
     if device.startswith("cuda") and not cuda:
-        raise UserError(f"device: {device} was asked for, but torch finds no CUDA device; use --set device=cpu")
+        raise UserError(
+            f"device: {device} was asked for, but torch finds no CUDA device; use --set device=cpu, or --device cpu "
+            "where a tool has that option"
+        )
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
         raise UserError(f"device: {device} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
     if not dist.is_torchelastic_launched():

@@ -133,7 +133,13 @@ def resumed_config(folder: Path, config: RunConfig) -> RunConfig:
 def load_run_config(folder: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of the run in `folder`, also of one that an earlier detkit wrote."""
     path = run_config_file(folder)
-    return parse_config(override(upgrade_config(read_yaml(path)), overrides), RunConfig, where=str(path))
+    tree = upgrade_config(read_yaml(path))
+    if "model" not in tree:
+        raise UserError(
+            f"--resume {folder}: this run was started from Python, so its detector and data are not known here; go on "
+            "with train(detector, data, settings, folder, resume=True)"
+        )
+    return parse_config(override(tree, overrides), RunConfig, where=str(path))
 
 
 def save_config(folder: Path, settings: RunSettings) -> None:

@@ -21,7 +21,7 @@ from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import autocast
 from detkit.engine.checkpoint import load_checkpoint, save_checkpoint
-from detkit.engine.checks import check_device, check_gradient, check_losses
+from detkit.engine.checks import check_categories, check_device, check_gradient, check_losses
 from detkit.engine.ema import EMA
 from detkit.engine.evaluate import detection_store, evaluate
 from detkit.engine.loaders import evaluation_loader, training_loader
@@ -89,6 +89,7 @@ def train(
     """
     with distributed.process_group(settings.device) as device:
         check_device(settings.train, device)
+        check_categories(detector.categories, data.train.categories)
         create_folder(folder)
         run = Run(detector, data, settings, folder, device)
         if resume:

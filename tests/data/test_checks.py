@@ -188,3 +188,14 @@ def test_ground_truth_is_a_copy(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [(40, 60)])
     dataset.ground_truth(0).objects.boxes[:] = 0
     np.testing.assert_array_equal(dataset.ground_truth(0).objects.boxes, [(2, 3, 12, 13)])
+
+
+@pytest.mark.parametrize("label", [-1, 2, 7])
+def test_a_label_that_is_no_class_is_named(picture: Path, label: int) -> None:
+    images = [
+        RawImage("a", str(picture), "boxes.csv", None, [RawObject("object 3 (cat)", label, (1.0, 1.0, 9.0, 9.0))])
+    ]
+    with pytest.raises(
+        DataError, match=rf"boxes.csv: a: object 3 \(cat\): expected a label of 0 to 1, .* found {label}"
+    ):
+        ImageDataset(images, name="labels", categories=Categories.of_names(["a", "b"]))

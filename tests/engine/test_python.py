@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from detkit import cli
 from detkit.config import UserError
 from detkit.engine.checkpoint import load_checkpoint
-from detkit.engine.run import load_detector
+from detkit.engine.optim import SGDConfig
+from detkit.engine.run import RunSettings, TrainConfig, load_detector, save_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,3 +54,26 @@ def test_readmes_example_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert state["categories"]["names"] == ["bar", "square"]
     with pytest.raises(UserError, match=r"last.pt: its detector was built in Python, .* load the weights"):
         load_detector(tmp_path / "runs/own")
+
+
+def test_classes_that_do_not_agree_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_squares(tmp_path / "pictures", 24)
+    other_order = example().replace(
+        "head, image_input, categories)", 'head, image_input, Categories.of_names(["square", "bar"]))'
+    )
+    with pytest.raises(UserError, match="the detector has the classes square, bar, but the training data bar, square"):
+        exec(compile(other_order, "README.md", "exec"), {"__name__": "example"})
+    too_many = example().replace("num_classes=2", "num_classes=3")
+    with pytest.raises(
+        ValueError, match="the head has num_classes 3, expected 2, one for each of the categories bar, sq"
+    ):
+        exec(compile(too_many, "README.md", "exec"), {"__name__": "example"})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_from_python_is_not_resumed_by_the_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = RunSettings(train=TrainConfig(epochs=1, batch_size=2, optimizer=SGDConfig(lr=0.1)))
+    save_config(tmp_path, settings)
+    assert cli.train(["--resume", str(tmp_path)]) == 2
+    assert "this run was started from Python" in capsys.readouterr().err

@@ -19,6 +19,8 @@ from detkit.structures import Size, Target
 class Head(nn.Module, ABC, Generic[OutputsT]):
     """Dense heads (SSD, YOLO) and heads that predict a set (DETR) have this one signature."""
 
+    num_classes: int
+
     @abstractmethod
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> OutputsT:
         """
