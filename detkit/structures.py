@@ -244,7 +244,7 @@ class Sample:
 class ImageInfo:
     """How a picture became a network input: what is needed to go back from input pixels to its own.
 
-    orig_size   (h, w) of the picture before the resize. In training that is what augmentation made of the file; in
+    orig_size   (h, w) of the picture before the resize. In training that is the augmented picture; in
                 evaluation and prediction nothing is augmented, and it is the upright file itself
     input_size  (h, w) after the resize and before padding
     scale       (sx, sy): input pixels = original pixels * scale + offset

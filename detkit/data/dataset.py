@@ -20,7 +20,7 @@ MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where th
 
 
 class ImageDataset:
-    """Images with their objects, checked when the data set is made.
+    """Images with their objects, checked when the data set is built.
 
     Annotations live in a few numpy arrays, because Python objects are copied page by page into forked workers.
 

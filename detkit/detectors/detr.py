@@ -5,8 +5,8 @@ R50, R50-DC5 and R101 are configurations. `head: {name: dab_detr}` learns sooner
 Padding: attention is masked and positions are counted without it, so the head gives each image the same in a batch as
 alone (except where the canvas is no multiple of the stride: the nearest-neighbour mask may count one more row or column
 of cells). The backbone does not: alone, every convolution sees zeros beyond the image's border; in a padded batch, the
-outermost cells see what biases and norms have made of the padding. Published numbers therefore depend on the batch size
-of the evaluation, and `eval.batch_size: 1` has no padding at all.
+outermost cells see padding that biases and norms have changed. Published numbers therefore depend on the batch size of
+the evaluation, and `eval.batch_size: 1` has no padding at all.
 """
 
 from __future__ import annotations

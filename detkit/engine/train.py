@@ -1,4 +1,4 @@
-"""The training loop, in sight: `train` for objects made in Python, `train_config` for a YAML file."""
+"""The training loop, in sight: `train` for objects built in Python, `train_config` for a YAML file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from detkit.structures import Batch, ImageId
 class TrainingData:
     """What a run learns from and what it is measured on.
 
-    proposals  folder in which proposals are kept, for detectors that are given them; None: the folder of the run
+    proposals  folder in which proposals are stored, for detectors that are given them; None: the folder of the run
     """
 
     train: ImageDataset

@@ -20,7 +20,7 @@ from detkit.config import Config, UserError
 from detkit.ops.anchors import cell_anchors, grid_anchors, prior_anchors
 from detkit.structures import Size
 
-MEMORY = 16  # grids that are kept, one for each size of input
+MEMORY = 16  # grids that are cached, one for each size of input
 
 
 class AnchorConfig(Config):
@@ -35,7 +35,7 @@ class AnchorConfig(Config):
 
 
 class BoxGrid(nn.Module, ABC):
-    """`grid(feature_sizes, canvas)` -> float `[A, 4]` xyxy; nobody may write to it, because it is kept for next time.
+    """`grid(feature_sizes, canvas)` -> float `[A, 4]` xyxy; nobody may write to it, because it is cached.
 
     feature_sizes  (h, w) in cells of each level
     canvas         (h, w) of the padded input

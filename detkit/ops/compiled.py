@@ -78,7 +78,7 @@ def in_threads(work: Callable[[int, int], Any], total: int, *, min_part: int = 1
 
     openmp = _gnu_openmp(os.getpid())
     if openmp is None:
-        # A pool for every call: one that is kept would have no threads in a forked process.
+        # A pool for every call: one that outlives it would have no threads in a forked process.
         with ThreadPoolExecutor(parts - 1) as pool:
             for _ in range(parts - 1):
                 pool.submit(run)

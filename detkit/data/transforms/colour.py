@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PendingColours:
-    """Changes of colour that wait until windows have made the picture smaller.
+    """Changes of colour that wait until windows have cut the picture.
 
     No change depends on where a pixel lies, so the result is the same and costs less. `apply` is called before a canvas
     is added, which so keeps its colour.

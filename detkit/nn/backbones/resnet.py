@@ -19,7 +19,7 @@ from detkit.nn.backbones.staged import (
     split,
 )
 
-BASIC = ("resnet18", "resnet34")  # made of two 3x3 convolutions a block; torchvision dilates bottleneck blocks alone
+BASIC = ("resnet18", "resnet34")  # two 3x3 convolutions a block; torchvision dilates bottleneck blocks alone
 
 
 class ResNetConfig(StagedConfig):

@@ -37,7 +37,7 @@ from detkit.nn.transformer import (
 )
 from detkit.structures import Size
 
-EPS = 1e-3  # box coordinates are kept in [EPS, 1 - EPS] before they become anchors, which would be infinite
+EPS = 1e-3  # box coordinates are clamped to [EPS, 1 - EPS] before they become anchors, which would be infinite
 PADDING_LOGIT = -30.0  # of every class at padding: below all others, and finite should an object be matched with it
 MIN_SIDE = 1e-2  # part of the picture's sides: smaller anchors count as this large where attention is divided by it
 

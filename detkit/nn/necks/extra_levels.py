@@ -20,7 +20,7 @@ KERNELS = {"stride": (3, 2, 1), "valid": (3, 1, 0), "valid4": (4, 1, 1)}  # kern
 
 
 class ExtraLevelsConfig(Config):
-    """Defaults: SSD300. A level is made from the one before it by a 1x1 convolution to half of its own width, and by a
+    """Defaults: SSD300. Each level follows from the one before by a 1x1 convolution to half of its own width, and by a
     convolution that makes the map smaller.
 
     reduce  the latter, for each level. stride: 3x3, stride 2. valid: 3x3 without padding. valid4: 4x4 with a padding of

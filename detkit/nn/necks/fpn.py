@@ -17,7 +17,7 @@ from detkit.nn.necks.neck import Neck
 
 
 class FPNConfig(Config):
-    """Names of the levels are those of four levels C2 to C5, from which the pyramid P2 to P5 is made.
+    """Names of the levels are those of four levels C2 to C5, from which the pyramid P2 to P5 is computed.
 
     extra_level  pool: P6 is P5 subsampled by 2, for the RPN only (Faster R-CNN).
                  conv_c5: P6 is a 3x3 convolution of stride 2 on C5, P7 another on ReLU(P6) (RetinaNet, arXiv
