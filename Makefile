@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train test test-slow lint parity bench
+.PHONY: install train quick test test-slow lint parity bench
 
 install: .venv/installed
 
@@ -13,6 +13,10 @@ install: .venv/installed
 train: install
 	$(BIN)/python tools/train.py configs/faster_rcnn.yaml
 	$(BIN)/python tools/eval.py
+
+quick: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not long' \
+		--ignore tests/parity --ignore tests/weights --ignore tests/nn/backbones
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2

@@ -35,7 +35,7 @@ from detkit.data.build import build_loader
 from detkit.data.checks import RawImage, RawObject
 from detkit.data.dataset import ImageDataset
 from detkit.data.transforms import Augment, AugmentConfig
-from detkit.engine.memory import keep_memory
+from detkit.accelerate.memory import keep_memory
 from detkit.nn.input import ImageInput, InputConfig, StretchConfig
 from detkit.structures import Categories
 

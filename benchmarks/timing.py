@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from detkit.engine.memory import keep_memory
+from detkit.accelerate.memory import keep_memory
 
 BUSY = 0.1  # part of all CPUs that others may use before a row is called disturbed
 

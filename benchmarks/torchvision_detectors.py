@@ -21,6 +21,7 @@ from timing import Remote, head, row
 from torch import Tensor, nn
 from torchvision.models import detection
 
+from detkit.accelerate import accelerate
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import AMP, autocast
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def detkit_work(model: str, training: bool, amp: AMP, device: torch.device) -> Callable[[], None]:
-    detector, _ = build_pair(model, device)
+    detector = accelerate(build_pair(model, device)[0])
     return partial(train if training else infer, detector, make_batch(model, detector, training, device), amp)
 
 

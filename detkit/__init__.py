@@ -1,3 +1,79 @@
-"""detkit: the lineage of object detection, trainable in one readable package."""
+"""detkit: the lineage of object detection, trainable in one readable package.
+
+`load`, `predict` and `train` are what the command line does, from Python. Nothing is imported before one is called, so
+that `import detkit.ops.iou` loads torch and nothing else that is heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from detkit.detectors.detector import AnyDetector
+    from detkit.engine.run import RunConfig
+    from detkit.structures import Detections
 
 __version__ = "0.2.0"
+__all__ = ["load", "predict", "train"]
+
+
+def load(source: str | Path) -> AnyDetector:
+    """A detector ready to predict: on the CPU, in evaluation mode, with faster modules where there are any.
+
+    source  the folder of a run, a checkpoint, or public weights such as `torchvision:fasterrcnn_resnet50_fpn`,
+            `detr:detr_resnet50` or `yolov3.cfg`
+
+    Raises `detkit.config.UserError` if it is none of these.
+    """
+    from detkit.engine.run import load_detector
+    from detkit.engine.speed import accelerate
+
+    detector, _ = load_detector(source)
+    accelerate(detector)
+    return detector
+
+
+def predict(
+    detector: AnyDetector | str | Path, images: str | Path | np.ndarray | Sequence[str | Path | np.ndarray]
+) -> list[Detections]:
+    """Detections of each image, in its own pixels and best first, on the device of the detector.
+
+    detector  or what `load` takes
+    images    one or several: files of pictures, or uint8 RGB `[H, W, 3]`
+
+    Raises `detkit.config.UserError` for a file that is no picture.
+    """
+    from detkit.engine.predict import predict_each
+
+    loaded = load(detector) if isinstance(detector, str | Path) else detector
+    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+    return list(predict_each(loaded, several))
+
+
+def train(
+    config: str | Path | RunConfig | None = None,
+    *,
+    output: str | Path | None = None,
+    set: Iterable[str] = (),
+    resume: str | Path | None = None,
+) -> Path:
+    """Trains a detector and returns the folder of the run, which `load` takes.
+
+    config  a YAML file as in `configs/`, or its content; may be left out with `resume`
+    output  the folder; None: the first free of `runs/NAME`, `runs/NAME-2`, ...
+    set     changes of single settings, such as `train.epochs=2`
+    resume  the folder of a run to go on with, instead of `output`
+
+    Raises `detkit.config.UserError`, with every problem in it, before data is touched. From objects of one's own,
+    train with `detkit.engine.train.train`.
+    """
+    from detkit.engine.run import prepare_run
+    from detkit.engine.train import train_config
+
+    run_config, folder = prepare_run(config, output=output, overrides=set, resume=resume)
+    train_config(run_config, folder, resume=resume is not None)
+    return folder

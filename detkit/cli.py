@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detkit.config import UserError
-from detkit.engine.memory import keep_memory
+from detkit.engine.speed import prepare_process
 from detkit.evaluation.protocols import PROTOCOLS
 
 SOURCE = (
@@ -35,24 +35,9 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from detkit.config import load_config
-    from detkit.engine.run import RunConfig, create_run_folder, load_run_config, resumed_config
+    import detkit
 
-    if options.config is None and options.resume is None:
-        raise UserError("train: name a configuration, such as configs/faster_rcnn.yaml, or a run with --resume RUN")
-    if options.resume and options.output:
-        raise UserError("train: --resume goes on in the folder of the run; leave --output out")
-    if options.config:
-        config = load_config(options.config, RunConfig, options.set)
-    else:
-        config = load_run_config(options.resume, options.set)
-    if options.resume:
-        config, folder = resumed_config(options.resume, config), options.resume
-    else:
-        folder = create_run_folder(options.output, options.config.stem)
-    from detkit.engine.train import train_config
-
-    train_config(config, folder, resume=options.resume is not None)
+    detkit.train(options.config, output=options.output, set=options.set, resume=options.resume)
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
@@ -195,7 +180,7 @@ def _run(
 ) -> int:
     """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted."""
     options = parser.parse_args(arguments)
-    keep_memory()
+    prepare_process()
     try:
         action(options)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""One direction of imports, and a light `detkit.ops.iou`."""
+"""One direction of imports, what is imported when, and limits of size."""
 
 import ast
 import subprocess
@@ -16,9 +16,10 @@ OPS = {"structures"}
 NN = DATA = EVALUATION = {"ops", *OPS, *LEAVES}
 DETECTORS = {"nn", *NN}
 ENGINE = WEIGHTS = {"detectors", "data", "evaluation", "engine", "weights", *DETECTORS}
-CLI = {"cli", *ENGINE}
+FRONT_DOORS = ENGINE  # `detkit.load`, `detkit.predict`, `detkit.train`
+CLI = {"__init__", "cli", *ENGINE}
 MAY_IMPORT: dict[str, set[str]] = {
-    "__init__": set(),
+    "__init__": FRONT_DOORS,
     "config": set(),
     "structures": set(),
     "ops": OPS,
@@ -28,10 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "detectors": DETECTORS,
     "engine": ENGINE,
     "weights": WEIGHTS,
+    "accelerate": {"nn", "evaluation", *NN},
     "cli": CLI,
     "__main__": CLI,
 }
+MAY_IMPORT_ACCELERATE = {"ops/dispatch.py", "engine/speed.py"}  # nothing else needs to know that there are fast paths
 HEAVY = {"torchvision", "cv2", "albumentations", "pycocotools", "matplotlib", "pydantic"}
+MAX_FUNCTION_LINES, MAX_FILE_LINES = 50, 370  # the ceiling; a function is best below 40, a file at 80 to 250
 FILES = sorted((ROOT / "detkit").rglob("*.py"))
 
 
@@ -57,11 +61,14 @@ def imported_rooms(source: str, package: tuple[str, ...]) -> Iterator[tuple[int,
 
 def upward_imports(path: Path, source: str) -> list[str]:
     own = room(path)
+    allowed = {own, *MAY_IMPORT[own]}
+    if path.relative_to(ROOT / "detkit").as_posix() in MAY_IMPORT_ACCELERATE:
+        allowed.add("accelerate")
     package = path.relative_to(ROOT).parts[:-1]
     return [
         f"{path.relative_to(ROOT)}:{line}: {own} may not import {other}"
         for line, other in imported_rooms(source, package)
-        if other not in {own, *MAY_IMPORT[own]}
+        if other not in allowed
     ]
 
 
@@ -83,6 +90,10 @@ def test_no_import_goes_upward(path: Path) -> None:
         ("structures.py", "from detkit.ops.boxes import box_area"),
         ("config.py", "from . import structures"),
         ("engine/train.py", "import torch, detkit.cli"),
+        ("engine/train.py", "from detkit.accelerate.memory import keep_memory"),
+        ("engine/run.py", "import detkit"),
+        ("accelerate/nms.py", "from detkit.engine.train import train"),
+        ("__init__.py", "from detkit.cli import main"),
     ],
 )
 def test_an_upward_import_is_seen(path: str, source: str) -> None:
@@ -95,15 +106,65 @@ def test_an_upward_import_is_seen(path: str, source: str) -> None:
         ("ops/iou.py", "import torch\nfrom detkit.ops.boxes import box_area\nfrom .boxes import box_area"),
         ("nn/heads/rpn.py", "from ...ops import nms\nfrom ..losses import focal\nfrom detkit.config import Config"),
         ("engine/train.py", "from detkit import data, detectors, evaluation, weights"),
+        ("ops/dispatch.py", "from detkit.accelerate import kernels"),
+        ("cli.py", "import detkit"),
     ],
 )
 def test_a_downward_import_is_allowed(path: str, source: str) -> None:
     assert upward_imports(ROOT / "detkit" / path, source) == []
 
 
+def loaded_by(program: str) -> set[str]:
+    """The modules that a fresh Python has loaded after `program`."""
+    program += "\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
 def test_iou_imports_torch_and_nothing_else_that_is_heavy() -> None:
-    program = "import sys, detkit.ops.iou; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    packages = set(loaded.stdout.split())
-    assert "torch" in packages
-    assert packages & HEAVY == set()
+    modules = loaded_by("import detkit.ops.iou")
+    assert "torch" in modules
+    assert modules & HEAVY == set()
+
+
+def test_detkit_imports_nothing_heavy() -> None:
+    assert loaded_by("import detkit; detkit.load") & {"torch", "numpy", *HEAVY} == set()
+
+
+def test_prediction_imports_only_what_it_needs() -> None:
+    """A detector on darknet's layers; the others are built by torchvision, which takes seconds to import."""
+    program = """
+import numpy as np
+from detkit import predict
+from detkit.config import load_config
+from detkit.detectors.build import build_detector
+from detkit.engine.run import RunConfig
+from detkit.structures import Categories
+config = load_config("configs/coco/yolov3_tiny.yaml", RunConfig, ["model.backbone.weights=null"])
+predict(build_detector(config.model, Categories.of_names(["a"])), np.zeros((32, 32, 3), np.uint8))
+"""
+    modules = loaded_by(program)
+    assert {"torch", "cv2"} <= modules
+    unneeded = {"albumentations", "sklearn", "skimage", "matplotlib", "pycocotools", "tensorboard", "transformers"}
+    assert modules & {"torchvision", "torch._dynamo", *unneeded} == set()
+    assert loaded_by("import detkit.engine.predict") & {"torchvision", "torch._dynamo", "scipy", *unneeded} == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ("train", "eval", "predict"))])
+def test_help_needs_no_torch(arguments: list[str]) -> None:
+    program = f"import sys, detkit.cli\ntry: detkit.cli.main({arguments})\nexcept SystemExit: pass"
+    modules = loaded_by(program)
+    assert "detkit" in modules
+    assert modules & {"torch", "numpy", "cv2"} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_and_files_are_short(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= MAX_FILE_LINES, f"{path.relative_to(ROOT)}: split it"
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}

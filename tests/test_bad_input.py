@@ -516,14 +516,6 @@ def test_a_picture_lost_while_the_workers_read(
         shutil.copytree(pictures, shapes / "VOC2007/JPEGImages", dirs_exist_ok=True)
 
 
-def test_the_fast_coco_backend_without_numba(refused: Refused, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detkit.ops.compiled._numba_works", lambda: False)
-    assert refused(cli.evaluate, run, "--set", "eval.coco_backend=fast") == (
-        "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
-        "pip install numba, or choose pycocotools\n"
-    )
-
-
 def test_a_full_disk_while_proposals_are_kept(
     refused: Refused, fast: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

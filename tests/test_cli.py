@@ -21,9 +21,10 @@ import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+import detkit
 from detkit import cli
-from detkit.engine.predict import predict, read_image
-from detkit.engine.run import RunConfig, load_detector
+from detkit.engine.predict import read_image
+from detkit.engine.run import RunConfig
 from tests.cli_support import train_tiny, write_config
 from tests.data.writers import write_coco, write_picture
 
@@ -221,7 +222,7 @@ def test_predict_on_a_folder_with_a_video(run: Path, media: Path, tmp_path: Path
     drawing = cv2.imread(str(output / "deep" / "er" / "two.png"))
     assert drawing.shape == cv2.imread(str(picture)).shape
     assert not np.array_equal(drawing, cv2.imread(str(picture)))
-    expected = predict(load_detector(run)[0], [read_image(picture)])[0]
+    (expected,) = detkit.predict(run, picture)
     assert [found["box"] for found in results[3]["detections"]] == expected.boxes.tolist()
 
 

@@ -83,8 +83,8 @@ def _category_names(content: dict[str, list[dict[str, Any]]], path: Path) -> dic
 
 
 @lru_cache(maxsize=4)
-def _category_names_of_file(path: Path, mtime: int) -> dict[int, str]:
-    """Cached, because reading the file of a large training set takes seconds; a changed file has another `mtime`."""
+def _category_names_of_file(path: Path, _mtime: int) -> dict[int, str]:
+    """Cached, because reading the file of a large training set takes seconds; a changed file has another `_mtime`."""
     return _category_names(_read_json(path), path)
 
 

@@ -65,6 +65,6 @@ def _collate(collate: Callable[[list[Any]], Any], items: Sequence[Any]) -> Any:
     return errors[0] if errors else collate(list(items))
 
 
-def _init_worker(worker: int) -> None:
+def _init_worker(_: int) -> None:
     cv2.setNumThreads(0)  # a worker is one thread; more would compete with the other workers
     torch.set_num_threads(1)

@@ -16,7 +16,6 @@ from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
-from detkit.nn.convolution import accelerate
 from detkit.structures import Categories
 
 DetectorConfig = Annotated[
@@ -34,7 +33,7 @@ DetectorConfig = Annotated[
 
 
 def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetector:
-    """The detector with its convolutions as they run fastest; see `accelerate`."""
+    """The detector in plain modules; see `detkit.accelerate` for faster ones."""
     match config:
         case SlidingWindowConfig():
             detector: AnyDetector = build_sliding_window(config, categories)
@@ -54,5 +53,4 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_yolov3(config, categories)
         case DETRConfig():
             detector = build_detr(config, categories)
-    accelerate(detector)
     return detector

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
+from typing_extensions import override
 
 from detkit.detectors.detector import Detector, check_num_classes
 from detkit.nn.backbones.staged import StagedBackbone
@@ -100,9 +101,11 @@ class RegionBasedDetector(Detector[RegionOutputsT]):
     def detect_in_evaluation(self, roi: object, sizes: Tensor) -> DetectionRows | None:
         return None if self.training else self.roi.detect(roi, self.input.windows(sizes))
 
+    @override
     def criterion(self, outputs: RegionOutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
         return self.roi.criterion(outputs.roi)
 
+    @override
     def detect(self, outputs: RegionOutputsT, sizes: Tensor) -> DetectionRows:
         if outputs.detections is None:
             raise ValueError(

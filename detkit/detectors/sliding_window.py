@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from pydantic import model_validator
 from torch import Tensor
+from typing_extensions import override
 
 from detkit.config import Config
 from detkit.detectors.region_based import (
@@ -69,6 +70,7 @@ class SlidingWindow(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
         super().__init__(backbone, None, roi, image_input, categories)
         self.windows = windows
 
+    @override
     def network(
         self,
         images: Tensor,

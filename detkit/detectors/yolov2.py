@@ -47,6 +47,6 @@ class YOLOv2Config(Config):
 
 def build_yolov2(config: YOLOv2Config, categories: Categories) -> YOLOv2:
     backbone = build_backbone(config.backbone)
-    neck = Passthrough(config.neck, backbone.out_channels, backbone.out_strides)
+    neck = Passthrough(backbone.out_channels, backbone.out_strides)
     head = YOLOv2Head(config.head, neck.out_channels, neck.out_strides, len(categories))
     return YOLOv2(backbone, neck, head, ImageInput(config.input, neck.out_strides[-1]), categories)

@@ -18,6 +18,7 @@ from detkit.engine.amp import AMP, autocast
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.run import RunConfig, load_detector
+from detkit.engine.speed import accelerate
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation, Evaluator, summarise
 from detkit.evaluation.protocols import Protocol
@@ -105,6 +106,7 @@ def evaluate_source(
         with distributed.first_process_first():
             dataset = build_dataset(settings.data, "val")
         detector.to(device)
+        accelerate(detector)
         workers, root = settings.loader.workers, Path(settings.data.root)
         loader = evaluation_loader(
             dataset,

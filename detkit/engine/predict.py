@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from detkit.detectors.detector import AnyDetector
 from detkit.engine.distributed import process_group
 from detkit.engine.proposal_search import ProposalSource, source_of
 from detkit.engine.run import create_folder, load_detector
-from detkit.structures import Detections, ImageId, Objects, Sample
+from detkit.engine.speed import accelerate
+from detkit.structures import Detections, Objects, Sample
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -39,7 +40,6 @@ PALETTE = (
 def predict(
     detector: AnyDetector,
     images: Sequence[np.ndarray],
-    image_ids: Sequence[ImageId] = (),
     proposals: ProposalSource | None = None,
 ) -> list[Detections]:
     """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs on the device of the detector.
@@ -49,12 +49,22 @@ def predict(
     detector.eval()
     proposals = proposals or source_of(detector)
     items = []
-    for image_id, image in zip(image_ids or range(len(images)), images, strict=True):
-        info = detector.input.place(image_id, image.shape[:2])
-        sample = Sample(image, Objects.empty(), image_id, proposals.of_picture(image) if proposals else None)
+    for index, image in enumerate(images):
+        info = detector.input.place(index, image.shape[:2])
+        sample = Sample(image, Objects.empty(), index, proposals.of_picture(image) if proposals else None)
         items.append((resize_sample(sample, info.input_size), info))
     batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)
     return detector.postprocess(detector(batch), batch.infos)
+
+
+def predict_each(detector: AnyDetector, images: Iterable[str | Path | np.ndarray]) -> Iterator[Detections]:
+    """Detections of one picture after the other, files or uint8 RGB `[H, W, 3]`; see `detkit.predict`."""
+    proposals = source_of(detector)
+    for index, image in enumerate(images):
+        pixels = read_image(Path(image)) if isinstance(image, str | Path) else image
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UserError(f"image {index}: expected uint8 [H, W, 3] RGB, found {pixels.dtype} {list(pixels.shape)}")
+        yield predict(detector, [pixels], proposals=proposals)[0]
 
 
 def find_media(sources: Sequence[Path]) -> dict[str, Path]:
@@ -147,6 +157,7 @@ def predict_files(
     results = []
     with process_group(device) as own_device:
         detector = load_detector(source)[0].to(own_device)
+        accelerate(detector)
         proposals = source_of(detector)
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
+from typing_extensions import override
 
 from detkit.config import UserError
 from detkit.data.checks import DataError
@@ -27,6 +28,7 @@ from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine import distributed
 from detkit.engine.run import load_detector
+from detkit.engine.speed import accelerate
 from detkit.evaluation.proposal_recall import proposal_quality
 from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig, ProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
@@ -84,6 +86,7 @@ class FileProposals(ProposalSource):
             raise DataError(f"model.proposals.paths: {error.filename}: {error.strerror}") from error
         return {**self.config.model_dump(mode="json"), "paths": hashes}
 
+    @override
     def of_picture(self, picture: np.ndarray) -> np.ndarray:
         raise UserError(
             f"{self.name}: no proposals for a new picture; tools/eval.py detects on the images of the files, and a "
@@ -113,6 +116,7 @@ class DetectorProposals(ProposalSource):
                 "network; name a Faster R-CNN"
             )
         self.config, self.detector = config, detector.to(device)
+        accelerate(detector)
         self.model = trained.model.model_dump(mode="json") if trained else config.source
 
     def settings(self) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from detkit.config import Config, ConfigError, UserError, dump_config, override, parse_config, parse_yaml, read_yaml
+from detkit.config import (
+    Config,
+    ConfigError,
+    UserError,
+    dump_config,
+    load_config,
+    override,
+    parse_config,
+    parse_yaml,
+    read_yaml,
+)
 from detkit.data.build import DataConfig, LoaderConfig
 from detkit.data.transforms import AugmentConfig
 from detkit.detectors.build import DetectorConfig, build_detector
@@ -71,6 +81,32 @@ class RunConfig(RunSettings, _ModelAndData):
 
 # what may differ when a run is resumed: how long, on what machine and by what means
 RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root", "eval.coco_backend")
+
+
+def prepare_run(
+    config: str | Path | RunConfig | None,
+    *,
+    output: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    resume: str | Path | None = None,
+) -> tuple[RunConfig, Path]:
+    """The configuration and the folder of a run that starts or, with `resume`, goes on; see `detkit.train`."""
+    if resume is not None:
+        if output is not None:
+            raise UserError("train: --resume goes on in the folder of the run; leave --output out")
+        folder = Path(resume)
+        asked = load_run_config(folder, overrides) if config is None else _resolve(config, overrides)
+        return resumed_config(folder, asked), folder
+    if config is None:
+        raise UserError("train: name a configuration, such as configs/faster_rcnn.yaml, or a run with --resume RUN")
+    name = config.model.name if isinstance(config, RunConfig) else Path(config).stem
+    return _resolve(config, overrides), create_run_folder(Path(output) if output is not None else None, name)
+
+
+def _resolve(config: str | Path | RunConfig, overrides: Iterable[str]) -> RunConfig:
+    if isinstance(config, RunConfig):
+        return parse_config(override(config.model_dump(mode="json"), overrides), RunConfig)
+    return load_config(config, RunConfig, overrides)
 
 
 def create_run_folder(output: Path | None, name: str) -> Path:
@@ -200,12 +236,15 @@ def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
             f"{path}: its detector was built in Python, so there is no configuration to build it from; build it as "
             "the training did and load the weights that stand under 'model'"
         )
-    config = parse_config(tree, RunConfig, where=f"{path}: its configuration")
-    backbone = config.model.backbone.model_copy(update={"weights": None})
-    model = config.model.model_copy(update={"backbone": backbone})
-    detector = build_detector(model, Categories.from_plain(state["categories"]))
+    # The checkpoint has the weights of the backbone too. Their public name is not checked again, because only
+    # torchvision knows it, which takes seconds to import.
+    plain = override(tree, ["model.backbone.weights=null"])
+    config = parse_config(plain, RunConfig, where=f"{path}: its configuration")
+    detector = build_detector(config.model, Categories.from_plain(state["categories"]))
     load_weights(detector, state["model"], path)
-    return detector.eval(), config
+    backbone = config.model.backbone.model_copy(update={"weights": tree["model"]["backbone"].get("weights")})
+    model = config.model.model_copy(update={"backbone": backbone})
+    return detector.eval(), config.model_copy(update={"model": model})
 
 
 def load_weights(detector: AnyDetector, weights: dict[str, Any], path: Path) -> None:

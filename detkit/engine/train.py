@@ -40,6 +40,7 @@ from detkit.engine.run import (
     save_config,
 )
 from detkit.engine.schedule import lr_factor
+from detkit.engine.speed import accelerate
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.report import format_table
@@ -70,6 +71,7 @@ def train_config(
             )
         torch.manual_seed(config.train.seed)
         detector = build_detector(config.model, data.train.categories)
+        accelerate(detector)
         return train(detector, data, config, folder, resume=resume, stop_after=stop_after)
 
 

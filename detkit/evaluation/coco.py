@@ -1,4 +1,5 @@
-"""The COCO box metrics, computed by pycocotools or, with the same bits in a hundredth of the time, by `coco_fast.py`.
+"""The COCO box metrics, computed by pycocotools or, with the same bits in a hundredth of the time, by
+`accelerate/coco.py`.
 
 Legend: K classes, A ranges of area, T IoU thresholds, R recalls, M limits on the detections of an image and class.
 pycocotools treats an object with the id 0 as unmatched, and it orders detections of equal score by the id of their
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -17,23 +19,21 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.config import UserError
 from detkit.evaluation.evaluator import Evaluator, ProtocolResult, by_class
 from detkit.evaluation.flat_boxes import FlatBoxes
 from detkit.evaluation.protocols import CocoBackend
 from detkit.evaluation.store import DetectionStore
-from detkit.ops.compiled import usable
+from detkit.ops.dispatch import attempt
 from detkit.structures import Detections, GroundTruth, ImageId, Objects
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 class COCOEvaluator(Evaluator):
-    """The COCO box metrics; see `coco_metrics`. Raises UserError at once if `backend` cannot run here."""
+    """The COCO box metrics; see `coco_metrics`."""
 
     def __init__(self, store: DetectionStore, *, backend: CocoBackend = "pycocotools") -> None:
         super().__init__(store)
-        check_backend(backend)
         self.backend = backend
 
     def compute(self) -> ProtocolResult:
@@ -43,17 +43,6 @@ class COCOEvaluator(Evaluator):
         )
         rules = "COCO, AP over IoU 0.50:0.05:0.95 and 101 recalls, 100 detections an image and class, ignored as crowd"
         return ProtocolResult(rules, "AP", metrics, by_class(categories, per_class))
-
-
-def check_backend(backend: CocoBackend) -> None:
-    """Raises UserError if `backend` is `fast` and numba cannot compile its kernels in this process."""
-    if backend not in get_args(CocoBackend):
-        raise ValueError(f"backend {backend!r}: expected one of {', '.join(get_args(CocoBackend))}")
-    if backend == "fast" and not usable():
-        raise UserError(
-            "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
-            "pip install numba, or choose pycocotools"
-        )
 
 
 def coco_metrics(
@@ -67,20 +56,29 @@ def coco_metrics(
 
     `detections[i]` belong to `ground_truth[i]`; at least one image. Ignored objects are crowds: any number of
     detections may match one, and their overlap is the intersection over the area of the detection. At most 100
-    detections of an image and class count. Both backends give the same bits; see `check_backend`.
+    detections of an image and class count. Both backends give the same bits; `fast` warns and takes
+    pycocotools where its kernels cannot run.
     """
-    check_backend(backend)
+    if backend not in get_args(CocoBackend):
+        raise ValueError(f"backend {backend!r}: expected one of {', '.join(get_args(CocoBackend))}")
     pairs = sorted(zip(ground_truth, detections, strict=True), key=lambda pair: _sort_key(pair[0].image_id))
     objects, crowd = _flat_objects([image.objects for image, _ in pairs])
     flat_detections, scores = _flat_detections([image_detections for _, image_detections in pairs])
 
     summary = COCOeval(iouType="bbox")
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
+        summary.eval = None
         if backend == "fast":
-            from detkit.evaluation.coco_fast import compute_curves  # imports numba, which pycocotools does not need
-
-            summary.eval = compute_curves(objects, crowd, flat_detections, scores, num_classes, summary.params)
-        else:
+            flat = (objects, crowd, flat_detections, scores, num_classes)
+            summary.eval = attempt("compute_curves", *flat, summary.params)
+            if summary.eval is None:
+                warnings.warn(
+                    "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
+                    "pycocotools computes the same numbers in a hundred times the time",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        if summary.eval is None:
             summary.eval = _pycocotools_curves(objects, crowd, flat_detections, scores, len(pairs), num_classes)
         summary.summarize()
     precision = summary.eval["precision"][:, :, :, 0, -1]  # [T, R, K] of all areas and at most 100 detections

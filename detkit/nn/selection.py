@@ -16,7 +16,7 @@ from torch import Tensor
 from detkit.config import Config
 from detkit.nn.outputs import register_outputs
 from detkit.ops.boxes import clip_to_windows, valid_boxes
-from detkit.ops.nms import class_aware_merge, class_aware_nms
+from detkit.ops.nms import class_aware_merge, class_aware_nms, diou_nms, soft_nms
 from detkit.ops.rows import ranks_in_groups, to_rows
 from detkit.structures import Categories, Detections, ImageInfo, Objects
 
@@ -28,8 +28,11 @@ class SelectionConfig(Config):
 
     score_threshold: float = Field(0.05, ge=0, le=1)  # candidates must score more
     top_k_per_class: int | None = Field(None, ge=1)  # candidates of a class that enter the suppression; null: all
-    suppression: Literal["nms", "merge"] = "nms"  # merge: overlapping boxes are joined (OverFeat)
-    nms_threshold: float | None = Field(0.5, ge=0, le=1)  # IoU above which two of a class are one; null: never
+    # Of the boxes of a class. nms: greedily by IoU; diou: by DIoU, which spares boxes with other centres; soft_linear,
+    # soft_gaussian: scores of overlapping boxes are lowered (Soft-NMS); merge: overlapping boxes are joined (OverFeat)
+    suppression: Literal["nms", "diou", "soft_linear", "soft_gaussian", "merge"] = "nms"
+    nms_threshold: float | None = Field(0.5, ge=0, le=1)  # overlap above which two of a class are one; null: never
+    soft_sigma: float = Field(0.5, gt=0)  # of soft_gaussian, which has no threshold: scores *= exp(-IoU^2 / sigma)
     max_detections: int = Field(100, ge=1)  # of an image
 
 
@@ -77,14 +80,7 @@ def select_detections(
     boxes = clip_to_windows(boxes, windows[group // num_classes])
     rows = torch.nonzero(valid_boxes(boxes, MIN_SIZE)).squeeze(1)
     boxes, scores, group = boxes[rows], scores[rows], group[rows]
-    if config.nms_threshold is None:
-        rows = scores.argsort(descending=True, stable=True)
-        boxes, scores, group = boxes[rows], scores[rows], group[rows]
-    elif config.suppression == "merge":
-        boxes, scores, group = class_aware_merge(boxes, scores, group, config.nms_threshold)
-    else:
-        rows = class_aware_nms(boxes, scores, group, config.nms_threshold)
-        boxes, scores, group = boxes[rows], scores[rows], group[rows]
+    boxes, scores, group = _suppressed(boxes, scores, group, config)
     columns = (boxes.float(), scores.float(), group % num_classes)
     (boxes, scores, labels), counts = to_rows(columns, group // num_classes, num_images, config.max_detections)
     return DetectionRows(boxes, scores, labels, counts)
@@ -110,6 +106,31 @@ def _candidates(
         candidate, label = candidate[rows], label[rows]
     boxes = boxes[candidate] if boxes.ndim == 2 else boxes[candidate, label]
     return boxes, scores[candidate, label], images[candidate] * num_classes + label
+
+
+def _suppressed(boxes: Tensor, scores: Tensor, group: Tensor, config: SelectionConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes `[M, 4]`, scores `[M]` and groups `[M]` that are left, best score first."""
+    threshold = config.nms_threshold
+    if threshold is None:
+        rows = scores.argsort(descending=True, stable=True)
+    elif config.suppression == "merge":
+        return class_aware_merge(boxes, scores, group, threshold)
+    elif config.suppression == "nms":
+        rows = class_aware_nms(boxes, scores, group, threshold)
+    elif config.suppression == "diou":
+        rows = diou_nms(boxes, scores, group, threshold)
+    else:
+        rows, lowered = soft_nms(
+            boxes,
+            scores,
+            group,
+            method="linear" if config.suppression == "soft_linear" else "gaussian",
+            iou_threshold=threshold,
+            sigma=config.soft_sigma,
+            score_threshold=config.score_threshold,
+        )
+        return boxes[rows], lowered, group[rows]
+    return boxes[rows], scores[rows], group[rows]
 
 
 def best_of_levels(logits: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor, Tensor]:

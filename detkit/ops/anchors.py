@@ -1,6 +1,6 @@
 """Anchors: the boxes of one cell, and their copies on all cells of a feature map.
 
-Legend: A anchors a cell, H x W cells. Anchors are float `[..., 4]` xyxy in input pixels.
+Legend: A anchors a cell, H x W cells. Anchors are `[..., 4]` xyxy in input pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from detkit.ops.boxes import at_least_float32
 
 
 def cell_anchors(
@@ -74,7 +76,7 @@ def prior_anchors(
     for ratio in ratios:
         long, short = min_size * math.sqrt(ratio), min_size / math.sqrt(ratio)
         sides += [(long, short), (short, long)]
-    half = torch.tensor(sides).clamp(max=math.inf if largest is None else largest) / 2
+    half = torch.tensor(sides, dtype=torch.float32).clamp(max=math.inf if largest is None else largest) / 2
     return torch.cat((-half, half), dim=1)
 
 
@@ -83,19 +85,21 @@ def grid_anchors(
 ) -> Tensor:
     """The anchors of a cell copied to every cell of a feature map, centred at (index + offset) * stride.
 
-    cell_anchors  `[A, 4]` centred on zero; gives dtype and device (half is too coarse for coordinates above 2048)
+    cell_anchors  `[A, 4]` centred on zero; gives the device
     feature_size  (H, W)
     stride        input pixels between two cells, one number or (sy, sx)
     offset        of the centre in its cell, in strides: 0 in FPN, 0.5 in SSD, 7.5 / 16 in py-faster-rcnn (whose corners
                   are inclusive)
-    Returns `[H * W * A, 4]`, ordered by y, then x, then anchor.
+    Returns `[H * W * A, 4]`, ordered by y, then x, then anchor, at least float32: half precision is too coarse for
+    coordinates above 2048.
     """
     if cell_anchors.ndim != 2 or cell_anchors.shape[1] != 4:
         raise ValueError(f"cell_anchors: expected [A, 4], got {list(cell_anchors.shape)}")
+    cell_anchors = at_least_float32(cell_anchors)
     height, width = feature_size
     stride_y, stride_x = stride if isinstance(stride, tuple) else (stride, stride)
     y = (torch.arange(height, dtype=cell_anchors.dtype, device=cell_anchors.device) + offset) * stride_y
     x = (torch.arange(width, dtype=cell_anchors.dtype, device=cell_anchors.device) + offset) * stride_x
     y, x = torch.meshgrid(y, x, indexing="ij")
     centers = torch.stack((x, y, x, y), dim=2)
-    return (centers[:, :, None] + cell_anchors).view(-1, 4)
+    return (centers[:, :, None] + cell_anchors).reshape(-1, 4)

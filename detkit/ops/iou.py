@@ -20,16 +20,16 @@ import torch
 from torch import Tensor
 
 from detkit.ops.boxes import at_least_float32, box_area, box_sides, check_boxes
-from detkit.ops.compiled import usable
+from detkit.ops.dispatch import attempt
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: bool = False) -> Tensor:
     """Intersection over union (Jaccard index), in [0, 1]."""
     boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
     if not paired and _kernel_takes(boxes1, boxes2):
-        from detkit.ops.iou_cpu import box_iou as kernel
-
-        return kernel(boxes1[:, 0], boxes2[0], inclusive)
+        result: Tensor | None = attempt("box_iou", boxes1[:, 0], boxes2[0], inclusive)
+        if result is not None:
+            return result
     return _quotient(*_intersection_and_union(boxes1, boxes2, inclusive))
 
 
@@ -88,8 +88,7 @@ def _broadcastable(boxes1: Tensor, boxes2: Tensor, paired: bool) -> tuple[Tensor
 def _kernel_takes(boxes1: Tensor, boxes2: Tensor) -> bool:
     """Whether the CPU kernel can compare these: `[N, 1, 4]` and `[1, M, 4]` of one dtype, without gradients."""
     needs_gradient = torch.is_grad_enabled() and (boxes1.requires_grad or boxes2.requires_grad)
-    alike = boxes1.ndim == boxes2.ndim == 3 and boxes1.dtype == boxes2.dtype
-    return alike and not needs_gradient and usable(boxes1, boxes2)
+    return boxes1.ndim == boxes2.ndim == 3 and boxes1.dtype == boxes2.dtype and not needs_gradient
 
 
 def _intersection(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:

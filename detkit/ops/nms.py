@@ -1,19 +1,22 @@
-"""Non-maximum suppression: greedy, greedy per class, and soft; and merging, which suppresses nothing.
+"""Non-maximum suppression: greedy, greedy per class, by DIoU, and soft; and merging, which suppresses nothing.
 
 Legend: N boxes in, M boxes kept. Boxes are `[N, 4]` xyxy, labels int64 `[N]`.
 Equal scores keep the order in which they came. Zero boxes give zero indices. Nothing here has a gradient.
+A box is suppressed if its overlap is above the threshold; one that equals it is kept, on every device, with or without
+compiled kernels. Both are compared in the dtype of the boxes, in which 40 / 100 and a threshold of 0.4 are one number.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.ops.compiled import usable
-from detkit.ops.iou import box_iou
+from detkit.ops.dispatch import attempt
+from detkit.ops.iou import box_iou, distance_box_iou
 
 AT_ONCE_ON_CUDA = 5_000  # boxes, as torchvision; its kernel compares all N^2 pairs and copies N^2 / 8 bytes to the CPU
 
@@ -26,14 +29,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     _check(boxes, scores)
     dtype = _common_dtype(boxes, scores)
     boxes, scores = boxes.detach().to(dtype), scores.detach().to(dtype)
-    if usable(boxes, scores):
-        from detkit.ops.nms_cpu import suppress
-
-        order = scores.argsort(descending=True, stable=True)
-        return order[suppress(boxes, order, torch.tensor([0, len(boxes)]), iou_threshold)]
+    order = scores.argsort(descending=True, stable=True)
+    stays: Tensor | None = attempt("suppress", boxes, order, order.new_tensor([0, len(boxes)]), iou_threshold)
+    if stays is not None:
+        return order[stays]
     from torchvision.ops import nms as kernel  # seconds to import, so not at the head
 
-    kept: Tensor = kernel(boxes, scores, iou_threshold)
+    kept: Tensor = kernel(boxes.double() if boxes.is_cuda else boxes, scores, _threshold_for(boxes, iou_threshold))
     return kept
 
 
@@ -53,20 +55,35 @@ def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold
     if boxes.is_cuda and len(boxes) <= AT_ONCE_ON_CUDA:
         return nms(_moved_apart(boxes, labels), scores, iou_threshold)
 
-    keep = torch.zeros_like(labels, dtype=torch.bool)
-    if usable(boxes, scores, labels):
-        from detkit.ops.nms_cpu import suppress
+    boxes, scores = boxes.detach().to(_common_dtype(boxes, scores)), scores.detach()
+    order, ranks, counts = _by_label(scores, labels)
+    starts = F.pad(counts.cumsum(0), (1, 0))
+    stays: Tensor | None = attempt("suppress", boxes, order[ranks], starts, iou_threshold)
+    if stays is not None:
+        kept = ranks[stays]
+    else:
+        boxes, scores, groups = boxes[order], scores[order], torch.split(ranks, counts.tolist())
+        kept = torch.cat([ranks[:0], *(group[nms(boxes[group], scores[group], iou_threshold)] for group in groups)])
+    return order[kept.sort().values]
 
-        boxes, order = boxes.detach().to(_common_dtype(boxes, scores)), scores.argsort(descending=True, stable=True)
-        by_label, places = labels[order].sort(stable=True)
-        _, counts = torch.unique_consecutive(by_label, return_counts=True)
-        stays = suppress(boxes, order[places], F.pad(counts.cumsum(0), (1, 0)), iou_threshold)
-        keep[places[stays]] = True
-        return order[keep]
-    for members in _members(labels):
-        keep[members[nms(boxes[members], scores[members], iou_threshold)]] = True
-    kept = keep.nonzero().squeeze(1)
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+def diou_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """`class_aware_nms` by DIoU, which spares boxes with other centres; arXiv 1911.08287, section 4.2.
+
+    Returns int64 `[M]` indices into `boxes`, best score first.
+    """
+    _check(boxes, scores, labels)
+    order, ranks, counts = _by_label(scores.detach(), labels)
+    boxes = boxes.detach().to(_common_dtype(boxes, scores))[order]
+    kept = [ranks[:0]]
+    for group in torch.split(ranks, counts.tolist()):
+        suppresses = (distance_box_iou(boxes[group], boxes[group]) > iou_threshold).cpu()
+        stays = torch.ones(len(group), dtype=torch.bool)
+        for row in range(len(group)):
+            if stays[row]:
+                stays[row + 1 :] &= ~suppresses[row, row + 1 :]
+        kept.append(group[stays.to(group.device)])
+    return order[torch.cat(kept).sort().values]
 
 
 def soft_nms(
@@ -119,6 +136,26 @@ def class_aware_merge(
     scores = 1 - doubts
     order = scores.argsort(descending=True, stable=True)
     return boxes[order], scores[order], labels[order]
+
+
+def _by_label(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The indices `[N]` of the boxes, best score first; their ranks in that order, label by label, each rising; and how
+    many each label has."""
+    order = scores.argsort(descending=True, stable=True)
+    by_label, ranks = labels[order].sort(stable=True)
+    return order, ranks, torch.unique_consecutive(by_label, return_counts=True)[1]
+
+
+def _threshold_for(boxes: Tensor, iou_threshold: float) -> float:
+    """The threshold with which torchvision's kernel keeps a box whose IoU equals `iou_threshold`.
+
+    On the CPU it compares the IoU in the dtype of the boxes with a float64. On CUDA it reads the threshold as float32,
+    and if that is rounded down, an IoU in float64 that equals the threshold is above.
+    """
+    nearest = np.float32(iou_threshold)
+    if boxes.is_cuda and float(nearest) < iou_threshold:
+        nearest = np.nextafter(nearest, np.float32(np.inf))
+    return float(nearest) if boxes.is_cuda or boxes.dtype == torch.float32 else iou_threshold
 
 
 def _moved_apart(boxes: Tensor, labels: Tensor) -> Tensor:

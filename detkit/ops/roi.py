@@ -2,22 +2,22 @@
 
 Legend: B images, P_i boxes of image i, P = sum P_i, C channels, L levels, oh x ow cells of a pooled region.
 Features are `[B, C, H, W]`; boxes are B tensors `[P_i, 4]` xyxy in input pixels, or one tensor `[P, 5]`: image index,
-x1, y1, x2, y2. All pooling returns `[P, C, oh, ow]` in the order of the boxes and in the dtype of the features, but
-computes in float32 at least. Without any box the result is empty and still connected to the features. There is no
+x1, y1, x2, y2. All pooling returns `[P, C, oh, ow]` in the order of the boxes and in the dtype of the features, or
+float32 if those are integers, and computes in float32 at least. Without any box the result is empty and still connected to the features. There is no
 gradient for the boxes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detkit.ops.boxes import at_least_float32, box_area
-from detkit.ops.compiled import usable
+from detkit.ops.dispatch import attempt
 
 Boxes = Tensor | Sequence[Tensor]  # `[P, 5]` with the image first, or B tensors `[P_i, 4]`
 
@@ -33,7 +33,7 @@ def roi_pool(features: Tensor, boxes: Boxes, output_size: int | tuple[int, int],
     rois = _to_rois(boxes, features.shape[0])
     source = at_least_float32(features)
     pooled: Tensor = kernel(source, rois.to(source.dtype), output_size, spatial_scale)
-    return pooled.to(features.dtype)
+    return pooled.to(_result_dtype(features))
 
 
 def roi_align(
@@ -83,7 +83,7 @@ def multilevel_roi_align(
     # in dtype; the first decides.
     pooled = torch.cat(
         [
-            _align(level, rois[indices], output_size, 1 / stride, sampling_ratio, aligned).to(features[0].dtype)
+            _align(level, rois[indices], output_size, 1 / stride, sampling_ratio, aligned).to(_result_dtype(features[0]))
             for level, stride, indices in zip(features, strides, rows, strict=True)
         ]
     )
@@ -132,7 +132,8 @@ def roi_warp(images: Tensor, boxes: Boxes, output_size: int, *, context: int = 0
     """
     if not 0 <= 2 * context < output_size:
         raise ValueError(f"context: expected at least 0 and less than half of {output_size}, got {context}")
-    rois = _to_rois(boxes, images.shape[0]).to(at_least_float32(images).dtype)
+    source = at_least_float32(images).resolve_neg()
+    rois = _to_rois(boxes, images.shape[0]).to(source.dtype)
     center, half = (rois[:, 1:3] + rois[:, 3:]) / 2, (rois[:, 3:] - rois[:, 1:3]) / 2
     half = half * output_size / (output_size - 2 * context)
     start = torch.floor(center - half + 0.5)
@@ -145,13 +146,13 @@ def roi_warp(images: Tensor, boxes: Boxes, output_size: int, *, context: int = 0
     points = torch.maximum(torch.minimum(points, last[:, :, None]), first[:, :, None])
     x, y = (points / limit[:, None] * 2 - 1).unbind(dim=1)
     grid = torch.stack((x[:, None].expand(-1, output_size, -1), y[:, :, None].expand(-1, -1, output_size)), dim=-1)
-    crops = images.new_empty(rois.shape[0], images.shape[1], output_size, output_size, dtype=rois.dtype)
-    for number, image in enumerate(at_least_float32(images)):
+    crops = source.new_empty(rois.shape[0], images.shape[1], output_size, output_size)
+    for number, image in enumerate(source):
         rows = torch.nonzero(rois[:, 0] == number).squeeze(1)
         copies = image.expand(len(rows), -1, -1, -1)
         crops[rows] = F.grid_sample(copies, grid[rows], mode="bilinear", align_corners=False)
     inside_both = inside[:, 1, None, :, None] & inside[:, 0, None, None, :]
-    return (crops * inside_both).to(images.dtype)
+    return (crops * inside_both).to(_result_dtype(images))
 
 
 def _align(
@@ -165,16 +166,17 @@ def _align(
     source = at_least_float32(features)
     rois = rois.to(source.dtype)
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
-    if usable(source, rois):
-        from detkit.ops import roi_cpu
-
-        kernel: Callable[..., Tensor] = roi_cpu.RoIAlign.apply
-    else:
+    arguments = (source, rois, (height, width), spatial_scale, sampling_ratio, aligned)
+    pooled: Tensor | None = attempt("roi_align", *arguments)
+    if pooled is None:
         from torchvision import ops  # seconds to import, so not at the head
 
-        kernel = ops.roi_align
-    pooled = kernel(source, rois, (height, width), spatial_scale, sampling_ratio, aligned)
-    return pooled.to(features.dtype)
+        pooled = ops.roi_align(*arguments)
+    return pooled.to(_result_dtype(features))
+
+
+def _result_dtype(features: Tensor) -> torch.dtype:
+    return features.dtype if features.is_floating_point() else torch.float32
 
 
 def _to_rois(boxes: Boxes, num_images: int) -> Tensor:
@@ -182,7 +184,8 @@ def _to_rois(boxes: Boxes, num_images: int) -> Tensor:
     if isinstance(boxes, Tensor):
         if boxes.ndim != 2 or boxes.shape[1] != 5:
             raise ValueError(f"boxes: expected [P, 5] with the image first, got {list(boxes.shape)}")
-        return at_least_float32(boxes.detach())
+        rois = at_least_float32(boxes.detach()).resolve_neg()
+        return rois.clone() if rois.is_inference() else rois  # autograd cannot keep one that was made in that mode
     if len(boxes) != num_images or any(b.ndim != 2 or b.shape[1] != 4 for b in boxes):
         raise ValueError(f"boxes: expected {num_images} tensors [P, 4], got {[list(b.shape) for b in boxes]}")
     return torch.cat([F.pad(at_least_float32(b.detach()), (1, 0), value=i) for i, b in enumerate(boxes)])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 def ranks_in_groups(groups: Tensor, num_groups: int) -> Tensor:
-    """int64 `[M]`: how many values before each one are of its group. `groups` int64 `[M]` in `[0, num_groups)`."""
+    """int64 `[M]`: how many values before each one are of its group. `groups` `[M]`, integers in `[0, num_groups)`."""
+    groups = groups.long()
     if isinstance(num_groups, int) and num_groups == 1:  # in an exported program the number may be a symbol
         return torch.arange(groups.shape[0], device=groups.device)
     counts = groups.new_zeros(num_groups).scatter_add(0, groups, torch.ones_like(groups))
@@ -26,9 +27,10 @@ def to_rows(columns: Sequence[Tensor], images: Tensor, num_images: int, limit: i
     """The first `limit` values of each image, in their order; rows that no value fills are 0.
 
     columns  tensors `[M, ...]`, all of the same values
-    images   int64 `[M]`: the image of each value
+    images   `[M]`, integers: the image of each value
     Returns a tensor `[B, limit, ...]` for each column, and int64 `[B]`, the number of values in each image's rows.
     """
+    images = images.long()
     ranks = ranks_in_groups(images, num_images)
     chosen = torch.nonzero(ranks < limit).squeeze(1)
     places = images[chosen] * limit + ranks[chosen]

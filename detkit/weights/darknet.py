@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from typing_extensions import override
 
 from detkit.config import UserError
 from detkit.data.voc import VOC_CLASSES
@@ -22,6 +22,7 @@ from detkit.detectors.yolov2 import YOLOv2
 from detkit.detectors.yolov3 import YOLOv3
 from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
+from detkit.nn.backbones.staged import public_weights
 from detkit.nn.blocks import LocallyConnected
 from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
 from detkit.nn.outputs import register_outputs
@@ -66,9 +67,11 @@ class DarknetDetector(Detector[DarknetOutputs]):
         self.darknet = darknet
         self.selection = selection
 
+    @override
     def network(self, images: Tensor, sizes: Tensor) -> DarknetOutputs:
         return DarknetOutputs(*self.darknet(images))
 
+    @override
     def criterion(self, outputs: DarknetOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         raise UserError(
             "a darknet file is for evaluation and prediction; to train, take detkit's own detectors: "
@@ -152,7 +155,7 @@ def _class_names(cfg: Path, network: Network, names: Path | None) -> tuple[str, 
         return _read_names(names, count)
     if count == len(VOC_CLASSES):
         return VOC_CLASSES
-    categories = get_model_weights("fasterrcnn_resnet50_fpn")["COCO_V1"].meta["categories"]
+    categories = public_weights("fasterrcnn_resnet50_fpn")["COCO_V1"].meta["categories"]
     coco = tuple(name for name in categories[1:] if name != "N/A")  # after the background
     if count == len(coco):
         return coco

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
@@ -22,7 +21,7 @@ from detkit.detectors.ssd import SSDConfig, SSDInputConfig
 from detkit.nn.anchors import AnchorConfig, PriorConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config, SSDLiteMobileNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
-from detkit.nn.backbones.staged import download
+from detkit.nn.backbones.staged import download, public_weights
 from detkit.nn.heads.rpn import RPNConfig
 from detkit.nn.heads.ssd import SSDHeadConfig, SSDSelectionConfig
 from detkit.nn.input import InputConfig, ShortSideConfig, StretchConfig
@@ -147,7 +146,7 @@ def load_torchvision(name: str, file: Path | None = None) -> AnyDetector:
     """
     if name not in CONFIGS:
         raise UserError(f"torchvision:{name}: not known; known: {', '.join(CONFIGS)}")
-    public = get_model_weights(name)["COCO_V1"]
+    public = public_weights(name)["COCO_V1"]
     detector = build_detector(CONFIGS[name], Categories.of_names(public.meta["categories"][1:]))
     state = read_state(file, "torchvision") if file else download(public.url, str(public))
     try:

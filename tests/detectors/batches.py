@@ -23,23 +23,44 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
-def cheap_config(path: Path, short_side: int = 96) -> RunConfig:
-    """The configuration with random weights and, where the network takes any, a small input; all else as published."""
+def published_config(path: Path) -> RunConfig:
+    """The configuration with random weights."""
     tree = load_config(path, RunConfig).model_dump(mode="json")
     _forget_weights(tree["model"])
-    resize = tree["model"]["input"]["resize"]
-    if resize["name"] == "keep":
-        pass
-    elif resize["name"] == "short_side":
-        resize |= {"size": short_side, "max_size": 2 * short_side, "train_sizes": ()}
-    elif resize["name"] == "letterbox":
-        resize |= {"size": short_side, "train_sizes": ()}
-    elif resize["size"] == 512:  # SSD512's seven levels need no more
-        resize |= {"size": 320}
-    if tree["model"]["name"] == "rcnn":  # every region passes the network
-        roi = tree["model"]["roi"]
-        roi |= {"crop_size": 48, "context": 3, "batch_size_per_image": 8}
     return parse_config(tree, RunConfig)
+
+
+def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
+    """The configuration with random weights, the same levels of a small input, and small hidden layers on regions."""
+    tree = published_config(path).model_dump(mode="json")
+    model = tree["model"]
+    resize = model["input"]["resize"]
+    if resize["name"] in ("short_side", "letterbox"):
+        resize |= {"size": short_side, "train_sizes": ()}
+    if resize["name"] == "short_side":
+        resize |= {"max_size": 2 * short_side}
+    match model["name"]:
+        case "ssd":
+            _shrink_ssd(model, 128)
+        case "yolov1":
+            resize |= {"size": 128}
+            model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
+        case "rcnn":  # every region passes the network
+            model["roi"] |= {"crop_size": 32, "context": 2, "batch_size_per_image": 8}
+    if model["name"].endswith("rcnn"):
+        model["roi"] |= {"hidden": [min(width, 256) for width in model["roi"]["hidden"]]}
+    return parse_config(tree, RunConfig)
+
+
+def _shrink_ssd(model: dict[str, Any], size: int) -> None:
+    """An input of `size` px with as many levels: `valid` and `valid4` reduce large maps only, the others halve any."""
+    factor = size / model["input"]["resize"]["size"]
+    model["input"]["resize"] |= {"size": size}
+    model["neck"] |= {"reduce": ["stride"] * len(model["neck"]["reduce"])}
+    priors = model["head"]["priors"]
+    for name in ("min_sizes", "max_sizes"):
+        priors[name] = [side and side * factor for side in priors[name]]
+    priors["steps"] = None
 
 
 def _forget_weights(tree: dict[str, Any]) -> None:

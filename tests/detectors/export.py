@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detkit.detectors.detector import Detector
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows, images_of_rows
-from detkit.ops import compiled
+from detkit.ops import dispatch
 from detkit.structures import Batch
 
 
@@ -50,7 +50,7 @@ def check_export(detector: Detector[Any], batch: Batch) -> None:
         # PyTorch keeps the rows that only fill up a fixed number, as the program does, and takes the ops of torch and
         # torchvision, because other kernels round otherwise: so all outputs can be compared.
         patch.setattr(Regions, "compact", lambda self: self)
-        patch.setattr(compiled, "_numba_works", lambda: False)
+        patch.setattr(dispatch, "kernels", lambda: None)
         exported = torch.export.export(core, tuple(inputs), dynamic_shapes=shapes, strict=False)
         program: nn.Module = exported.module()
         _compare(core, program, inputs)

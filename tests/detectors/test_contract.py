@@ -20,10 +20,15 @@ from tests.detectors.export import check_export
 NUM_CLASSES = {"voc": 20, "coco": 80, "shapes": 6}
 NAMES = [f"class {i}" for i in range(80)]
 BUILT_IN = [path for path in CONFIGS if path.parent == ROOT / "configs"]  # the published ones take minutes to export
+QUICK = [ROOT / "configs" / name for name in ("faster_rcnn.yaml", "ssd.yaml", "yolov3.yaml")]  # in `make quick`
 NAMES_OF_CONFIGS = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS]
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=NAMES_OF_CONFIGS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(path, marks=() if path in QUICK else pytest.mark.long) for path in CONFIGS],
+    ids=NAMES_OF_CONFIGS,
+)
 def case(request: pytest.FixtureRequest) -> Iterator[tuple[RunConfig, Detector]]:
     """A configuration and its detector, built once; every test leaves the weights as they are."""
     config = cheap_config(request.param)
@@ -132,6 +137,7 @@ def as_rows(found: Detections) -> Tensor:
     return torch.cat([found.boxes, found.scores[:, None], found.labels[:, None]], dim=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "case",
     [pytest.param(path, marks=() if path in BUILT_IN else pytest.mark.slow) for path in CONFIGS],
@@ -139,13 +145,13 @@ def as_rows(found: Detections) -> Tensor:
     indirect=True,
 )
 def test_its_core_is_exported(case: tuple[RunConfig, Detector]) -> None:
-    """With a dynamic batch, and the same outputs and detections on batches of several sizes; or README says why not."""
+    """With a dynamic batch, and the same results on batches of several sizes; or docs/export.md says why not."""
     _, detector = case
     if detector.export_obstacle is None:
         check_export(detector, make_batch(detector, [3, 2], [(120, 160), (96, 100)], targets=False))
     else:
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        assert f"| {type(detector).__name__} | {detector.export_obstacle} |" in readme
+        page = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+        assert f"| {type(detector).__name__} | {detector.export_obstacle} |" in page
 
 
 @torch.inference_mode()

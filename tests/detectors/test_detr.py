@@ -113,6 +113,7 @@ def test_padding_alters_the_backbone_and_nothing_after_it() -> None:
 TINY = TransformerConfig(width=16, heads=4, encoder_layers=1, decoder_layers=2, feedforward=32, dropout=0.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "head",
     [

@@ -63,7 +63,7 @@ def test_with_the_proposals_of_a_faster_rcnn_it_is_that_faster_rcnn() -> None:
 
 def small(**fields: object) -> FastRCNN:
     torch.manual_seed(0)
-    config = cheap_config(ROOT / "configs/fast_rcnn.yaml").model.model_copy(update=fields)
+    config = cheap_config(ROOT / "configs/fast_rcnn.yaml", 96).model.model_copy(update=fields)
     detector = build_detector(config, ANIMALS)
     assert isinstance(detector, FastRCNN)
     return detector
@@ -184,6 +184,7 @@ def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: s
         FastRCNNConfig(**fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_it_overfits_four_pictures(tmp_path: Path) -> None:
     changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
     changes += ["model.roi.hidden=[256]", "model.proposals.max_boxes=150"]

@@ -19,7 +19,7 @@ from detkit.nn.heads.rpn import RPNConfig
 from detkit.nn.proposals.regions import Regions
 from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS
-from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
+from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch, published_config
 from tests.detectors.overfit import overfit
 
 VOC = Categories.of_names([f"class {i}" for i in range(20)])
@@ -42,7 +42,7 @@ def num_parameters(config: FasterRCNNConfig, categories: Categories) -> int:
     ],
 )
 def test_published_parameter_counts(file: str, categories: Categories, expected: int) -> None:
-    assert num_parameters(cheap_config(ROOT / "configs" / file).model, categories) == expected
+    assert num_parameters(published_config(ROOT / "configs" / file).model, categories) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_parameter_counts_of_the_public_weights(name: str, expected: int) -> Non
 def test_vgg16_part_by_part() -> None:
     """The sums of py-faster-rcnn's prototxt for VOC."""
     with torch.device("meta"):
-        detector = build_detector(cheap_config(ROOT / "configs/voc/faster_rcnn_vgg16.yaml").model, VOC)
+        detector = build_detector(published_config(ROOT / "configs/voc/faster_rcnn_vgg16.yaml").model, VOC)
     parts = {name: sum(p.numel() for p in module.parameters()) for name, module in detector.named_modules()}
     assert parts["backbone"] == 14_714_688
     assert parts["rpn"] == 2_387_510
@@ -157,6 +157,7 @@ def test_detections_are_computed_in_evaluation_only() -> None:
         detector.criterion(outputs, batch.targets)
 
 
+@pytest.mark.long
 def test_it_overfits_four_pictures(tmp_path: Path) -> None:
     changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
     changes += ["model.roi.hidden=[256]", "model.rpn.post_nms_top_k_test=100"]

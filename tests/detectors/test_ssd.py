@@ -119,6 +119,7 @@ def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch
 RESNET = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(8, 16, 32))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("neck", "num_levels"),
     [

@@ -17,7 +17,7 @@ from detkit.nn.backbones.darknet import DarknetConfig, conv_blocks
 from detkit.nn.heads.yolo_v3 import YOLOv3HeadConfig
 from detkit.nn.input import DarknetInputConfig, LetterboxConfig, StretchConfig
 from detkit.structures import Categories
-from tests.detectors.batches import ROOT, cheap_config, make_batch
+from tests.detectors.batches import ROOT, cheap_config, make_batch, published_config
 from tests.detectors.overfit import overfit
 
 VOC, COCO = (Categories.of_names([f"class {i}" for i in range(count)]) for count in (20, 80))
@@ -25,7 +25,7 @@ VOC, COCO = (Categories.of_names([f"class {i}" for i in range(count)]) for count
 
 def build(file: str, categories: Categories) -> Detector[Any]:
     with torch.device("meta"):
-        return build_detector(cheap_config(ROOT / "configs" / file).model, categories)
+        return build_detector(published_config(ROOT / "configs" / file).model, categories)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -158,7 +158,7 @@ def test_parts_that_do_not_fit_are_refused(make: Any, fields: dict[str, Any], me
 
 
 def test_yolov2_pulls_boxes_to_their_anchors_while_few_images_were_seen() -> None:
-    config = cheap_config(ROOT / "configs/yolov2.yaml", 64).model
+    config = cheap_config(ROOT / "configs/yolov2.yaml").model
     assert isinstance(config, YOLOv2Config)
     detector = build_detector(config, VOC)
     batch = make_batch(detector, [1, 0])
@@ -170,6 +170,7 @@ def test_yolov2_pulls_boxes_to_their_anchors_while_few_images_were_seen() -> Non
     assert pulled == [True, True, False]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["yolov2.yaml", "yolov3.yaml"])
 def test_it_overfits_four_pictures(file: str, tmp_path: Path) -> None:
     assert overfit(ROOT / "configs" / file, tmp_path, ["model.input.resize.size=96"], pictures=4, steps=75) > 0.9

@@ -19,6 +19,8 @@ from detkit.evaluation.report import to_json
 from tests.engine.run_distributed import main
 from tests.engine.settings import SEPARABLE, make_config, read_metrics, torchrun, write_pictures
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

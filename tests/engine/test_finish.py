@@ -18,6 +18,8 @@ from detkit.engine.run import RunConfig, load_detector
 from detkit.engine.train import train_config
 from tests.engine.settings import differences, make_config, read_metrics, torchrun, write_pictures
 
+pytestmark = pytest.mark.long
+
 MODEL: dict[str, Any] = {
     "name": "rcnn",
     "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "strides": [8]},

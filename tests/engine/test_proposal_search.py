@@ -28,6 +28,8 @@ from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
 from tests.cli_support import FAST, TINY, train_tiny
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

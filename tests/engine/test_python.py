@@ -1,4 +1,4 @@
-"""README's example, run as it stands there: one's own detector, backbone and data set, trained from Python."""
+"""The example of docs/use.md, run as it stands there: one's own backbone and data set, trained from Python."""
 
 import re
 from pathlib import Path
@@ -18,10 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def example() -> str:
-    """The Python block under README's heading `Your own detector and data, from Python`."""
-    section = (
-        (ROOT / "README.md").read_text(encoding="utf-8").split("\n### Your own detector and data, from Python\n")[1]
-    )
+    """The Python block under the heading `Your own detector and data, from Python` of docs/use.md."""
+    page = (ROOT / "docs/use.md").read_text(encoding="utf-8")
+    section = page.split("\n## Your own detector and data, from Python\n")[1]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
 
 
@@ -40,14 +39,14 @@ def write_squares(folder: Path, count: int) -> None:
     (folder / "boxes.csv").write_text("".join(rows))
 
 
-def test_readmes_example_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_squares(tmp_path / "pictures", 24)
     code = example()
     assert len([line for line in code.splitlines() if line.strip() and not line.startswith(("import", "from"))]) <= 30
     names: dict[str, object] = {"__name__": "example"}
     torch.manual_seed(0)
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "docs/use.md", "exec"), names)
     evaluation = names["evaluation"]
     assert evaluation.results["voc07"].score > 0.5  # type: ignore[attr-defined]
     state = load_checkpoint(tmp_path / "runs/own/last.pt")
@@ -63,12 +62,12 @@ def test_classes_that_do_not_agree_are_refused_before_training(tmp_path: Path, m
         "head, image_input, categories)", 'head, image_input, Categories.of_names(["square", "bar"]))'
     )
     with pytest.raises(UserError, match="the detector has the classes square, bar, but the training data bar, square"):
-        exec(compile(other_order, "README.md", "exec"), {"__name__": "example"})
+        exec(compile(other_order, "docs/use.md", "exec"), {"__name__": "example"})
     too_many = example().replace("num_classes=2", "num_classes=3")
     with pytest.raises(
         ValueError, match="the head has num_classes 3, expected 2, one for each of the categories bar, sq"
     ):
-        exec(compile(too_many, "README.md", "exec"), {"__name__": "example"})
+        exec(compile(too_many, "docs/use.md", "exec"), {"__name__": "example"})
     assert not (tmp_path / "runs").exists()
 
 

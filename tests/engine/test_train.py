@@ -17,6 +17,8 @@ from detkit.evaluation.evaluator import Evaluation
 from detkit.structures import Categories
 from tests.engine.settings import SEPARABLE, differences, make_config, read_metrics, write_pictures
 
+pytestmark = pytest.mark.long
+
 # everything that is random or has a memory
 EVERYTHING = (
     "train.epochs=4",

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from detkit.ops import compiled
+from detkit.ops import dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,8 @@ def two_threads() -> Iterator[None]:
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every test of an op runs twice: with the compiled kernels, and as if numba were not installed."""
     if request.param == "torch":
-        monkeypatch.setattr(compiled, "_numba_works", lambda: False)
+        monkeypatch.setattr(dispatch, "kernels", lambda: None)
     else:
         pytest.importorskip("numba")
+        assert dispatch.kernels() is not None
     return request.param

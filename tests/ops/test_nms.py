@@ -1,10 +1,13 @@
+from fractions import Fraction
+
 import pytest
 import torch
 import torchvision
 from torch import Tensor
 from torch.testing import assert_close
 
-from detkit.ops.nms import _moved_apart, class_aware_merge, class_aware_nms, nms, soft_nms
+from detkit.ops.iou import distance_box_iou
+from detkit.ops.nms import _moved_apart, class_aware_merge, class_aware_nms, diou_nms, nms, soft_nms
 from tests.ops.cases import degenerate_boxes, grid_boxes, random_boxes
 from tests.reference import nms as reference
 
@@ -75,6 +78,60 @@ def test_an_overlap_equal_to_the_threshold_stays() -> None:
     boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 1]])
     assert nms(boxes, torch.tensor([1.0, 0.9]), 0.5).tolist() == [0, 1]
     assert nms(boxes, torch.tensor([1.0, 0.9]), 0.49).tolist() == [0]
+
+
+def exact_nms(boxes: list[list[int]], threshold: str) -> list[int]:
+    """Of boxes with whole corners, best first, in fractions: what is above the threshold goes, what equals it stays."""
+
+    def iou(box1: list[int], box2: list[int]) -> Fraction:
+        width, height = (max(0, min(box1[i + 2], box2[i + 2]) - max(box1[i], box2[i])) for i in (0, 1))
+        areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (box1, box2)]
+        return Fraction(width * height, sum(areas) - width * height)
+
+    kept: list[int] = []
+    for row, box in enumerate(boxes):
+        if all(iou(boxes[k], box) <= Fraction(threshold) for k in kept):
+            kept.append(row)
+    return kept
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
+@pytest.mark.parametrize("threshold", [f"0.{tenth}" for tenth in range(1, 10)])
+def test_a_tie_with_the_threshold_is_decided_exactly(threshold: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        corners = torch.randint(0, 8, (60, 2), generator=generator)
+        boxes = torch.cat([corners, corners + torch.randint(1, 11, (60, 2), generator=generator)], dim=1)
+        expected = exact_nms(boxes.tolist(), threshold)
+        scores, labels = torch.arange(60, 0, -1), torch.zeros(60, dtype=torch.int64)
+        assert nms(boxes.to(dtype), scores, float(threshold)).tolist() == expected
+        assert class_aware_nms(boxes.to(dtype), scores, labels, float(threshold)).tolist() == expected
+        assert nms(_moved_apart(boxes, labels + 3), scores, float(threshold)).tolist() == expected  # as on CUDA
+
+
+def test_the_example_of_a_tie() -> None:
+    boxes, scores = torch.tensor([[0.0, 0, 10, 10], [0, 0, 4, 10]]), torch.tensor([1.0, 0.9])
+    assert nms(boxes, scores, 0.4).tolist() == [0, 1]
+    assert nms(boxes, scores, 0.3999).tolist() == [0]
+
+
+@cases
+@thresholds
+def test_diou_nms_equals_the_definition(case: str, threshold: float) -> None:
+    boxes, scores = CASES[case]
+    labels = labels_of(boxes)
+    diou, expected = distance_box_iou(boxes, boxes), []
+    for row in scores.argsort(descending=True, stable=True).tolist():
+        if all(labels[k] != labels[row] or diou[k, row] <= threshold for k in expected):
+            expected.append(row)
+    assert diou_nms(boxes, scores, labels, threshold).tolist() == expected
+
+
+def test_diou_spares_a_box_with_another_centre() -> None:
+    boxes, labels = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5.5]]), torch.tensor([0, 0])
+    scores = torch.tensor([0.9, 0.8])
+    assert class_aware_nms(boxes, scores, labels, 0.53).tolist() == [0]
+    assert diou_nms(boxes, scores, labels, 0.53).tolist() == [0, 1]  # 0.55 - 2.25^2 / 200
 
 
 def test_equals_torchvision_on_many_boxes() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detkit.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
@@ -115,6 +114,8 @@ def solve(costs: Sequence[Tensor]) -> Pairs:
     cost most go without. A cost that is not finite counts as a very high one, so that a diverged network reaches its
     loss, where the training loop names the images.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second to import, and prediction does not need it
+
     device, layers = costs[0].device, costs[0].shape[0]
     flat = torch.cat([cost.flatten() for cost in costs]).float()
     flat = flat.nan_to_num(INVALID_COST, INVALID_COST, INVALID_COST).cpu()

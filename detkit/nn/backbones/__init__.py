@@ -10,7 +10,6 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import nn
-from torchvision.models import get_model_weights
 
 from detkit.nn.backbones.alexnet import AlexNetConfig, CaffeNetConfig, build_alexnet, build_caffenet
 from detkit.nn.backbones.darknet import DarknetConfig, build_darknet
@@ -25,7 +24,7 @@ from detkit.nn.backbones.mobilenet import (
     build_ssdlite_mobilenet,
 )
 from detkit.nn.backbones.resnet import ResNetConfig, build_resnet
-from detkit.nn.backbones.staged import StagedBackbone, download
+from detkit.nn.backbones.staged import StagedBackbone, download_classifier
 from detkit.nn.backbones.vgg import SSDVGGConfig, VGGConfig, build_ssd_vgg, build_vgg
 
 BackboneConfig = Annotated[
@@ -85,8 +84,7 @@ def load_classifier(config: BackboneConfig, layers: Iterable[nn.Module]) -> str 
     source = f"{config.name} {config.weights}"
     if config.weights == "IMAGENET1K_FEATURES":
         return f"roi.hidden starts at random: {source} has no fc6 and fc7"
-    public = get_model_weights(config.name)[config.weights]
-    state = download(public.url, str(public))
+    state = download_classifier(config.name, config.weights)
     keys = [key for key in state if key.startswith("classifier.") and key.endswith(".weight")][:2]
     names = " and ".join(["fc6", "fc7"][: len(layers)])
     shapes, public_shapes = [_shape(layer) for layer in layers], [tuple(state[key].shape) for key in keys]

@@ -8,9 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 from torch import nn
-from torchvision import models
 
-from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, load_weights, split
+from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, split, torchvision_classifier
 
 STRIDES = (4, 8, 16, 16, 16)
 
@@ -33,9 +32,7 @@ class AlexNetConfig(StagedConfig):
 
 
 def build_alexnet(config: AlexNetConfig) -> StagedBackbone:
-    network = models.get_model(config.name, weights=None)
-    if config.weights:
-        load_weights(network, config.name, config.weights)
+    network = torchvision_classifier(config.name, config.weights)
     if config.padding:
         conv1, _, pool1, _, _, pool2, *_ = network.features
         conv1.padding, pool1.padding, pool2.padding = (5, 5), 1, 1

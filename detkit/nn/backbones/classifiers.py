@@ -10,7 +10,6 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from detkit.nn.backbones.alexnet import caffenet_trunk
 from detkit.nn.backbones.lenet import LeNetConfig, lenet_activation, lenet_trunk
@@ -83,6 +82,8 @@ def _caffenet(num_classes: int) -> nn.Sequential:
 
 
 def _torchvision(name: str, num_classes: int, aux: bool) -> nn.Module:
+    from torchvision import models  # seconds to import, so not at the head
+
     known = models.list_models(module=models)
     if name not in known:
         known = ["lenet5", "lenet5_dense", "caffenet", *known]

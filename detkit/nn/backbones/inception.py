@@ -12,10 +12,16 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torchvision import models
-from torchvision.ops import FrozenBatchNorm2d
 
-from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, load_weights, split
+from detkit.nn.backbones.staged import (
+    Stage,
+    StagedBackbone,
+    StagedConfig,
+    check_weights,
+    norm_layer,
+    split,
+    torchvision_classifier,
+)
 
 STRIDES = (2, 4, 8, 16, 32)
 # the last block of each stride, and its channels
@@ -71,9 +77,7 @@ class TransformInput(nn.Module):
 
 def build_inception(config: InceptionConfig) -> StagedBackbone:
     public = config.weights is not None  # their file holds the auxiliary classifiers too
-    network = models.get_model(config.name, weights=None, aux_logits=public, init_weights=not public)
-    if config.weights:
-        load_weights(network, config.name, config.weights)
+    network = torchvision_classifier(config.name, config.weights, aux_logits=public, init_weights=not public)
     if config.norm == "frozen_bn":
         _freeze_batch_norms(network)
     blocks: dict[str, nn.Module] = {"transform_input": TransformInput()}
@@ -88,6 +92,6 @@ def _freeze_batch_norms(network: nn.Module) -> None:
     """Replaces every batch norm by a frozen one of the same values; torchvision takes no `norm_layer` here."""
     for conv in list(network.modules()):
         if isinstance(norm := getattr(conv, "bn", None), nn.BatchNorm2d):
-            frozen = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+            frozen = norm_layer("frozen_bn")(norm.num_features, eps=norm.eps)
             frozen.load_state_dict(norm.state_dict())
             conv.bn = frozen

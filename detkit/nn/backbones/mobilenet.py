@@ -13,10 +13,16 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
-from torchvision import models
-from torchvision.ops import FrozenBatchNorm2d
 
-from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, load_weights, split
+from detkit.nn.backbones.staged import (
+    Stage,
+    StagedBackbone,
+    StagedConfig,
+    check_weights,
+    norm_layer,
+    split,
+    torchvision_classifier,
+)
 from detkit.nn.blocks import ConvBlock
 
 V3_STRIDES = (2, 4, 8, 16, 32, 32)
@@ -44,10 +50,8 @@ class MobileNetV3Config(StagedConfig):
 
 
 def build_mobilenet_v3(config: MobileNetV3Config) -> StagedBackbone:
-    norm = FrozenBatchNorm2d if config.norm == "frozen_bn" else nn.BatchNorm2d
-    network = models.get_model(config.name, weights=None, norm_layer=partial(norm, eps=config.norm_eps))
-    if config.weights:
-        load_weights(network, config.name, config.weights)
+    norm = norm_layer(config.norm)
+    network = torchvision_classifier(config.name, config.weights, norm_layer=partial(norm, eps=config.norm_eps))
     blocks = dict(network.features.named_children())
     stages = _v3_stages(blocks, _strided(blocks), V3_STRIDES)
     return StagedBackbone(stages, config.strides, config.frozen_stages)
@@ -74,9 +78,8 @@ class SSDLiteMobileNetConfig(StagedConfig):
 
 def build_ssdlite_mobilenet(config: SSDLiteMobileNetConfig) -> StagedBackbone:
     norm = partial(nn.BatchNorm2d, eps=config.norm_eps, momentum=config.norm_momentum)
-    network = models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=config.weights is None)
-    if config.weights:
-        load_weights(network, "mobilenet_v3_large", config.weights)
+    reduced_tail = config.weights is None
+    network = torchvision_classifier("mobilenet_v3_large", config.weights, norm_layer=norm, reduced_tail=reduced_tail)
     blocks: dict[str, Any] = dict(network.features.named_children())
     strided = _strided(blocks)
     items = list(blocks.items())

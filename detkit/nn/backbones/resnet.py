@@ -6,17 +6,15 @@ from functools import partial
 from typing import Literal
 
 from pydantic import Field, model_validator
-from torch import nn
-from torchvision import models
-from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.nn.backbones.staged import (
     Stage,
     StagedBackbone,
     StagedConfig,
     check_weights,
-    load_weights,
+    norm_layer,
     split,
+    torchvision_classifier,
 )
 
 BASIC = ("resnet18", "resnet34")  # two 3x3 convolutions a block; torchvision dilates bottleneck blocks alone
@@ -46,19 +44,16 @@ class ResNetConfig(StagedConfig):
 
 
 def build_resnet(config: ResNetConfig) -> StagedBackbone:
-    norm = FrozenBatchNorm2d if config.norm == "frozen_bn" else nn.BatchNorm2d
     # With random weights every residual block starts as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1), so
     # that signals and gradients pass; the loss then falls after many times fewer iterations.
     shortcut_first = config.norm == "bn" and config.weights is None
-    network = models.get_model(
+    network = torchvision_classifier(
         config.name,
-        weights=None,
-        norm_layer=partial(norm, eps=config.norm_eps),
+        config.weights,
+        norm_layer=partial(norm_layer(config.norm), eps=config.norm_eps),
         zero_init_residual=shortcut_first,
         replace_stride_with_dilation=[False, False, config.dilation],
     )
-    if config.weights:
-        load_weights(network, config.name, config.weights)
     blocks = {name: block for name, block in network.named_children() if name not in ("avgpool", "fc")}
     expansion = network.inplanes // 512
     channels = [64, *(64 * expansion * 2**i for i in range(4))]

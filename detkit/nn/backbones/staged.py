@@ -9,13 +9,16 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.config import Config, UserError
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 
 class StagedConfig(Config):
@@ -124,11 +127,18 @@ class StagedBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         levels = []
         x = images
+        blocks: list[nn.Module] = []  # since the last level
         for name in self.block_names:
-            x = self.get_submodule(name)(x)
+            blocks.append(self.get_submodule(name))
             if name in self.taps:
+                x, blocks = self.run(blocks, x), []
                 levels.append(self.outputs[name](x) if name in self.outputs else x)
         return levels
+
+    def run(self, blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
+        return x
 
     def train(self, mode: bool = True) -> StagedBackbone:
         super().train(mode)
@@ -140,9 +150,7 @@ class StagedBackbone(nn.Module):
 def check_weights(model: str, weights: str | None) -> None:
     """Raises ValueError unless torchvision has this weights entry of the model, such as IMAGENET1K_V1."""
     if weights is not None:
-        from torchvision.models import get_model_weights
-
-        known = list(get_model_weights(model).__members__)
+        known = list(public_weights(model).__members__)
         if weights not in known:
             close = difflib.get_close_matches(weights, known, n=1, cutoff=0.3)
             raise ValueError(
@@ -150,12 +158,38 @@ def check_weights(model: str, weights: str | None) -> None:
             )
 
 
-def load_weights(network: nn.Module, model: str, weights: str) -> None:
-    """Loads torchvision's public weights of a classifier into torchvision's network of it."""
-    from torchvision.models import get_model_weights
+def public_weights(model: str) -> type[WeightsEnum]:
+    """The weights that torchvision has for its model of this name."""
+    from torchvision.models import get_model_weights  # seconds to import, so not at the head
 
-    public = get_model_weights(model)[weights]
-    network.load_state_dict(download(public.url, str(public)))
+    weights: type[WeightsEnum] = get_model_weights(model)
+    return weights
+
+
+def torchvision_classifier(model: str, weights: str | None, **options: Any) -> Any:
+    """torchvision's classifier of this name with its public weights, or with random ones if `weights` is None.
+
+    options  for its constructor
+    """
+    from torchvision.models import get_model  # seconds to import, so not at the head
+
+    network = get_model(model, weights=None, **options)
+    if weights:
+        network.load_state_dict(download_classifier(model, weights))
+    return network
+
+
+def norm_layer(norm: Literal["frozen_bn", "bn"]) -> type[nn.Module]:
+    """torchvision's batch norm of constants, or torch's that learns."""
+    from torchvision.ops import FrozenBatchNorm2d  # seconds to import, so not at the head
+
+    return FrozenBatchNorm2d if norm == "frozen_bn" else nn.BatchNorm2d
+
+
+def download_classifier(model: str, weights: str) -> dict[str, Tensor]:
+    """The state dict of a public classifier of torchvision."""
+    public = public_weights(model)[weights]
+    return download(public.url, str(public))
 
 
 def download(url: str, name: str) -> dict[str, Any]:

@@ -5,14 +5,16 @@ SSD's form of VGG16 has a sixth stage of stride 16 where the classifier was: fc6
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torchvision import models
 
-from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, load_weights, split
+from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, check_weights, split, torchvision_classifier
+
+if TYPE_CHECKING:
+    from torchvision.models import VGG
 
 STRIDES = (1, 2, 4, 8, 16)
 CHANNELS = (64, 128, 256, 512, 512)
@@ -93,8 +95,6 @@ def _subsample(classifier: nn.Sequential, fc6: nn.Conv2d, fc7: nn.Conv2d) -> Non
     fc7.bias.copy_(linear7.bias[::4])  # type: ignore[union-attr]
 
 
-def _vgg(name: str, weights: str | None) -> models.VGG:
-    network: models.VGG = models.get_model(name, weights=None, init_weights=weights is None)
-    if weights:
-        load_weights(network, name, weights)
+def _vgg(name: str, weights: str | None) -> VGG:
+    network: VGG = torchvision_classifier(name, weights, init_weights=weights is None)
     return network

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.nn.heads.set_head import ClassPrediction, DETROutputs, SetHead, SetHeadConfig, picture_sides
 from detkit.nn.losses import weighted_cross_entropy
@@ -52,6 +53,7 @@ class SoftmaxClasses(ClassPrediction):
         """The probability without a logarithm, commensurate with the costs of boxes (section 3.1)."""
         return -logits.softmax(dim=-1)[:, :, labels]
 
+    @override
     def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, num_objects: Tensor) -> Tensor:
         """The mean over the predictions, weighted by their labels, as published."""
         label_weights = logits.new_ones(self.num_classes + 1)

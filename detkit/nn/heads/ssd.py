@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.config import Config
 from detkit.nn.anchors import PriorConfig, PriorGrid
@@ -107,6 +108,7 @@ class SSDHead(Head[SSDOutputs]):
         )
         return nn.Sequential(depthwise, conv)
 
+    @override
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> SSDOutputs:
         logits, deltas = (
             torch.cat([per_anchor(conv(x), width) for conv, x in zip(convs, features, strict=True)], dim=1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.config import Config
 from detkit.nn.anchors import grid_cells
@@ -85,6 +86,7 @@ class YOLOHead(Head[YOLOOutputs]):
         for parameter in self.predict.parameters():
             nn.init.normal_(parameter, std=config.init_std) if parameter.ndim > 1 else nn.init.zeros_(parameter)
 
+    @override
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> YOLOOutputs:
         raw, cells, anchors, strides = [], [], [], []
         for number, (level, conv, stride) in enumerate(zip(features, self.predict, self.strides, strict=True)):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.config import Config, UserError
 from detkit.nn.anchors import grid_cells
@@ -104,6 +105,7 @@ class YOLOv1Head(Head[YOLOv1Outputs]):
                 nn.init.normal_(layer.weight, std=gain / layer.weight[0].numel() ** 0.5)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
+    @override
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> YOLOv1Outputs:
         cells, count, num_classes = self.config.grid**2, self.config.boxes_per_cell, self.num_classes
         output = self.output(self._hidden(features[-1]))

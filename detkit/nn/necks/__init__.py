@@ -26,6 +26,6 @@ def build_neck(config: NeckConfig | None, in_channels: Sequence[int], in_strides
         case ExtraLevelsConfig():
             return ExtraLevels(config, in_channels, in_strides)
         case PassthroughConfig():
-            return Passthrough(config, in_channels, in_strides)
+            return Passthrough(in_channels, in_strides)
         case YOLONeckConfig():
             return YOLONeck(config, in_channels, in_strides)

@@ -28,7 +28,7 @@ class Passthrough(Neck):
     Before that yolov2.cfg has a 1x1 convolution to 64 channels, which the paper's text omits.
     """
 
-    def __init__(self, config: PassthroughConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
+    def __init__(self, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
         fine, coarse = in_channels
         self.coarse = nn.Sequential(ConvBlock(coarse, coarse, 3), ConvBlock(coarse, coarse, 3))

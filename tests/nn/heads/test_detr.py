@@ -105,6 +105,7 @@ def save_l1_of_rank(rank: int, counts: list[tuple[int, int]], folder: str) -> No
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_processes_divide_by_the_mean_of_their_objects(tmp_path: Path) -> None:
     """So that the mean of their gradients is that of one process with all images."""
     torch.multiprocessing.spawn(save_l1_of_rank, ([(1, 3), (4, 0), (0, 0)], str(tmp_path)), nprocs=2)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.nn.blocks import SPP, ConvBlock
-from detkit.nn.necks.yolo import Passthrough, PassthroughConfig, YOLONeck, YOLONeckConfig
+from detkit.nn.necks.yolo import Passthrough, YOLONeck, YOLONeckConfig
 
 STRIDES = (8, 16, 32)
 
@@ -102,7 +102,7 @@ def test_the_upsampled_level_is_concatenated_first(name: str) -> None:
 
 def test_layers_of_the_passthrough() -> None:
     """yolov2.cfg: two of 1024 on the coarse level, 64 of the fine one, which Reorg makes 256; 1280 to 1024."""
-    neck = Passthrough(PassthroughConfig(), (512, 1024), (16, 32))
+    neck = Passthrough((512, 1024), (16, 32))
     assert shapes(neck.coarse) == [(1024, 1024, 3), (1024, 1024, 3)]
     assert shapes(neck.fine) == [(512, 64, 1)]
     assert shapes(neck.merge) == [(1280, 1024, 3)]
@@ -112,7 +112,7 @@ def test_layers_of_the_passthrough() -> None:
 @torch.no_grad()
 def test_the_fine_level_is_concatenated_first(channels: tuple[int, int]) -> None:
     fine, coarse = channels
-    neck = Passthrough(PassthroughConfig(), channels, (16, 32)).eval()
+    neck = Passthrough(channels, (16, 32)).eval()
     joined, folded = inputs_of(neck.merge), inputs_of(neck.fine[1])
     features = levels(channels, (16, 32))
     (level,) = neck(features)

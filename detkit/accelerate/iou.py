@@ -1,30 +1,29 @@
-"""The kernel of `box_iou` of all boxes with all, in one pass over the result; see `iou.py`."""
+"""The kernel of `box_iou` of all boxes with all, in one pass over the result; see `ops/iou.py`."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
+from detkit.accelerate.compiled import compiled, run, threaded
 from detkit.ops.boxes import box_area
-from detkit.ops.compiled import in_threads, kernel
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:
-    """`[N, M]` of boxes `[N, 4]` and `[M, 4]`, all float32 or all float64."""
+    """`[N, M]` of boxes `[N, 4]` and `[M, 4]`, all float32 or all float64, without gradients."""
+    boxes1, boxes2 = boxes1.detach(), boxes2.detach()
     result = boxes1.new_empty(len(boxes1), len(boxes2))
-    tiny = torch.finfo(result.dtype).tiny
-    extra = boxes1.new_tensor([1.0 if inclusive else 0.0, tiny]).numpy()
-    columns = np.ascontiguousarray(boxes2.detach().numpy().T)
-    areas1, areas2 = (box_area(boxes.detach(), inclusive=inclusive).numpy() for boxes in (boxes1, boxes2))
-    sets = (np.ascontiguousarray(boxes1.detach().numpy()), areas1, columns, areas2)
-    in_threads(partial(_rows, result.numpy(), *sets, extra), len(boxes1), min_part=max(1, 2**16 // max(1, len(boxes2))))
+    constants = np.array([inclusive, torch.finfo(result.dtype).tiny], result.numpy().dtype)
+    columns = np.ascontiguousarray(boxes2.numpy().T)
+    areas1, areas2 = (box_area(boxes, inclusive=inclusive).numpy() for boxes in (boxes1, boxes2))
+    arguments = (result.numpy(), np.ascontiguousarray(boxes1.numpy()), areas1, columns, areas2, constants)
+    run(_rows, _rows_in_parts, arguments, len(boxes1), min_part=max(1, 2**16 // max(1, len(boxes2))))
     return result
 
 
-@kernel
+@compiled
 def _rows(
     result: np.ndarray,
     boxes1: np.ndarray,
@@ -53,3 +52,19 @@ def _rows(
             intersection = (zero if width < zero else width) * (zero if height < zero else height)
             union = area + areas2[j] - intersection
             row[j] = intersection / (one if union <= tiny else union)  # in this form nan stays nan
+
+
+@threaded
+def _rows_in_parts(
+    result: np.ndarray,
+    boxes1: np.ndarray,
+    areas1: np.ndarray,
+    columns: np.ndarray,
+    areas2: np.ndarray,
+    constants: np.ndarray,
+    total: int,
+    parts: int,
+) -> None:
+    for part in prange(parts):
+        start, end = part * total // parts, (part + 1) * total // parts
+        _rows(result, boxes1, areas1, columns, areas2, constants, start, end)

@@ -1,4 +1,4 @@
-"""The kernels of RoIAlign and its gradient; see `roi.py`.
+"""The kernels of RoIAlign and its gradient; see `ops/roi.py`.
 
 Bilinear interpolation is separable: the mean of the samples of a pooled cell is a weighted sum over columns of the map,
 of weighted sums over its rows. So each region is first reduced to `oh` rows, then these to `ow` columns, all channels
@@ -9,26 +9,37 @@ Legend: B images, C channels, H x W cells of a map, P regions, oh x ow cells of 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from detkit.ops.compiled import in_threads, kernel
+from detkit.accelerate.compiled import compiled, run, threaded
 
 MIN_CHANNELS = 32  # of one thread
 
 
-class RoIAlign(torch.autograd.Function):
-    """`apply(features, rois, (oh, ow), spatial_scale, sampling_ratio, aligned)` -> `[P, C, oh, ow]`.
+def roi_align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """`[P, C, oh, ow]`; arguments as those of torchvision's.
 
     features  `[B, C, H, W]`, best in the memory format channels_last, float32 or float64
     rois      `[P, 5]`: image, x1, y1, x2, y2 in input pixels, of the same dtype
     """
+    pooled: Tensor = _RoIAlign.apply(features, rois, output_size, spatial_scale, sampling_ratio, aligned)
+    return pooled
 
+
+class _RoIAlign(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -39,20 +50,21 @@ class RoIAlign(torch.autograd.Function):
         sampling_ratio: int,
         aligned: bool,
     ) -> Tensor:
+        features, rois = features.detach(), rois.detach()
         cells = features.permute(0, 2, 3, 1).contiguous()  # [B, H, W, C]
         pooled = features.new_empty(len(rois), features.shape[1], *output_size)
         ctx.shape = cells.shape
         ctx.regions = _regions(rois, output_size, spatial_scale, sampling_ratio, aligned)
-        work = partial(_forward, pooled.numpy(), cells.numpy(), *ctx.regions)
-        in_threads(work, features.shape[1], min_part=MIN_CHANNELS)
+        arguments = (pooled.numpy(), cells.numpy(), *ctx.regions)
+        run(_forward, _forward_in_parts, arguments, features.shape[1], min_part=MIN_CHANNELS)
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_pooled: Tensor) -> tuple[Tensor | None, ...]:
         grad_cells = grad_pooled.new_zeros(ctx.shape)
-        work = partial(_backward, grad_pooled.contiguous().numpy(), grad_cells.numpy(), *ctx.regions)
-        in_threads(work, ctx.shape[3], min_part=MIN_CHANNELS)
+        arguments = (grad_pooled.contiguous().numpy(), grad_cells.numpy(), *ctx.regions)
+        run(_backward, _backward_in_parts, arguments, ctx.shape[3], min_part=MIN_CHANNELS)
         return grad_cells.permute(0, 3, 1, 2), None, None, None, None, None
 
 
@@ -72,13 +84,13 @@ def _regions(
     return rois[:, 0].long().numpy(), corners[:, :2].numpy(), sides.numpy(), samples.long().numpy()
 
 
-@kernel
+@compiled
 def _axis(cells: np.ndarray, count: int, extent: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Empty arrays for `_weigh` along an axis of `extent` cells: weights `[o, S]`, spans `[o, 2]`, used `[S]`."""
     return np.empty((count, extent), cells.dtype), np.empty((count, 2), np.int64), np.empty(extent, np.bool_)
 
 
-@kernel
+@compiled
 def _weigh(weights: np.ndarray, spans: np.ndarray, used: np.ndarray, corner: float, side: float, samples: int) -> None:
     """Writes the weight of each of S cells of the map in the mean of each of o pooled cells, along one axis.
 
@@ -108,7 +120,7 @@ def _weigh(weights: np.ndarray, spans: np.ndarray, used: np.ndarray, corner: flo
         spans[i, 0], spans[i, 1] = min(start, end), end
 
 
-@kernel
+@compiled
 def _forward(
     pooled: np.ndarray,
     cells: np.ndarray,
@@ -152,7 +164,7 @@ def _forward(
                     pooled[p, c, i, j] = means[i * ow + j, c]
 
 
-@kernel
+@compiled
 def _backward(
     grad_pooled: np.ndarray,
     grad_cells: np.ndarray,
@@ -196,3 +208,35 @@ def _backward(
                     if column_used[x]:
                         for c in range(channels):
                             grad_cells[images[p], y, x, c] += weight * row_sums[x, c]
+
+
+@threaded
+def _forward_in_parts(
+    pooled: np.ndarray,
+    cells: np.ndarray,
+    images: np.ndarray,
+    corners: np.ndarray,
+    sides: np.ndarray,
+    samples: np.ndarray,
+    total: int,
+    parts: int,
+) -> None:
+    for part in prange(parts):
+        start, end = part * total // parts, (part + 1) * total // parts
+        _forward(pooled, cells, images, corners, sides, samples, start, end)
+
+
+@threaded
+def _backward_in_parts(
+    grad_pooled: np.ndarray,
+    grad_cells: np.ndarray,
+    images: np.ndarray,
+    corners: np.ndarray,
+    sides: np.ndarray,
+    samples: np.ndarray,
+    total: int,
+    parts: int,
+) -> None:
+    for part in prange(parts):
+        start, end = part * total // parts, (part + 1) * total // parts
+        _backward(grad_pooled, grad_cells, images, corners, sides, samples, start, end)

@@ -1,4 +1,4 @@
-"""The kernel of greedy suppression within groups of boxes; see `nms.py`."""
+"""The kernel of greedy suppression within groups of boxes; see `ops/nms.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.ops.compiled import kernel
+from detkit.accelerate.compiled import compiled
 
 
 def suppress(boxes: Tensor, order: Tensor, starts: Tensor, iou_threshold: float) -> Tensor:
@@ -18,17 +18,13 @@ def suppress(boxes: Tensor, order: Tensor, starts: Tensor, iou_threshold: float)
     """
     columns = np.ascontiguousarray(boxes.detach().numpy()[order.numpy()].T)
     areas = (columns[2] - columns[0]) * (columns[3] - columns[1])
-    # The threshold rounded down to the precision of the boxes: an IoU is above it exactly if it is above the threshold.
-    limit = columns.dtype.type(iou_threshold)
-    if limit > iou_threshold:
-        limit = np.nextafter(limit, columns.dtype.type(-np.inf))
     flag = np.int32 if columns.dtype == np.float32 else np.int64  # as wide as a coordinate, which is fast
     keep = np.ones(len(boxes), flag)
-    _suppress(keep, columns, areas, starts.numpy(), np.array([limit, 0], columns.dtype))
+    _suppress(keep, columns, areas, starts.numpy(), np.array([iou_threshold, 0], columns.dtype))
     return torch.from_numpy(keep.astype(np.bool_))
 
 
-@kernel
+@compiled
 def _suppress(
     keep: np.ndarray, columns: np.ndarray, areas: np.ndarray, starts: np.ndarray, constants: np.ndarray
 ) -> None:

@@ -1,4 +1,4 @@
-"""The precision and recall of `COCOeval`, computed by compiled kernels on flat arrays; see `coco.py`.
+"""The precision and recall of `COCOeval`, computed by compiled kernels on flat arrays; see `evaluation/coco.py`.
 
 Legend: G objects and D detections of one class, K classes, A ranges of area, T IoU thresholds, R recalls, M limits on
 the detections of an image and class. Boxes are COCO's xywh in float64.
@@ -9,12 +9,14 @@ Source: `COCOeval.evaluateImg` and `COCOeval.accumulate` of pycocotools, `bbIou`
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from detkit.accelerate.compiled import compiled
 from detkit.evaluation.flat_boxes import FlatBoxes
-from detkit.ops.compiled import in_threads, kernel
 
 EPSILON = float(np.spacing(1))
 # The outcome of a detection for one range of areas and one threshold; an ignored one counts neither way.
@@ -60,14 +62,14 @@ def compute_curves(
     recall = np.full((num_thresholds, num_classes, num_ranges, num_limits), -1.0)
     object_rows, detection_rows = _by_class(objects.labels, num_classes), _by_class(detections.labels, num_classes)
 
-    def measure(first: int, end: int) -> None:
-        for label in range(first, end):
-            rows_g, rows_d = object_rows[label], detection_rows[label]
-            by_score = np.argsort(-scores[rows_d], kind="stable")
-            boxes = objects.take(rows_g), crowd[rows_g], detections.take(rows_d), by_score
-            _measure(precision[..., -1], recall, label, *boxes, rules)
+    def measure(label: int) -> None:
+        rows_g, rows_d = object_rows[label], detection_rows[label]
+        by_score = np.argsort(-scores[rows_d], kind="stable")
+        boxes = objects.take(rows_g), crowd[rows_g], detections.take(rows_d), by_score
+        _measure(precision[..., -1], recall, label, *boxes, rules)
 
-    in_threads(measure, num_classes)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(measure, range(num_classes)))
     return {"precision": precision, "recall": recall}
 
 
@@ -77,7 +79,7 @@ def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     return np.split(order, np.bincount(labels, minlength=num_classes).cumsum()[:-1])
 
 
-@kernel
+@compiled
 def _measure(
     precision: np.ndarray,
     recall: np.ndarray,
@@ -118,7 +120,7 @@ def _measure(
                 recall[t, label, a, m] = true_positives[a, t, m] / num_objects
 
 
-@kernel
+@compiled
 def _ignored_objects(objects: FlatBoxes, crowd: np.ndarray, rules: _Rules) -> np.ndarray:
     """bool `[A, G]`: whether an object is a crowd or its area lies outside the range."""
     ignore = np.empty((len(rules.ranges), len(crowd)), np.bool_)
@@ -128,7 +130,7 @@ def _ignored_objects(objects: FlatBoxes, crowd: np.ndarray, rules: _Rules) -> np
     return ignore
 
 
-@kernel
+@compiled
 def _unmatched_outcomes(detections: FlatBoxes, rules: _Rules) -> np.ndarray:
     """uint8 `[A, T, D]`: the outcome of every detection if it matches no object."""
     outcomes = np.empty((len(rules.ranges), len(rules.thresholds), len(detections.areas)), np.uint8)
@@ -140,7 +142,7 @@ def _unmatched_outcomes(detections: FlatBoxes, rules: _Rules) -> np.ndarray:
     return outcomes
 
 
-@kernel
+@compiled
 def _overlap(boxes1: np.ndarray, areas1: np.ndarray, boxes2: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """float64 `[D, G]`: the IoU of detections `boxes1` `[D, 4]` with objects `boxes2` `[G, 4]` of one image.
 
@@ -159,7 +161,7 @@ def _overlap(boxes1: np.ndarray, areas1: np.ndarray, boxes2: np.ndarray, crowd: 
     return iou
 
 
-@kernel
+@compiled
 def _match(
     outcomes: np.ndarray,
     true_positives: np.ndarray,
@@ -201,7 +203,7 @@ def _match(
                         true_positives[a, t, m] += not ignore[a, match] and d < rules.limits[m]
 
 
-@kernel
+@compiled
 def _curve(
     precision: np.ndarray, outcomes: np.ndarray, by_score: np.ndarray, num_objects: int, recalls: np.ndarray
 ) -> None:

@@ -80,7 +80,8 @@ def test_neither_the_training_nor_its_workers_grow(tmp_path: Path, steps: int) -
 def test_what_is_freed_is_kept_and_used_again() -> None:
     """In a process of its own: nothing takes it back."""
     code = (
-        "import sys, torch\nfrom detkit.engine.memory import keep_memory\nfrom tests.engine.test_memory import held\n"
+        "import sys, torch\nfrom detkit.accelerate.memory import keep_memory\n"
+        "from tests.accelerate.test_memory import held\n"
         "if sys.argv[1] == 'keep': keep_memory()\n"
         "import os; held_after = []\n"
         "for size in (50, 49, 48):\n    torch.ones(size << 20); held_after.append(held(os.getpid()))\n"

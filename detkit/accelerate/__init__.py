@@ -1,0 +1,34 @@
+"""What only changes time: compiled kernels, faster convolutions, folded norms, memory and threads on a CPU.
+
+Nothing here changes a result by more than rounding, and without this folder detkit gives the same. Ops find their
+kernels through `detkit.ops.dispatch`. The two functions here are for programs, such as detkit's own tools; this file
+imports nothing heavy, because `prepare_process` must come before torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NetworkT = TypeVar("NetworkT", bound="nn.Module")
+
+
+def prepare_process() -> None:
+    """Sets up the threads and the memory of this process and of those it starts; call it before torch is imported."""
+    from detkit.accelerate.memory import keep_memory
+    from detkit.accelerate.threads import set_up_threads
+
+    set_up_threads()
+    keep_memory()
+
+
+def accelerate(network: NetworkT) -> NetworkT:
+    """Replaces modules within `network` by faster ones that compute the same; see `detkit.accelerate.modules`.
+
+    Parameters, buffers, their names and the modules that hold them stay as they are. Returns `network` itself.
+    """
+    from detkit.accelerate.modules import replace_modules
+
+    return replace_modules(network)
