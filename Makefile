@@ -16,10 +16,10 @@ train: install
 
 quick: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not long' \
-		--ignore tests/parity --ignore tests/weights --ignore tests/nn/backbones
+		--ignore tests/accelerate --ignore tests/parity --ignore tests/weights --ignore tests/nn/backbones
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

@@ -31,11 +31,11 @@ from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from detkit.accelerate.memory import keep_memory
 from detkit.data.build import build_loader
 from detkit.data.checks import RawImage, RawObject
 from detkit.data.dataset import ImageDataset
 from detkit.data.transforms import Augment, AugmentConfig
-from detkit.accelerate.memory import keep_memory
 from detkit.nn.input import ImageInput, InputConfig, StretchConfig
 from detkit.structures import Categories
 

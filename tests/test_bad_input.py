@@ -479,6 +479,7 @@ def shapes(fast: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(fast.with_name("shapes"), tmp_path / "shapes"))
 
 
+@pytest.mark.long
 def test_proposals_cut_short(refused: Refused, fast: Path, shapes: Path) -> None:
     for path in shapes.rglob("*_00001.jpg-*.npy"):
         path.write_bytes(path.read_bytes()[:-8])
@@ -516,6 +517,7 @@ def test_a_picture_lost_while_the_workers_read(
         shutil.copytree(pictures, shapes / "VOC2007/JPEGImages", dirs_exist_ok=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_while_proposals_are_kept(
     refused: Refused, fast: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

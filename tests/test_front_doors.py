@@ -54,11 +54,17 @@ def test_train_takes_a_configuration_and_changes(run: Path, tmp_path: Path, monk
     assert load_run_config(by_file).eval.protocol == "voc10"
 
 
-def test_train_resumes_as_if_it_had_never_stopped(run: Path, tmp_path: Path) -> None:
+def test_train_resumes_as_if_it_had_never_stopped(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = run.with_name("tiny.yaml")
     whole = detkit.train(file, output=tmp_path / "whole", set=EPOCHS)
     parts = detkit.train(file, output=tmp_path / "parts")
+    capsys.readouterr()
     assert detkit.train(resume=parts, set=EPOCHS) == parts
+    progress = capsys.readouterr().err
+    assert "epoch 2/2" in progress
+    assert "epoch 1/2" not in progress
     expected, resumed = (load_checkpoint(folder / "last.pt")["model"] for folder in (whole, parts))
     assert all(torch.equal(resumed[name], value) for name, value in expected.items())
 

@@ -30,6 +30,7 @@ def voc(root: Path, *train: str, **changes: str) -> VOCConfig:
     return VOCConfig(root=str(root / "VOCdevkit"), train=train, val=("2007_val",), **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_coco_mini_trains_and_evaluates_without_a_warning(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

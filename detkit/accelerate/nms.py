@@ -9,18 +9,19 @@ from torch import Tensor
 from detkit.accelerate.compiled import compiled
 
 
-def suppress(boxes: Tensor, order: Tensor, starts: Tensor, iou_threshold: float) -> Tensor:
+def suppress(boxes: Tensor, order: Tensor, starts: Tensor | None, iou_threshold: float) -> Tensor:
     """Mask, bool `[N]`, of the boxes that are kept, in the order of `order`.
 
     boxes   `[N, 4]` xyxy, float32 or float64
     order   int64 `[N]`: indices of the boxes, group by group, the best of each group first
-    starts  int64 `[G + 1]`: the position in `order` at which each group begins, and N
+    starts  int64 `[G + 1]`: the position in `order` at which each group begins, and N; None: one group
     """
     columns = np.ascontiguousarray(boxes.detach().numpy()[order.numpy()].T)
     areas = (columns[2] - columns[0]) * (columns[3] - columns[1])
     flag = np.int32 if columns.dtype == np.float32 else np.int64  # as wide as a coordinate, which is fast
     keep = np.ones(len(boxes), flag)
-    _suppress(keep, columns, areas, starts.numpy(), np.array([iou_threshold, 0], columns.dtype))
+    bounds = np.array([0, len(keep)]) if starts is None else starts.numpy()
+    _suppress(keep, columns, areas, bounds, np.array([iou_threshold, 0], columns.dtype))
     return torch.from_numpy(keep.astype(np.bool_))
 
 

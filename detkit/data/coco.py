@@ -133,15 +133,16 @@ def _image(row: dict[str, Any], path: Path, folder: Path, objects: list[RawObjec
 def _object(row: dict[str, Any], number: int, labels: dict[int, int]) -> RawObject:
     where = f"annotation {row['id']!r}" if "id" in row else f"annotations[{number}]"
     category, area, problem = row.get("category_id"), row.get("area"), None
-    box = _box(row.get("bbox"))
+    box, label = _box(row.get("bbox")), -1
     if type(category) is not int or category not in labels:
         problem = f"the category id {category!r} is not among the categories; known ids: {', '.join(map(str, labels))}"
     elif box is None:
         problem = f"expected 'bbox' [x, y, width, height], got {row.get('bbox')!r}"
+    else:
+        label = labels[category]
     columns: dict[str, Any] = {"ignore": bool(row.get("iscrowd", 0))}
     if isinstance(area, (int, float)) and not math.isnan(area):
         columns["area"] = area
-    label = labels[category] if problem is None else -1  # type: ignore[index]
     return RawObject(where, label, box or (0.0, 0.0, 0.0, 0.0), problem, columns)
 
 

@@ -145,12 +145,15 @@ def _flat_column(column: str, images: Sequence[RawImage], defaults: np.ndarray |
     values: list[Any] = []
     for image in images:
         for item in image.objects:
-            if column not in item.columns and defaults is None:
+            if column in item.columns:
+                values.append(item.columns[column])
+            elif defaults is not None:
+                values.append(defaults[len(values)])
+            else:
                 raise DataError(
                     f"{name}: {image.where}: {item.where} has no {column!r}, which other objects have; "
                     "give it to every object or to none"
                 )
-            values.append(item.columns[column] if column in item.columns else defaults[len(values)])  # type: ignore[index]
     dtype = next((known.metadata["dtype"] for known in fields(Objects) if known.name == column), None)
     try:
         array = np.array(values, dtype)

@@ -64,9 +64,11 @@ class FastRCNNConfig(Config):
     def _parts_fit(self) -> FastRCNNConfig:
         check_pooled_levels(self.backbone.strides, self.neck, self.roi.pool)
         resize = self.input.resize
-        if self.test_sizes and not (isinstance(resize, ShortSideConfig) and min(self.test_sizes) >= 1):
+        if not self.test_sizes:
+            return self
+        if not isinstance(resize, ShortSideConfig) or min(self.test_sizes) < 1:
             raise ValueError("test_sizes: expected sizes of the shorter side under input.resize {name: short_side}")
-        if self.test_sizes and max(self.test_sizes) > resize.size:  # type: ignore[union-attr]
+        if max(self.test_sizes) > resize.size:
             raise ValueError(f"test_sizes: expected at most input.resize.size, found {max(self.test_sizes)}")
         return self
 

@@ -108,7 +108,8 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
 
     def _rpn_outputs(self, features: list[Tensor], images: Tensor, sizes: Tensor) -> RPNOutputs:
         canvas = (images.shape[2], images.shape[3])
-        return self.rpn(features, self.input.windows(sizes), canvas)  # type: ignore[no-any-return]
+        outputs: RPNOutputs = self.rpn(features, self.input.windows(sizes), canvas)
+        return outputs
 
     def criterion(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
         return {**self.rpn.criterion(outputs.rpn, targets), **self.roi.criterion(outputs.roi)}

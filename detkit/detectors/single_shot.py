@@ -34,7 +34,8 @@ class SingleShotDetector(Detector[OutputsT]):
         features: list[Tensor] = self.backbone(images)
         if self.neck is not None:
             features = self.neck(features)
-        return self.head(features, sizes, (images.shape[2], images.shape[3]))  # type: ignore[no-any-return]
+        outputs: OutputsT = self.head(features, sizes, (images.shape[2], images.shape[3]))
+        return outputs
 
     def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
         return self.head.criterion(outputs, targets)

@@ -95,8 +95,10 @@ def _candidates(
     if images is None:
         images = images_of_rows(num_images, scores.shape[1], scores.device)
         if top_k is not None:  # quicker than below, where images have different numbers of candidates
-            best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
-            likely, top_k = likely & torch.zeros_like(likely).scatter(1, best, True), None
+            if torch.compiler.is_compiling() or int(likely.sum(dim=1).max()) > top_k:
+                best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
+                likely = likely & torch.zeros_like(likely).scatter(1, best, True)
+            top_k = None
         boxes, scores, likely = boxes.flatten(0, 1), scores.flatten(0, 1), likely.flatten(0, 1)
     candidate, label = torch.nonzero(likely, as_tuple=True)
     if top_k is not None:

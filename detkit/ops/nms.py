@@ -30,7 +30,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     dtype = _common_dtype(boxes, scores)
     boxes, scores = boxes.detach().to(dtype), scores.detach().to(dtype)
     order = scores.argsort(descending=True, stable=True)
-    stays: Tensor | None = attempt("suppress", boxes, order, order.new_tensor([0, len(boxes)]), iou_threshold)
+    stays: Tensor | None = attempt("suppress", boxes, order, None, iou_threshold)
     if stays is not None:
         return order[stays]
     from torchvision.ops import nms as kernel  # seconds to import, so not at the head
@@ -78,7 +78,7 @@ def diou_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float
     kept = [ranks[:0]]
     for group in torch.split(ranks, counts.tolist()):
         suppresses = (distance_box_iou(boxes[group], boxes[group]) > iou_threshold).cpu()
-        stays = torch.ones(len(group), dtype=torch.bool)
+        stays = torch.ones(len(group), dtype=torch.bool, device="cpu")
         for row in range(len(group)):
             if stays[row]:
                 stays[row + 1 :] &= ~suppresses[row, row + 1 :]

@@ -3,8 +3,8 @@
 Legend: B images, P_i boxes of image i, P = sum P_i, C channels, L levels, oh x ow cells of a pooled region.
 Features are `[B, C, H, W]`; boxes are B tensors `[P_i, 4]` xyxy in input pixels, or one tensor `[P, 5]`: image index,
 x1, y1, x2, y2. All pooling returns `[P, C, oh, ow]` in the order of the boxes and in the dtype of the features, or
-float32 if those are integers, and computes in float32 at least. Without any box the result is empty and still connected to the features. There is no
-gradient for the boxes.
+float32 if those are integers, and computes in float32 at least. Without any box the result is empty and still connected
+to the features. There is no gradient for the boxes.
 """
 
 from __future__ import annotations
@@ -81,9 +81,10 @@ def multilevel_roi_align(
     rows = _rows_of_levels(levels, len(strides))
     # A level without boxes is pooled all the same: it keeps its (zero) gradient. Under autocast levels may differ
     # in dtype; the first decides.
+    dtype = _result_dtype(features[0])
     pooled = torch.cat(
         [
-            _align(level, rois[indices], output_size, 1 / stride, sampling_ratio, aligned).to(_result_dtype(features[0]))
+            _align(level, rois[indices], output_size, 1 / stride, sampling_ratio, aligned).to(dtype)
             for level, stride, indices in zip(features, strides, rows, strict=True)
         ]
     )

@@ -69,6 +69,7 @@ def small(**fields: object) -> FastRCNN:
     return detector
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_each_region_is_pooled_in_the_scale_nearest_to_224_pixels() -> None:
     """Below 224 x 224 in the largest scale all go there; enlarged 8 times, only 8 x 8 does, and others fit 2 better."""
@@ -121,6 +122,7 @@ class Core(nn.Module):
         return self.detector.network(self.detector.input(images, sizes), sizes, proposals)
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("test_sizes", [(), (48, 96)])
 def test_its_core_is_exported_with_proposals_as_input(

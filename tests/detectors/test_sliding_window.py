@@ -40,6 +40,7 @@ def dense_and_cropped(detector: SlidingWindow, image: Tensor) -> tuple[Tensor, T
     return logits, deltas, alone.logits, alone.deltas
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(32, 32), (35, 61), (90, 77)])
 @pytest.mark.parametrize(
     "backbone",
@@ -60,6 +61,7 @@ def test_dense_equals_crop_by_crop(backbone: LeNetConfig, size: tuple[int, int])
     torch.testing.assert_close(deltas, alone_deltas, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_padding_breaks_the_equality() -> None:
     """A padded trunk sees zeros around a crop, and the neighbourhood in the level."""
     detector = build(backbone=ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(4,)))
@@ -107,6 +109,7 @@ def test_a_training_batch_has_objects_background_and_the_hardest_of_it() -> None
     assert {tuple(box) for box in hardest.tolist()} <= {tuple(box) for box in boxes[labels == 0].tolist()}
 
 
+@pytest.mark.long
 def test_mining_leaves_the_network_in_its_mode() -> None:
     """A mode that changed inside a training step would make another network of one with batch norm."""
     detector = build(backbone=ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(4,))).train()
@@ -130,6 +133,7 @@ def test_mining_can_be_left_out() -> None:
     assert labels.tolist() == [0] * 64
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_merging_joins_what_suppression_drops() -> None:
     fields = {"score_threshold": 0.0, "nms_threshold": 0.3, "top_k_per_class": 30}

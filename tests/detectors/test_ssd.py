@@ -3,6 +3,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from torchvision.models import vgg16
 
 from detkit.config import load_config
 from detkit.detectors.build import build_detector
@@ -101,15 +102,15 @@ def test_ssd512_stores_whole_sizes() -> None:
 
 def test_fc6_and_fc7_are_subsampled_from_vggs_fully_connected_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unit 4 k, and of fc6's 7 x 7 inputs rows and columns 0, 3, 6."""
-    public: dict[str, torch.nn.Module] = {}
+    public = vgg16(init_weights=False)
 
-    def load(network: torch.nn.Module, model: str, weights: str) -> None:
+    def download(model: str, weights: str) -> dict[str, torch.Tensor]:
         assert (model, weights) == ("vgg16", "IMAGENET1K_V1")
-        public["vgg16"] = network
+        return public.state_dict()
 
-    monkeypatch.setattr("detkit.nn.backbones.vgg.load_weights", load)
+    monkeypatch.setattr("detkit.nn.backbones.staged.download_classifier", download)
     backbone = build_ssd_vgg(SSDVGGConfig(weights="IMAGENET1K_V1"))
-    fc6, fc7 = public["vgg16"].classifier[0], public["vgg16"].classifier[3]
+    fc6, fc7 = public.classifier[0], public.classifier[3]
     weight = backbone.get_submodule("fc6").weight
     assert weight[5, 7, 1, 2] == fc6.weight[20, 7 * 49 + 3 * 7 + 6]
     assert backbone.get_submodule("fc6").bias[1023] == fc6.bias[4092]

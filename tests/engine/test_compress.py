@@ -14,6 +14,8 @@ from detkit.engine.run import load_detector
 from detkit.structures import Categories
 from tests.cli_support import train_tiny
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

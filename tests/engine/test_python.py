@@ -39,6 +39,7 @@ def write_squares(folder: Path, count: int) -> None:
     (folder / "boxes.csv").write_text("".join(rows))
 
 
+@pytest.mark.long
 def test_the_example_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_squares(tmp_path / "pictures", 24)

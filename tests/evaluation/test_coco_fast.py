@@ -6,7 +6,7 @@ import torch
 
 from detkit.config import ConfigError, parse_config
 from detkit.evaluation.build import build_evaluators
-from detkit.evaluation.coco import METRICS, COCOEvaluator, coco_metrics
+from detkit.evaluation.coco import METRICS, coco_metrics
 from detkit.evaluation.protocols import CocoBackend, EvalConfig
 from detkit.evaluation.store import DetectionStore
 from detkit.ops import dispatch

@@ -176,6 +176,7 @@ class Selection(nn.Module):
         return select_detections(boxes.flatten(0, 1), scores.flatten(0, 1), images, windows, self.config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in CONFIGS if "merge" not in name])
 @pytest.mark.parametrize("box_of_class", [False, True])
 def test_an_exported_selection_does_the_same_for_every_batch_size(name: str, box_of_class: bool) -> None:

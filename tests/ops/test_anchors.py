@@ -124,9 +124,15 @@ def test_grid_equals_torchvision() -> None:
     assert grid_anchors(cell_anchors((32,), RATIOS, rounding="corners"), (5, 8), 8).equal(expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_grid_keeps_the_dtype_of_the_cell(dtype: torch.dtype) -> None:
-    assert grid_anchors(cell_anchors((32,), RATIOS).to(dtype), (2, 2), 8).dtype == dtype
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_grid_is_at_least_float32(dtype: torch.dtype, expected: torch.dtype) -> None:
+    """Half precision has no odd coordinates above 2048."""
+    grid = grid_anchors(cell_anchors((32,), (1.0,)).to(dtype), (1, 2), 2049)
+    assert grid.dtype == expected
+    assert grid[1].tolist() == [2033, -16, 2065, 16]
 
 
 def test_no_sizes_give_no_anchors() -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from detkit.structures import Batch, ImageInfo, Objects, Size, Target
+from detkit.structures import Batch, Detections, ImageInfo, Objects, Size, Target
 
 
 def padded_batch(sizes: Sequence[Size], counts: Sequence[int], num_classes: int, corner: float, side: float) -> Batch:
@@ -26,3 +26,15 @@ def padded_batch(sizes: Sequence[Size], counts: Sequence[int], num_classes: int,
         targets.append(Target(Objects(boxes, labels)))
     infos = [ImageInfo(i, size, size, (1.0, 1.0)) for i, size in enumerate(sizes)]
     return Batch(images, tuple(infos), tuple(targets))
+
+
+def in_order_of(detections: Detections, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes and scores of the detections, each at the place of the same detection in the reference.
+
+    Two detections whose scores differ by less than rounding have no order. Fails unless each has its counterpart.
+    """
+    other_label = detections.labels[:, None] != labels
+    places = (torch.cdist(detections.boxes, boxes) + 1e6 * other_label).argmin(dim=0)
+    assert sorted(places.tolist()) == list(range(len(detections))), "the detections are not those of the reference"
+    assert torch.equal(detections.labels[places], labels)
+    return detections.boxes[places], detections.scores[places]

@@ -1,19 +1,44 @@
-"""The ledger: each comparison with a reference and the largest difference in it; printed after the tests."""
+"""The ledger: each comparison with a reference and the largest difference in it; printed after the tests.
 
-from collections.abc import Callable
+Every comparison is made twice: with the detector as it is built, and as the tools run it, with faster modules, compiled
+kernels and, whatever the processor, the convolutions for one with AVX2 alone.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from detkit.ops import compiled
+from detkit.accelerate import accelerate
+from detkit.ops import dispatch
 
-ROWS: list[tuple[str, str, str, float, float]] = []
+PLAIN, TOOLS = "plain", "as the tools run it"
+ROWS: dict[tuple[str, str, str], dict[str, float]] = {}
+LIMITS: dict[tuple[str, str, str], float] = {}
 Ledger = Callable[[str, str, str, list[tuple[Tensor, Tensor]]], None]
+AsRun = Callable[[Any], Any]
+
+
+@pytest.fixture(scope="module", autouse=True, params=[PLAIN, TOOLS])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == PLAIN:
+            patch.setattr(dispatch, "kernels", lambda: None)
+        else:
+            patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def as_run(way: str) -> AsRun:
+    """Makes a detector, whose weights are loaded, what is compared."""
+    return accelerate if way == TOOLS else lambda detector: detector
 
 
 @pytest.fixture
-def compare() -> Ledger:
+def compare(way: str) -> Ledger:
     """compare(detector, reference, what, pairs): enters the largest difference and fails above 1e-4 (float32).
 
     pairs  of detkit's tensor and that of the reference
@@ -29,21 +54,18 @@ def compare() -> Ledger:
             (actual.detach() - expected.detach()).abs().max().item() if actual.numel() else 0.0
             for actual, expected in pairs
         )
-        ROWS.append((detector, reference, what, difference, limit))
+        row = (detector, reference, what)
+        ROWS.setdefault(row, {})[way] = difference
+        LIMITS[row] = limit
         assert difference <= limit, f"{what}: differs by {difference:.2e}"
 
     return compare
 
 
-@pytest.fixture(autouse=True)
-def exact_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ops of torch and torchvision. Random networks have nearly tied detections, and enlarge the rounding of a
-    sum in another order; that the compiled kernels change nothing else is shown in `tests/ops`."""
-    monkeypatch.setattr(compiled, "_numba_works", lambda: False)
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ROWS:
-        terminalreporter.section(f"parity ledger (float32, torch {torch.__version__})")
-        for detector, reference, what, difference, limit in sorted(ROWS):
-            terminalreporter.line(f"{detector:28} {reference:52} {what:34} {difference:8.1e} (<= {limit:.0e})")
+        terminalreporter.section(f"parity ledger (float32, torch {torch.__version__}): plain, as the tools run it")
+        for row, differences in sorted(ROWS.items()):
+            detector, reference, what = row
+            columns = " ".join(f"{differences[way]:8.1e}" if way in differences else " " * 8 for way in (PLAIN, TOOLS))
+            terminalreporter.line(f"{detector:28} {reference:52} {what:34} {columns} (<= {LIMITS[row]:.0e})")

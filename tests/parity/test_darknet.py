@@ -14,32 +14,33 @@ from detkit.data.build import build_dataset
 from detkit.data.coco import COCOConfig
 from detkit.data.dataset import ImageDataset
 from detkit.data.voc import VOCConfig
+from detkit.detectors.detector import AnyDetector
 from detkit.engine.evaluate import detection_store, evaluate
 from detkit.engine.loaders import evaluation_loader
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.protocols import Protocol
 from detkit.weights.darknet import load_darknet
-from tests.parity.conftest import Ledger
+from tests.parity.conftest import AsRun, Ledger
 
 REFERENCE = "OpenCV 4.14 dnn"
 LIMIT = 0.005
 
 
-def measure(model: Path, dataset: ImageDataset, *protocols: Protocol) -> Evaluation:
-    detector = load_darknet(model)
+def measure(detector: AnyDetector, dataset: ImageDataset, *protocols: Protocol) -> Evaluation:
     loader = evaluation_loader(dataset, detector, batch_size=8, workers=0)
     store = detection_store(dataset)
     evaluators = build_evaluators(protocols, store)
     return evaluate(detector, loader, store, evaluators, device=torch.device("cpu"), progress=False)
 
 
-def test_voc(shared_data: Path, compare: Ledger) -> None:
+def test_voc(shared_data: Path, compare: Ledger, as_run: AsRun) -> None:
     lists = ("2007_train", "2007_val")
     root = str(shared_data / "voc07-mini" / "VOCdevkit")
     dataset = build_dataset(VOCConfig(root=root, train=lists, val=lists), "val")
     assert len(dataset) == 150
-    results = measure(shared_data / "weights" / "yolo-fastest-1.0-voc.cfg", dataset, "voc07", "voc10").results
+    detector = as_run(load_darknet(shared_data / "weights" / "yolo-fastest-1.0-voc.cfg"))
+    results = measure(detector, dataset, "voc07", "voc10").results
     expected = json.loads((shared_data / "weights" / "expected_voc07-mini.json").read_text())["expected"]
     enter = partial(compare, "yolo-fastest-1.0-voc", REFERENCE, limit=LIMIT)
     for protocol, key in (("voc07", "voc07_11point"), ("voc10", "all_point")):
@@ -50,10 +51,11 @@ def test_voc(shared_data: Path, compare: Ledger) -> None:
         enter(f"{protocol} AP of 20 classes", [(classes, torch.tensor([reference[name] for name in names]))])
 
 
-def test_coco(shared_data: Path, compare: Ledger) -> None:
+def test_coco(shared_data: Path, compare: Ledger, as_run: AsRun) -> None:
     dataset = build_dataset(COCOConfig(root=str(shared_data / "coco-mini")), "val")
     assert len(dataset) == 48
-    results = measure(shared_data / "weights" / "yolo-fastest-1.1-coco.cfg", dataset, "coco").results
+    detector = as_run(load_darknet(shared_data / "weights" / "yolo-fastest-1.1-coco.cfg"))
+    results = measure(detector, dataset, "coco").results
     expected = json.loads((shared_data / "weights" / "expected_dev_coco48.json").read_text())["pycocotools_stats"]
     numbers = torch.tensor(list(results["coco"].metrics.values()))
     compare(

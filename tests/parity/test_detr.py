@@ -16,7 +16,7 @@ from detkit.nn.transformer import TransformerConfig
 from detkit.structures import Batch, Categories
 from detkit.weights.detr import CONFIGS, convert_keys
 from tests.parity.batches import padded_batch
-from tests.parity.conftest import Ledger
+from tests.parity.conftest import AsRun, Ledger
 from tests.reference.detr import DETR as PaperDETR
 
 SIZES = [(224, 310), (270, 200), (160, 160)]
@@ -61,7 +61,7 @@ def enliven(model: nn.Module) -> None:
 
 
 @pytest.fixture(scope="module")
-def pair() -> tuple[DETR, Any]:
+def pair(as_run: AsRun) -> tuple[DETR, Any]:
     """detkit's and Hugging Face's DETR with the same lively random weights."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def pair() -> tuple[DETR, Any]:
     reference.requires_grad_(True)  # it freezes the whole of its own ResNet, where the paper freezes the first stages
     detr = build_detr(without_dropout(CONFIGS["detr_resnet50"]), CATEGORIES)
     detr.load_state_dict(convert_keys(reference.state_dict()))
-    return detr, reference
+    return as_run(detr), reference
 
 
 def pixel_mask() -> Tensor:
@@ -189,12 +189,13 @@ def test_detections_equal_hugging_faces(pair: tuple[DETR, Any], compare: Ledger)
 
 
 @pytest.mark.parametrize("name", ["detr_resnet50", "detr_resnet50_dc5", "detr_resnet101"])
-def test_outputs_equal_the_papers_layers(name: str, compare: Ledger) -> None:
+def test_outputs_equal_the_papers_layers(name: str, compare: Ledger, as_run: AsRun) -> None:
     torch.manual_seed(0)
     reference = PaperDETR("resnet101" if "101" in name else "resnet50", dilation="dc5" in name).eval()
     enliven(reference)
     detr = build_detr(CONFIGS[name], CATEGORIES).eval()
     detr.load_state_dict(convert_keys(reference.state_dict()))
+    as_run(detr)
     batch = make_batch()
     with torch.no_grad():
         outputs = detr(batch)
