@@ -18,6 +18,7 @@ import transformers
 from batches import random_batch
 from timing import Remote, head, row
 
+from detkit.accelerate import accelerate
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.structures import Batch
@@ -35,7 +36,7 @@ def main() -> None:
     head(["detkit", "transformers", "transformers / detkit"], ["transformers"], device, repeats)
     for training, sizes in CASES:
         ways = {
-            "detkit": Remote(detkit_work, training, sizes, device, keeps_memory=True),
+            "detkit": Remote(detkit_work, training, sizes, device, as_tools=True),
             "transformers": Remote(transformers_work, training, sizes, device),
         }
         work = "training step" if training else "inference"
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def detkit_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
-    detector, _ = build_pair(device)
+    detector = accelerate(build_pair(device)[0], constant=not training)
     batch = random_batch(sizes, OBJECTS, len(COCO_CATEGORIES)).to(device)
     return partial(train_detkit if training else infer_detkit, detector, batch)
 

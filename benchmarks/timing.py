@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from detkit.accelerate.memory import keep_memory
+from detkit.accelerate.threads import settings
 
 BUSY = 0.1  # part of all CPUs that others may use before a row is called disturbed
 
@@ -60,15 +61,19 @@ def interleaved(works: Sequence[Callable[[], object]], repeats: int, device: tor
 class Remote:
     """A work in a process of its own, as its users have it: called here, done there.
 
-    `build(*args)`, a function of a module, gives the work there; both must be picklable. detkit's side begins with
-    `keep_memory`, as its tools do.
+    `build(*args)`, a function of a module, gives the work there; both must be picklable. detkit's side has the memory
+    and the threads that its tools have.
     """
 
-    def __init__(self, build: Callable[..., Callable[[], object]], *args: Any, keeps_memory: bool = False) -> None:
+    def __init__(self, build: Callable[..., Callable[[], object]], *args: Any, as_tools: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        context.Process(target=_serve, args=(other, build, args, keeps_memory), daemon=True).start()
+        before = os.environ.copy()
+        os.environ.update(settings() if as_tools else {})  # which the process inherits, before it imports torch
+        context.Process(target=_serve, args=(other, build, args, as_tools), daemon=True).start()
         self._pipe.recv()
+        os.environ.clear()
+        os.environ.update(before)
 
     def __call__(self) -> None:
         self._pipe.send("work")
@@ -81,8 +86,8 @@ class Remote:
         return grown
 
 
-def _serve(pipe: Any, build: Callable[..., Callable[[], object]], args: Sequence[Any], keeps_memory: bool) -> None:
-    if keeps_memory:
+def _serve(pipe: Any, build: Callable[..., Callable[[], object]], args: Sequence[Any], as_tools: bool) -> None:
+    if as_tools:
         keep_memory()
     work = build(*args)
     gc.collect()

@@ -57,7 +57,7 @@ def main() -> None:
     for model in args.models:
         for training in (False, True):
             ways = {
-                "detkit": Remote(detkit_work, model, training, args.amp, device, keeps_memory=True),
+                "detkit": Remote(detkit_work, model, training, args.amp, device, as_tools=True),
                 "torchvision": Remote(torchvision_work, model, training, device),
             }
             case = CASES[model]
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def detkit_work(model: str, training: bool, amp: AMP, device: torch.device) -> Callable[[], None]:
-    detector = accelerate(build_pair(model, device)[0])
+    detector = accelerate(build_pair(model, device)[0], constant=not training)
     return partial(train if training else infer, detector, make_batch(model, detector, training, device), amp)
 
 

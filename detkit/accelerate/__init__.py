@@ -24,11 +24,15 @@ def prepare_process() -> None:
     keep_memory()
 
 
-def accelerate(network: NetworkT) -> NetworkT:
+def accelerate(network: NetworkT, *, constant: bool = False) -> NetworkT:
     """Replaces modules within `network` by faster ones that compute the same; see `detkit.accelerate.modules`.
 
     Parameters, buffers, their names and the modules that hold them stay as they are. Returns `network` itself.
+
+    constant  its weights do not change any more, as in prediction; then the weights that stand for a convolution and
+              its norm are computed once and kept, beside the others. They are made anew if a weight does change, but
+              for one that is changed through its `.data`
     """
     from detkit.accelerate.modules import replace_modules
 
-    return replace_modules(network)
+    return replace_modules(network, constant)

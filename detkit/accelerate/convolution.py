@@ -1,6 +1,7 @@
-"""Convolutions that are faster than oneDNN's on a CPU with AVX2 and no AVX-512. Results differ by rounding.
+"""Convolutions that are faster than torch's: of one pixel, and on a CPU with AVX2 and no AVX-512 than oneDNN's.
 
-Where a faster form is used was decided by measurements with torch 2.14 and its oneDNN on two Zen 3 cores.
+Where a faster form is used was decided by measurements with torch 2.14 and its oneDNN on two Zen 3 cores. Results
+differ by rounding.
 """
 
 from __future__ import annotations
@@ -18,14 +19,26 @@ MIN_IN_CHANNELS = 16  # with fewer, the copies that the gradient takes here cost
 MIN_OUT_PIXELS = 400  # over all images; with fewer, transforming the weights for Winograd costs more than it saves
 
 
+Sources = list[tuple[Tensor, int, int]]  # tensors, their versions and addresses
+
+
 class FastConv2d(nn.Conv2d):
-    """A convolution that chooses the fastest way to compute itself for each input."""
+    """A convolution that chooses the fastest way to compute itself for each input.
+
+    constant  its weights and the norm that follows do not change any more
+    folded    where that is so, weight and bias that do what both do, and what they were made of
+    """
+
+    constant = False
+    folded: tuple[Sources, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """With other weights of the same shape than its own."""
+        if _is_linear(self, x):
+            return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
         if not _oneDNN_is_slow(self, x, weight, bias):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
@@ -40,14 +53,27 @@ class FastConv2d(nn.Conv2d):
         return y
 
 
+def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether this is a 1 x 1 convolution of one pixel, which torch does by a slow, general algorithm."""
+    return (
+        x.dim() == 4
+        and x.shape[2] == x.shape[3] == 1
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+        and x.shape[1] == conv.in_channels
+    )
+
+
 def _oneDNN_is_slow(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether this is a dense convolution larger than 1 x 1 of ordinary tensors in channels_last.
+    """Whether this is a dense convolution larger than 1 x 1 of ordinary tensors in channels_last, on AVX2 alone.
 
     False for an input whose shape or dtype does not fit the weights, so that torch raises its own error.
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
     return (
-        x.dim() == 4
+        torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and x.dim() == 4
         and x.shape[1] == conv.in_channels
         and conv.groups == 1
         and max(conv.kernel_size) > 1

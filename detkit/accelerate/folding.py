@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.accelerate.convolution import FastConv2d
+from detkit.accelerate.convolution import FastConv2d, Sources
 from detkit.nn.blocks import BatchNorm2d
 
 
@@ -60,6 +60,26 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
+    if not isinstance(conv, FastConv2d):
+        y: Tensor = conv._conv_forward(x, *_weight_and_bias(conv, norm))
+        return y
+    if not conv.constant or torch.is_grad_enabled() or conv.weight.is_inference():
+        return conv.convolve(x, *_weight_and_bias(conv, norm))
+    tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    sources = [(tensor, tensor._version, tensor.data_ptr()) for tensor in tensors if tensor is not None]
+    if conv.folded is None or not _same(conv.folded[0], sources):
+        conv.folded = sources, _weight_and_bias(conv, norm)
+    return conv.convolve(x, *conv.folded[1])
+
+
+def _same(sources: Sources, others: Sources) -> bool:
+    return len(sources) == len(others) and all(
+        a[0] is b[0] and a[1:] == b[1:] for a, b in zip(sources, others, strict=True)
+    )
+
+
+def _weight_and_bias(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
+    """Of the convolution that does what both do."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -68,8 +88,4 @@ def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
         shift = shift + norm.bias
     if conv.bias is not None:
         shift = shift + scale * conv.bias
-    weight = conv.weight * scale[:, None, None, None]
-    if isinstance(conv, FastConv2d):
-        return conv.convolve(x, weight, shift)
-    y: Tensor = conv._conv_forward(x, weight, shift)
-    return y
+    return conv.weight * scale.view(-1, 1, 1, 1), shift

@@ -22,7 +22,7 @@ from detkit.nn.blocks import ConvBlock
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def replace_modules(network: ModuleT) -> ModuleT:
+def replace_modules(network: ModuleT, constant: bool) -> ModuleT:
     """See `detkit.accelerate.accelerate`. Weights of convolutions get the memory format channels_last.
 
     `network` itself is not replaced. A module that stands in several places has one replacement in all of them.
@@ -35,6 +35,9 @@ def replace_modules(network: ModuleT) -> ModuleT:
                 if child not in replaced:
                     replaced[child] = _as_subclass(child, faster[type(child)])
                 setattr(replaced.get(parent, parent), name, replaced[child])
+    for module in network.modules():
+        if isinstance(module, FastConv2d):
+            module.constant = constant
     return network.to(memory_format=torch.channels_last)
 
 
@@ -54,14 +57,12 @@ class FastStagedBackbone(StagedBackbone):
 
 
 def _faster_classes() -> dict[type[nn.Module], type[nn.Module]]:
-    """The replacement of each class; see `FastConv2d` for what decides about convolutions."""
     faster: dict[type[nn.Module], type[nn.Module]] = {
         nn.Sequential: FastSequential,
         ConvBlock: FastConvBlock,
         StagedBackbone: FastStagedBackbone,
+        nn.Conv2d: FastConv2d,
     }
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        faster[nn.Conv2d] = FastConv2d
     if "torchvision" in sys.modules:  # else no module of it can be in the network
         from detkit.accelerate.torchvision_blocks import FASTER
 

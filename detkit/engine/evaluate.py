@@ -106,7 +106,7 @@ def evaluate_source(
         with distributed.first_process_first():
             dataset = build_dataset(settings.data, "val")
         detector.to(device)
-        accelerate(detector)
+        accelerate(detector, constant=True)
         workers, root = settings.loader.workers, Path(settings.data.root)
         loader = evaluation_loader(
             dataset,

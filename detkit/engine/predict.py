@@ -157,7 +157,7 @@ def predict_files(
     results = []
     with process_group(device) as own_device:
         detector = load_detector(source)[0].to(own_device)
-        accelerate(detector)
+        accelerate(detector, constant=True)
         proposals = source_of(detector)
         create_folder(output)
         for name, path in tqdm(media.items(), desc="predicting", unit="file", dynamic_ncols=True):

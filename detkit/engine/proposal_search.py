@@ -116,7 +116,7 @@ class DetectorProposals(ProposalSource):
                 "network; name a Faster R-CNN"
             )
         self.config, self.detector = config, detector.to(device)
-        accelerate(detector)
+        accelerate(detector, constant=True)
         self.model = trained.model.model_dump(mode="json") if trained else config.source
 
     def settings(self) -> dict[str, Any]:

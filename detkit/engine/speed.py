@@ -22,9 +22,9 @@ def prepare_process() -> None:
         prepare_process()
 
 
-def accelerate(network: nn.Module) -> None:
+def accelerate(network: nn.Module, *, constant: bool = False) -> None:
     """See `detkit.accelerate.accelerate`."""
     if AVAILABLE:
         from detkit.accelerate import accelerate
 
-        accelerate(network)
+        accelerate(network, constant=constant)

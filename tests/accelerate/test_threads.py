@@ -1,11 +1,13 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from detkit.accelerate.threads import available_cpus
+from detkit.accelerate import threads
+from detkit.accelerate.threads import _affinity, _cpu_times, _neighbours, available_cpus
 
 UNLIMITED = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -66,7 +68,29 @@ def test_torch_starts_no_more_threads_than_the_quota_allows() -> None:
     assert environment_of(quota, OMP_NUM_THREADS="2")["torch"] == "2", "the user's own number"
 
 
-def test_the_wait_policy_is_set_unless_the_user_chose_one() -> None:
-    assert environment_of("")["spin"].isdigit()
-    assert environment_of("", GOMP_SPINCOUNT="77")["spin"] == "77"
-    assert environment_of("", OMP_WAIT_POLICY="active")["spin"] == "None"
+@pytest.mark.parametrize(("used", "spin"), [(0.0, "None"), (0.1, "None"), (0.5, "1000")])
+def test_idle_threads_spin_less_beside_a_neighbour(used: float, spin: str) -> None:
+    neighbour = f"import detkit.accelerate.threads as threads; threads._neighbours = lambda: {used}"
+    assert environment_of(neighbour)["spin"] == spin
+    assert environment_of(neighbour, GOMP_SPINCOUNT="77")["spin"] == "77", "the user's own number"
+    assert environment_of(neighbour, OMP_WAIT_POLICY="active")["spin"] == "None", "the user's own policy"
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs /proc/stat")
+def test_a_busy_process_is_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "SAMPLE", 0.5)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            time.sleep(0.3)
+            assert _neighbours() > threads.BUSY or _affinity() > 4  # one process is then a small part
+        finally:
+            busy.kill()
+
+
+def test_times_are_those_of_the_own_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 10}, raising=False)
+    (tmp_path / "stat").write_text(
+        "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\ncpu1 1 2 3 40 5 6 7 8 9 10\ncpu10 1 0 0 60 0 0 0 0 0 0\nintr 1\n"
+    )
+    assert _cpu_times(tmp_path / "stat") == (72 + 61, 45 + 60)
+    assert _cpu_times(tmp_path / "none") == (0, 0)

@@ -12,7 +12,7 @@ from detkit.detectors.faster_rcnn import FasterRCNN, build_faster_rcnn
 from detkit.structures import Batch, Categories
 from detkit.weights.torchvision import CONFIGS, convert_keys
 from tests.parity.batches import in_order_of, padded_batch
-from tests.parity.conftest import AsRun, Ledger
+from tests.parity.conftest import KINKS, TOOLS, AsRun, Ledger
 
 SIZES = [(256, 320), (288, 256), (256, 256)]  # the short side is 256: neither resizes anything
 OBJECTS = [0, 1, 12]
@@ -23,7 +23,7 @@ MODELS = ["fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"]
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, as_run: AsRun) -> tuple[str, FasterRCNN, nn.Module]:
     """(name, detkit's, torchvision's) with the same lively random weights: no output is constant, no score is tied."""
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     config = CONFIGS[request.param]
     eps = config.backbone.norm_eps
     build = detection.__dict__[request.param]
@@ -84,7 +84,7 @@ def test_detections(pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger) ->
 
 
 def test_losses_and_gradients(
-    pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[str, FasterRCNN, nn.Module], compare: Ledger, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, detector, reference = pair
     # both draw their samples with randperm: without chance both take the first ones
@@ -109,4 +109,5 @@ def test_losses_and_gradients(
     grads = {key: p.grad for key, p in detector.named_parameters()}
     assert grads.keys() == expected_grads.keys()
     scale = {key: max(1.0, grad.abs().max().item()) for key, grad in expected_grads.items()}
-    enter("gradients, all parameters", [(grads[key] / scale[key], expected_grads[key] / scale[key]) for key in scale])
+    pairs = [(grads[key] / scale[key], expected_grads[key] / scale[key]) for key in scale]
+    enter("gradients, all parameters", pairs, limit=KINKS if way == TOOLS else 1e-4)

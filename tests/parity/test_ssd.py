@@ -11,7 +11,7 @@ from detkit.detectors.ssd import SSD, SSDConfig, build_ssd
 from detkit.structures import Batch, Categories, ImageInfo, Objects, Target
 from detkit.weights.torchvision import CONFIGS, convert_keys
 from tests.parity.batches import in_order_of
-from tests.parity.conftest import AsRun, Ledger
+from tests.parity.conftest import KINKS, TOOLS, AsRun, Ledger
 
 OBJECTS = [0, 1, 12]
 CATEGORIES = Categories.of_names([f"class {i}" for i in range(90)])
@@ -21,7 +21,7 @@ MODELS = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, as_run: AsRun) -> tuple[str, SSD, nn.Module]:
     """(name, detkit's, torchvision's) with the same lively random weights, batch norms as in evaluation."""
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     config = CONFIGS[request.param]
     # the reference normalises pixels of 0-255 too, so that both see the same input to the last bit
     pixels = {"image_mean": config.input.mean, "image_std": config.input.std}
@@ -98,7 +98,7 @@ def test_detections(pair: tuple[str, SSD, nn.Module], compare: Ledger) -> None:
     enter("detections: scores", [(scores, e["scores"]) for (_, scores), e in zip(pairs, expected, strict=True)])
 
 
-def test_losses_and_gradients(pair: tuple[str, SSD, nn.Module], compare: Ledger) -> None:
+def test_losses_and_gradients(pair: tuple[str, SSD, nn.Module], compare: Ledger, way: str) -> None:
     name, detector, reference = pair
     batch = make_batch(MODELS[name])
     for model in (detector, reference):
@@ -119,4 +119,5 @@ def test_losses_and_gradients(pair: tuple[str, SSD, nn.Module], compare: Ledger)
     actual = {key: p.grad for key, p in detector.named_parameters()}
     assert actual.keys() == target.keys()
     scale = {key: max(1.0, target[key].abs().max().item()) for key in target}
-    enter("gradients, all parameters", [(actual[key] / scale[key], target[key] / scale[key]) for key in target])
+    pairs = [(actual[key] / scale[key], target[key] / scale[key]) for key in target]
+    enter("gradients, all parameters", pairs, limit=KINKS if way == TOOLS else 1e-4)
