@@ -70,7 +70,8 @@ class Remote:
         self._pipe, other = context.Pipe()
         before = os.environ.copy()
         os.environ.update(settings() if as_tools else {})  # which the process inherits, before it imports torch
-        context.Process(target=_serve, args=(other, build, args, as_tools), daemon=True).start()
+        self._process = context.Process(target=_serve, args=(other, build, args, as_tools), daemon=True)
+        self._process.start()
         self._pipe.recv()
         os.environ.clear()
         os.environ.update(before)
@@ -83,6 +84,7 @@ class Remote:
         """Ends the process. MiB by which the work made its peak of memory grow (on CUDA: of what is allocated)."""
         self._pipe.send("end")
         grown: int = self._pipe.recv()
+        self._process.join()  # else the next one would see a neighbour
         return grown
 
 
