@@ -39,7 +39,7 @@ class FastConv2d(nn.Conv2d):
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """With other weights of the same shape than its own."""
+        """The same with other weights and bias, of the shapes of its own."""
         if _is_linear(self, x):
             return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
         if not _oneDNN_is_slow(self, x, weight, bias):

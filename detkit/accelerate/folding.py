@@ -79,7 +79,7 @@ def _same(sources: Sources, others: Sources) -> bool:
 
 
 def _weight_and_bias(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
-    """Of the convolution that does what both do."""
+    """Weight and bias of one convolution that computes both."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight

@@ -1,4 +1,4 @@
-"""How many threads torch and the kernels use, and how those wait that have nothing to do.
+"""How many threads torch and the kernels use, and how idle threads wait for work.
 
 Imports nothing heavy: the settings are read when torch loads its thread library.
 """
@@ -12,13 +12,11 @@ import time
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-
-
 SAMPLE = 0.1  # s
 BUSY = 0.2  # of the time of the CPUs of this process, above which it has neighbours
-# How often an idle thread of GNU OpenMP looks for work before it sleeps, where it has neighbours; 300,000 by
-# default.
-# Measured on two cores, seconds of SSDLite320 on a picture and of a training step of Faster R-CNN MobileNet-320 on 4:
+# How often an idle thread of GNU OpenMP looks for work before it sleeps, beside neighbours; its default is 300,000.
+# Measured on two cores, one of them kept busy or not: seconds of SSDLite320 on one picture, and of a training step of
+# Faster R-CNN MobileNet-320 on four:
 #
 #     alone          default 0.023, 1.45;   3000: 0.026, 1.42;   1000: 0.026, 1.43
 #     one core busy  default 0.067, 3.30;   3000: 0.068, 2.56;   1000: 0.044, 2.63
@@ -69,7 +67,7 @@ def _cpu_times(statistics: Path = Path("/proc/stat")) -> tuple[int, int]:
     cpus = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     lines = [line.split() for line in statistics.read_text().splitlines()]
     times = [list(map(int, values[:8])) for name, *values in lines if name in cpus]
-    return sum(map(sum, times)), sum(user_to_steal[3] + user_to_steal[4] for user_to_steal in times)
+    return sum(map(sum, times)), sum(ticks[3] + ticks[4] for ticks in times)  # idle and iowait
 
 
 def _affinity() -> int:
