@@ -20,7 +20,7 @@ from detkit.data.build import build_dataset
 from detkit.detectors.detector import Detector
 from detkit.engine.predict import predict
 from detkit.engine.proposal_search import ProposalSource, source_of
-from detkit.engine.run import load_detector
+from detkit.engine.sources import load_detector
 
 
 def main() -> None:

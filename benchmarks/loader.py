@@ -32,9 +32,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from detkit.accelerate.memory import keep_memory
-from detkit.data.build import build_loader
 from detkit.data.checks import RawImage, RawObject
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import build_loader
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.nn.input import ImageInput, InputConfig, StretchConfig
 from detkit.structures import Categories

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from detkit.detectors.detector import AnyDetector
-    from detkit.engine.run import RunConfig
+    from detkit.engine.settings import RunConfig
     from detkit.structures import Detections
 
 __version__ = "0.2.0"
@@ -29,7 +29,7 @@ def load(source: str | Path) -> AnyDetector:
 
     Raises `detkit.config.UserError` if it is none of these.
     """
-    from detkit.engine.run import load_detector
+    from detkit.engine.sources import load_detector
     from detkit.engine.speed import accelerate
 
     detector, _ = load_detector(source)

@@ -22,7 +22,7 @@ from detkit import cli
 from detkit.config import load_config
 from detkit.data.dataset import ImageDataset
 from detkit.engine.evaluate import detection_store
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.evaluation.store import DetectionStore
 from tests.cli_support import FAST, TINY, train_tiny, write_config
 from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc, write_yolo

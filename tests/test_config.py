@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from detkit.config import Config, ConfigError, UserError, dump_config, load_config, override, parse_config
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -11,7 +11,7 @@ import yaml
 
 import detkit
 from detkit.config import load_config
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from tests import docs
 
 FASTER, FAST = (docs.ROOT / f"configs/{name}.yaml" for name in ("faster_rcnn", "fast_rcnn"))

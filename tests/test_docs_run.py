@@ -16,7 +16,7 @@ import pytest
 
 from detkit import cli
 from detkit.config import dump_config, load_config
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from tests import docs
 
 pytestmark = pytest.mark.long

@@ -16,7 +16,9 @@ from detkit import cli
 from detkit.config import ConfigError, UserError, load_config
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.predict import read_image
-from detkit.engine.run import RunConfig, load_detector, load_run_config
+from detkit.engine.run import load_run_config
+from detkit.engine.settings import RunConfig
+from detkit.engine.sources import load_detector
 from tests.cli_support import write_config
 
 EPOCHS = ["train.epochs=2", "train.eval_every=2"]

@@ -7,7 +7,7 @@ import pytest
 
 from detkit.config import load_config
 from detkit.engine.evaluate import evaluate_source
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.engine.train import train_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

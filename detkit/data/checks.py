@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from PIL import ExifTags, Image
+from pydantic import Field
 from tqdm import tqdm
 
 from detkit.config import Config, UserError
+from detkit.data.pictures import upright_size
 from detkit.structures import ImageId, Size
 
 LabelPolicy = Literal["raise", "clip", "drop_box", "drop_image"]
@@ -37,16 +38,24 @@ class DataError(UserError):
     """A data set that cannot be used as it is. The message names the file, the object and the fix."""
 
 
+class NoValidation(DataError):
+    """The data set has no validation split: one can train on it without measuring."""
+
+
 class FilesConfig(Config):
     """Settings of every data set that is read from files.
 
     root          folder of the data set
+    classes       the classes to learn, in this order; objects of others are left out and counted. null: all there are
+    merge         {name: [names]}: classes that become one, as {vehicle: [car, van]}, before `classes` chooses
     on_bad_label  `raise` lists the problems and stops. `clip` cuts boxes to the image and drops those left empty.
                   `drop_box` drops the object. `drop_image` drops the image, also if its file is missing or unreadable
     check_images  decode every picture once before training; false reads only the headers of the files
     """
 
     root: str
+    classes: tuple[str, ...] | None = None
+    merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     on_bad_label: LabelPolicy = "raise"
     check_images: bool = True
 
@@ -184,25 +193,6 @@ def _size_fault(image: RawImage, size: Size) -> str | None:
         f"says {width} x {height} (w x h), but the upright picture {image.path} is {size[1]} x {size[0]}{turned}; "
         "annotate the upright picture"
     )
-
-
-def upright_size(path: str, decode: bool) -> Size | str:
-    """(h, w) of the picture with its EXIF orientation applied, or why the file cannot be read.
-
-    Pillow decodes, because it reports a truncated file; OpenCV only fills the missing part with grey.
-    """
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            if decode:
-                picture.draft("RGB", (width // 8, height // 8))  # a JPEG is read in full and decoded at 1/8 of its size
-                picture.load()
-    except FileNotFoundError:
-        return f"the picture {path} does not exist"
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        return f"the picture {path} cannot be decoded: {error}; replace the file"
-    return (width, height) if turned else (height, width)
 
 
 def _report(name: str, problems: Sequence[str]) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import cv2
 import numpy as np
 
+from detkit.config import UserError
 from detkit.data.checks import DataError, LabelPolicy, RawImage, check_images
+from detkit.data.pictures import read_picture
 from detkit.structures import Categories, GroundTruth, ImageId, Objects, Sample
 
 MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where there are at most this many
@@ -84,11 +85,9 @@ class ImageDataset:
         """
         truth, path = self.ground_truth(index), self.path(index)
         try:
-            image = cv2.imread(path, cv2.IMREAD_COLOR_RGB)
-        except cv2.error as error:
-            raise DataError(f"{path}: the picture cannot be decoded: {error}") from error
-        if image is None:
-            raise DataError(f"{path}: the picture cannot be read; it was there when {self.name} was checked")
+            image = read_picture(path)
+        except UserError as error:
+            raise DataError(f"{error}; it was there when {self.name} was checked") from error
         if image.shape[:2] != truth.size:
             actual = f"{image.shape[1]} x {image.shape[0]}"
             raise DataError(f"{path}: expected {truth.size[1]} x {truth.size[0]} (w x h) as checked, found {actual}")

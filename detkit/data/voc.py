@@ -38,7 +38,7 @@ class VOCConfig(FilesConfig):
     name: Literal["voc"] = "voc"
     train: tuple[str, ...]
     val: tuple[str, ...]
-    classes: tuple[str, ...] | Literal["auto"] | None = None
+    classes: tuple[str, ...] | Literal["auto"] | None = None  # type: ignore[assignment]
     difficult: Literal["ignore", "train"] = "ignore"
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detkit.config import parse_yaml
-from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject, upright_size
+from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
+from detkit.data.pictures import IMAGE_SUFFIXES, upright_size
 from detkit.data.yolo_files import (
-    IMAGE_SUFFIXES,
     PictureFolder,
     find_pictures,
     label_path,

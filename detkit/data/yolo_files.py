@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.checks import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from detkit.data.pictures import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from detkit.data.build import build_dataset
 from detkit.data.dataset import ImageDataset
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.nn.backbones import build_backbone
 from detkit.nn.input import ImageInput, InputConfig, KeepConfig
 

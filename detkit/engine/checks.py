@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from detkit.config import UserError
-from detkit.engine.run import TrainConfig
+from detkit.engine.settings import TrainConfig
 from detkit.structures import Categories, ImageId
 
 REMEDY = "start again with a lower train.optimizer.lr, a longer train.warmup or with train.clip_norm"

@@ -12,7 +12,9 @@ from detkit.config import UserError, override, parse_config
 from detkit.detectors.build import build_detector
 from detkit.detectors.region_based import RegionBasedDetector
 from detkit.engine.checkpoint import save_checkpoint
-from detkit.engine.run import RunConfig, create_folder, detector_state, load_detector
+from detkit.engine.run import create_folder, detector_state
+from detkit.engine.settings import RunConfig
+from detkit.engine.sources import load_detector
 
 
 def compress(source: str | Path, ranks: Sequence[int], output: Path) -> str:

@@ -17,7 +17,8 @@ from detkit.engine import distributed
 from detkit.engine.amp import AMP, autocast
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.proposal_search import proposals_for
-from detkit.engine.run import RunConfig, load_detector
+from detkit.engine.settings import RunConfig
+from detkit.engine.sources import load_detector
 from detkit.engine.speed import accelerate
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation, Evaluator, summarise

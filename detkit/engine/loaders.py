@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch.utils.data import DataLoader
 
-from detkit.data.build import build_loader
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import build_loader
 from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.transforms import Augment
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
-from detkit.engine.run import RunSettings
+from detkit.engine.settings import RunSettings
 from detkit.structures import Batch
 
 

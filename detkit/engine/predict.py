@@ -14,15 +14,16 @@ from tqdm import tqdm
 
 from detkit.config import UserError
 from detkit.data.collate import collate
+from detkit.data.pictures import IMAGE_SUFFIXES
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.distributed import process_group
 from detkit.engine.proposal_search import ProposalSource, source_of
-from detkit.engine.run import create_folder, load_detector
+from detkit.engine.run import create_folder
+from detkit.engine.sources import load_detector
 from detkit.engine.speed import accelerate
 from detkit.structures import Detections, Objects, Sample
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 PALETTE = (
     (230, 57, 70),

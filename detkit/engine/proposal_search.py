@@ -27,7 +27,7 @@ from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine import distributed
-from detkit.engine.run import load_detector
+from detkit.engine.sources import load_detector
 from detkit.engine.speed import accelerate
 from detkit.evaluation.proposal_recall import proposal_quality
 from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig, ProposalsConfig

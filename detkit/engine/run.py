@@ -1,82 +1,20 @@
-"""A run: its whole configuration, its folder, and the checkpoint from which its detector is rebuilt."""
+"""The folder of a run: its configuration, and the state from which it goes on."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
-
-from detkit.config import (
-    Config,
-    ConfigError,
-    UserError,
-    dump_config,
-    load_config,
-    override,
-    parse_config,
-    parse_yaml,
-    read_yaml,
-)
-from detkit.data.build import DataConfig, LoaderConfig
-from detkit.data.transforms import AugmentConfig
-from detkit.detectors.build import DetectorConfig, build_detector
+from detkit.config import ConfigError, UserError, dump_config, load_config, override, parse_config, read_yaml
 from detkit.detectors.detector import AnyDetector
-from detkit.engine.amp import AMP
 from detkit.engine.checkpoint import CheckpointError, load_checkpoint
-from detkit.engine.distributed import DEVICES
-from detkit.engine.ema import EMAConfig
-from detkit.engine.optim import OptimizerConfig
-from detkit.engine.schedule import ScheduleConfig, StepConfig, WarmupConfig
+from detkit.engine.settings import RunConfig, RunSettings
 from detkit.engine.upgrade import upgrade_config, upgrade_state
-from detkit.evaluation.protocols import EvalConfig
 from detkit.structures import Categories
 
 LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
-
-
-class TrainConfig(Config):
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)  # images of each process
-    accumulate: int = Field(1, ge=1)  # batches whose gradients make one optimizer step
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig = StepConfig()
-    warmup: WarmupConfig = WarmupConfig()
-    clip_norm: float | None = Field(None, gt=0)  # largest norm of the whole gradient
-    amp: AMP = "off"  # mixed precision: bf16 on CPU and CUDA, fp16 on CUDA; see eval.amp
-    ema: EMAConfig | None = None  # validates and keeps the averaged weights
-    sync_bn: bool = False  # batch statistics over all processes
-    seed: int = Field(0, ge=0)
-    eval_every: int = Field(1, ge=1)  # epochs; the last one is always evaluated
-
-
-class RunSettings(Config):
-    """How a run trains and measures, whatever its detector and data are."""
-
-    augment: AugmentConfig = AugmentConfig()
-    loader: LoaderConfig = LoaderConfig()
-    train: TrainConfig
-    eval: EvalConfig = EvalConfig()
-    device: str = "auto"  # auto, cpu, cuda or cuda:N
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        if not re.fullmatch(DEVICES, value):
-            raise ValueError(f"expected auto, cpu, cuda or cuda:N, found {value!r}")
-        return value
-
-
-class _ModelAndData(Config):
-    model: DetectorConfig
-    data: DataConfig
-
-
-class RunConfig(RunSettings, _ModelAndData):
-    """The top of every YAML file in `configs/`."""
 
 
 # what may differ when a run is resumed: how long, on what machine and by what means
@@ -204,57 +142,6 @@ def load_training_state(folder: Path, categories: Categories) -> dict[str, Any]:
             f"{folder / LAST}: trained on the classes {', '.join(names)}; the data has {', '.join(categories.names)}"
         )
     return state
-
-
-def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
-    """A detector in evaluation mode, and the configuration it was trained with.
-
-    `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
-    `:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or
-    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A checkpoint's weights come from the file: none are
-    downloaded. Raises UserError if it is none of these.
-    """
-    if str(source).startswith("torchvision:"):
-        from detkit.weights.torchvision import load_torchvision
-
-        _, name, *file = str(source).split(":", 2)
-        return load_torchvision(name, Path(file[0]) if file else None), None
-    if str(source).startswith("detr:"):
-        from detkit.weights.detr import load_detr
-
-        _, name, *file = str(source).split(":", 2)
-        return load_detr(name, Path(file[0]) if file else None), None
-    if str(source).startswith("darknet:") or (Path(source).suffix == ".cfg" and not Path(source).is_dir()):
-        from detkit.weights.darknet import load_darknet_source
-
-        return load_darknet_source(str(source).removeprefix("darknet:")), None
-    path = Path(source) / LAST if Path(source).is_dir() else Path(source)
-    state = upgrade_state(load_checkpoint(path))
-    tree = upgrade_config(parse_yaml(state["config"], f"{path}: its configuration"))
-    if "model" not in tree:
-        raise CheckpointError(
-            f"{path}: its detector was built in Python, so there is no configuration to build it from; build it as "
-            "the training did and load the weights that stand under 'model'"
-        )
-    # The checkpoint has the weights of the backbone too. Their public name is not checked again, because only
-    # torchvision knows it, which takes seconds to import.
-    plain = override(tree, ["model.backbone.weights=null"])
-    config = parse_config(plain, RunConfig, where=f"{path}: its configuration")
-    detector = build_detector(config.model, Categories.from_plain(state["categories"]))
-    load_weights(detector, state["model"], path)
-    backbone = config.model.backbone.model_copy(update={"weights": tree["model"]["backbone"].get("weights")})
-    model = config.model.model_copy(update={"backbone": backbone})
-    return detector.eval(), config.model_copy(update={"model": model})
-
-
-def load_weights(detector: AnyDetector, weights: dict[str, Any], path: Path) -> None:
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise CheckpointError(
-            f"{path}: its weights do not fit this detector: {lines[min(1, len(lines) - 1)].strip()}"
-        ) from error
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

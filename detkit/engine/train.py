@@ -28,18 +28,10 @@ from detkit.engine.loaders import evaluation_loader, training_loader
 from detkit.engine.log import RunLog
 from detkit.engine.optim import build_optimizer, set_lr
 from detkit.engine.proposal_search import proposals_for
-from detkit.engine.run import (
-    BEST,
-    LAST,
-    RunConfig,
-    RunSettings,
-    create_folder,
-    detector_state,
-    load_training_state,
-    load_weights,
-    save_config,
-)
+from detkit.engine.run import BEST, LAST, create_folder, detector_state, load_training_state, save_config
 from detkit.engine.schedule import lr_factor
+from detkit.engine.settings import RunConfig, RunSettings
+from detkit.engine.sources import load_weights
 from detkit.engine.speed import accelerate
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation

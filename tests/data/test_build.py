@@ -10,12 +10,14 @@ import torch
 from pydantic import TypeAdapter
 from torch.utils.data import DataLoader
 
-from detkit.data.build import BatchSampler, DataConfig, LoaderConfig, build_dataset, build_loader
+from detkit.data.build import DataConfig, build_dataset
 from detkit.data.checks import DataError
 from detkit.data.coco import COCOConfig
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import LoaderConfig, build_loader
 from detkit.data.proposal_folder import ProposalFolder
+from detkit.data.sampler import BatchSampler
 from detkit.data.shapes import ShapesConfig
 from detkit.data.shapes_drawing import CLASS_NAMES
 from detkit.data.transforms import Augment, AugmentConfig

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.data.build import build_loader
 from detkit.data.checks import DataError, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import build_loader
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Categories, ImageId, ImageInfo, Size

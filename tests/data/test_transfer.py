@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from detkit.data.build import build_loader
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import build_loader
 from detkit.data.transfer import NUM_BUFFERS, CollateInWorker
 from detkit.data.transforms import Augment, AugmentConfig
 from detkit.structures import Batch, ImageId, ImageInfo, Size

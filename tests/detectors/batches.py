@@ -16,7 +16,7 @@ from detkit.config import load_config, parse_config
 from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.structures import Batch, Objects, Sample, Size
 
 ROOT = Path(__file__).resolve().parents[2]

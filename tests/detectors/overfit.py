@@ -11,7 +11,7 @@ from detkit.detectors.build import build_detector
 from detkit.engine.evaluate import detection_store, evaluate
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.proposal_search import proposals_for
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.evaluation.build import build_evaluators
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import autocast
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.structures import Batch, Categories, Detections
 from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, images_of, make_batch, tensors_of
 from tests.detectors.export import check_export

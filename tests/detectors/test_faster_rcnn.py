@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from detkit.config import override, parse_config
 from detkit.detectors.build import build_detector
 from detkit.detectors.faster_rcnn import FasterRCNN, FasterRCNNConfig
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.nn.anchors import AnchorConfig
 from detkit.nn.backbones.mobilenet import MobileNetV3Config
 from detkit.nn.backbones.resnet import ResNetConfig

@@ -8,7 +8,7 @@ from torchvision.models import vgg16
 from detkit.config import load_config
 from detkit.detectors.build import build_detector
 from detkit.detectors.ssd import SSD, SSDConfig, SSDInputConfig, build_ssd
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.nn.anchors import PriorConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import SSDVGGConfig, build_ssd_vgg

@@ -12,11 +12,12 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from detkit.config import load_config
-from detkit.data.build import build_dataset, build_loader
+from detkit.data.build import build_dataset
+from detkit.data.loader import build_loader
 from detkit.detectors.build import build_detector
 from detkit.engine import distributed
 from detkit.engine.evaluate import evaluate_source
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.engine.train import train_config
 from detkit.evaluation.report import to_json
 

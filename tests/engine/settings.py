@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from detkit.config import override, parse_config
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from tests.data.writers import voc_object
 
 ROOT = Path(__file__).resolve().parents[2]

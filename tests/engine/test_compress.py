@@ -10,7 +10,7 @@ from detkit.detectors.build import build_detector
 from detkit.detectors.fast_rcnn import FastRCNNConfig, FastRoIConfig
 from detkit.engine.compress import compress, truncated_svd
 from detkit.engine.evaluate import evaluate_source
-from detkit.engine.run import load_detector
+from detkit.engine.sources import load_detector
 from detkit.structures import Categories
 from tests.cli_support import train_tiny
 

@@ -14,7 +14,7 @@ from detkit.config import UserError, dump_config
 from detkit.engine import distributed
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.evaluate import evaluate_source
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.evaluation.report import to_json
 from tests.engine.run_distributed import main
 from tests.engine.settings import SEPARABLE, make_config, read_metrics, torchrun, write_pictures

@@ -14,7 +14,8 @@ from detkit.detectors.rcnn import RCNN
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.evaluate import evaluate_source
 from detkit.engine.predict import predict
-from detkit.engine.run import RunConfig, load_detector
+from detkit.engine.settings import RunConfig
+from detkit.engine.sources import load_detector
 from detkit.engine.train import train_config
 from tests.engine.settings import differences, make_config, read_metrics, torchrun, write_pictures
 

@@ -23,7 +23,7 @@ from detkit.engine.evaluate import evaluate_source
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.predict import predict
 from detkit.engine.proposal_search import find_proposals, proposal_folder, proposal_source, proposals_for
-from detkit.engine.run import load_detector
+from detkit.engine.sources import load_detector
 from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
 from tests.cli_support import FAST, TINY, train_tiny

@@ -12,7 +12,9 @@ from detkit import cli
 from detkit.config import UserError
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.optim import SGDConfig
-from detkit.engine.run import RunSettings, TrainConfig, load_detector, save_config
+from detkit.engine.run import save_config
+from detkit.engine.settings import RunSettings, TrainConfig
+from detkit.engine.sources import load_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 

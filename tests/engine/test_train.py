@@ -11,7 +11,8 @@ import torch
 from detkit.engine.checkpoint import CheckpointError, load_checkpoint
 from detkit.engine.checks import TrainingError, check_gradient, check_losses
 from detkit.engine.evaluate import evaluate_source, label_map
-from detkit.engine.run import RunConfig, load_detector
+from detkit.engine.settings import RunConfig
+from detkit.engine.sources import load_detector
 from detkit.engine.train import train_config
 from detkit.evaluation.evaluator import Evaluation
 from detkit.structures import Categories

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detkit.config import UserError, parse_config
-from detkit.engine.run import RunConfig
+from detkit.engine.settings import RunConfig
 from detkit.engine.upgrade import upgrade_config, upgrade_state
 
 REST: dict[str, Any] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
-from detkit.engine.run import load_detector
+from detkit.engine.sources import load_detector
 from detkit.structures import Categories
 from detkit.weights.detr import COCO_CATEGORIES, CONFIGS, FILES, convert_keys, load_detr
 from tests.reference import detr as reference

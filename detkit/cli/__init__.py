@@ -1,0 +1,32 @@
+"""The commands of detkit, each of which is a script in `tools/` too. None imports torch before its options are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from detkit.cli.data import anchors, proposals
+from detkit.cli.evaluation import evaluate
+from detkit.cli.prediction import predict
+from detkit.cli.training import train
+from detkit.cli.weights import compress
+
+__all__ = ["anchors", "compress", "evaluate", "main", "predict", "proposals", "train"]
+
+TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."
+COMMANDS: dict[str, Callable[[Sequence[str] | None], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "anchors": anchors,
+    "proposals": proposals,
+    "compress": compress,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("detkit", description=TOP)
+    parser.add_argument("command", choices=COMMANDS, help="each explains itself with --help")
+    given = sys.argv[1:] if arguments is None else arguments
+    return COMMANDS[parser.parse_args(given[:1]).command](given[1:])

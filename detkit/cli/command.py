@@ -1,0 +1,51 @@
+"""What every command shares: its exit status, and the options that several have."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detkit.config import UserError
+from detkit.engine.speed import prepare_process
+
+SOURCE = (
+    "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], detr:NAME[:FILE], "
+    "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
+)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable"
+    )
+
+
+def run_command(
+    parser: argparse.ArgumentParser, action: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
+) -> int:
+    """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted."""
+    options = parser.parse_args(arguments)
+    prepare_process()
+    try:
+        action(options)
+    except UserError as error:
+        traceback.clear_frames(error.__traceback__)  # ends the progress bars: the message stands on its own line
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        traceback.clear_frames(interrupt.__traceback__)
+        print("interrupted; a training run goes on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def write_json(path: Path, value: object) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror}") from error
