@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install train quick test test-slow lint parity bench
+.PHONY: install train quick test test-slow lint parity bench schema
 
 install: .venv/installed
 
@@ -28,6 +28,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+schema: install
+	$(BIN)/python tools/schema.py > detkit/configs/detkit.schema.json
 
 parity: install
 	$(BIN)/python -m pytest -q tests/parity

@@ -1,12 +1,12 @@
 """Training batches beside torchvision's transforms: JPEG 640 x 480 -> augmented 640 x 640, 16 a batch, epochs in turn.
 
-python benchmarks/loader.py [--images N] [--workers N] [--repeats N] [--recipe scale|darknet|flip]
+python benchmarks/loader.py [--images N] [--workers N] [--repeats N] [--recipe scale|darknet|flip|mosaic]
 
 The same recipe on either side: horizontal flip, colours in HSV, a window of the picture or a larger canvas around it,
-stretched bilinearly without antialiasing to uint8 batches. detkit's side is `build_loader`, as training uses it;
-torchvision's is a DataLoader over `transforms.v2` on uint8 tensors, with boxes beside the picture and persistent
-workers. Each worker is one thread. An epoch is timed from its first batch on, so that no start of a worker counts, and
-one pixel of each batch is read. The pictures are drawn in a temporary folder.
+stretched bilinearly without antialiasing to uint8 batches; darknet and mosaic have no peer. detkit's side is
+`build_loader`, as training uses it; torchvision's is a DataLoader over `transforms.v2` on uint8 tensors, with boxes
+beside the picture and persistent workers. Each worker is one thread. An epoch is timed from its first batch on, so that
+no start of a worker counts, and one pixel of each batch is read. The pictures are drawn in a temporary folder.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ from detkit.accelerate.memory import keep_memory
 from detkit.data.checks import RawImage, RawObject
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import build_loader
-from detkit.data.transforms import Augment, AugmentConfig
+from detkit.data.transforms import Augment, parse_augment
 from detkit.nn.input import ImageInput, InputConfig, StretchConfig
 from detkit.structures import Categories
 
 WIDTH, HEIGHT, SIDE, BATCH, OBJECTS = 640, 480, 640, 16, 8
 HUE, FACTOR, SCALES = 0.1, 1.5, (0.5, 2.0)  # colours of darknet's recipes; objects from half to twice their size
-RECIPES = {
-    "flip": AugmentConfig(),
-    "darknet": AugmentConfig(hsv=(HUE, FACTOR, FACTOR), jitter=0.3),  # no peer has darknet's window
-    "scale": AugmentConfig(hsv=(HUE, FACTOR, FACTOR), scale_jitter=SCALES),
+RECIPES: dict[str, Any] = {
+    "flip": "flip",
+    "darknet": "yolov3",
+    "scale": ["flip", {"name": "hsv", "hue": HUE, "saturation": FACTOR, "exposure": FACTOR}, {"name": "scale_jitter"}],
+    "mosaic": [{"name": "mosaic", "size": SIDE}, {"name": "random_affine", "size": SIDE}, "flip"],
 }
 Epoch = Callable[[int], Iterable[torch.Tensor]]  # the images of each batch
 
@@ -62,7 +63,7 @@ def main() -> None:
         images = draw_pictures(Path(folder), args.images)
         size = sum(Path(image.path).stat().st_size for image in images) / len(images) / 1024
         sides: dict[str, Epoch] = {"detkit": detkit_epochs(images, args.recipe, args.workers)}
-        if args.recipe != "darknet":
+        if args.recipe in ("flip", "scale"):
             sides["torchvision v2"] = torchvision_epochs(images, args.recipe, args.workers)
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for repeat in range(args.repeats + 1):
@@ -126,7 +127,7 @@ def detkit_epochs(images: list[RawImage], recipe: str, workers: int) -> Epoch:
         place=place,
         stride=32,
         batch_size=BATCH,
-        augment=Augment(RECIPES[recipe]),
+        augment=Augment(parse_augment(RECIPES[recipe])),
         seed=0,
         workers=workers,
         shuffle=True,
@@ -135,7 +136,7 @@ def detkit_epochs(images: list[RawImage], recipe: str, workers: int) -> Epoch:
     )
 
     def epoch(number: int) -> Iterable[torch.Tensor]:
-        loader.batch_sampler.set_epoch(number)  # type: ignore[union-attr]
+        loader.set_epoch(number)
         return (batch.images for batch in loader)
 
     return epoch

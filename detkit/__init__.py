@@ -59,6 +59,7 @@ def train(
     *,
     output: str | Path | None = None,
     set: Iterable[str] = (),
+    init: str | Path | None = None,
     resume: str | Path | None = None,
 ) -> Path:
     """Trains a detector and returns the folder of the run, which `load` takes.
@@ -66,6 +67,7 @@ def train(
     config  a YAML file as in `configs/`, or its content; may be left out with `resume`
     output  the folder; None: the first free of `runs/NAME`, `runs/NAME-2`, ...
     set     changes of single settings, such as `train.epochs=2`
+    init    what the weights start from: what `load` takes, or a file of tensors; the same as `train.init`
     resume  the folder of a run to go on with, instead of `output`
 
     Raises `detkit.config.UserError`, with every problem in it, before data is touched. From objects of one's own,
@@ -74,6 +76,7 @@ def train(
     from detkit.engine.run import prepare_run
     from detkit.engine.train import train_config
 
-    run_config, folder = prepare_run(config, output=output, overrides=set, resume=resume)
-    train_config(run_config, folder, resume=resume is not None)
+    changes = [*set, f"train.init={init}"] if init is not None else set
+    with prepare_run(config, output=output, overrides=changes, resume=resume) as (run_config, folder):
+        train_config(run_config, folder, resume=resume is not None)
     return folder

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from detkit.config_yaml import (
+    YAML_ERRORS,
+    Dumper,
+    Loader,
+    TextDict,
+    TextList,
+    TextLoader,
+    copy_tree,
+    has_step,
+    read_value,
+)
 
 
 class UserError(Exception):
@@ -28,56 +41,40 @@ class ConfigError(UserError):
 
 
 class Config(BaseModel):
-    """Base of all configuration: frozen, strictly typed, unknown keys refused."""
+    """Base of all configuration: frozen, strictly typed, unknown keys refused.
+
+    renamed  keys of earlier versions, and what to write instead
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
+    @classmethod
+    def open(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """A copy of `tree`, plain values of this class, with short forms written out: `--set` reaches into those.
+
+        Raises ValueError for a form that is no longer understood.
+        """
+        return tree
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]  # of a file or folder; `~` is the user's home
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key stands once and `1e-4` is a number."""
+def parse_yaml(text: str, where: str, *, as_text: bool = False) -> Any:
+    """Plain values from safe YAML; keys are text. Raises ConfigError naming `where`, the line and the column.
 
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    loader.flatten_mapping(node)
-    mapping: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node, deep=True))
-        if key in mapping:
-            raise yaml.MarkedYAMLError(
-                problem=f"key {key!r} stands twice in one mapping", problem_mark=key_node.start_mark
-            )
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-# YAML 1.1 reads `off`, `on`, `yes`, `no` as booleans; here they are words, and only true and false are booleans
-_Loader.yaml_implicit_resolvers = {
-    first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Plain values from safe YAML; keys are text. Raises ConfigError naming `where`, the line and the column."""
+    as_text  every value is the text that stands there, so that `007`, `no` and `1e3` are names; nothing is empty text
+    """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=TextLoader if as_text else Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         raise ConfigError(f"{place}: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ConfigError(f"{where}: not YAML: {error}") from error
 
 
@@ -92,7 +89,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot read this configuration: {error.strerror}") from error
     data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections at the top, found {type(data).__name__}")
+        found = "a list" if isinstance(data, list) else repr(data)
+        raise ConfigError(f"{path}: expected a mapping of sections at the top, found {found}")
     return data
 
 
@@ -104,11 +102,17 @@ def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str
     """
     overrides = list(overrides)
     where = " ".join([str(path), *(f"--set {item}" for item in overrides)])
-    return parse_config(override(read_yaml(path), overrides), schema, where=where)
+    tree = _open(read_yaml(path), schema, where)
+    return parse_config(override(tree, overrides, schema), schema, where=where)
 
 
-def parse_config(data: dict[str, Any], schema: type[ConfigT], where: str = "configuration") -> ConfigT:
+def parse_config(data: Mapping[str, Any], schema: type[ConfigT], where: str = "configuration") -> ConfigT:
     """Validates a nested dict of plain values. Raises ConfigError with every problem in it."""
+    data = _open(data, schema, where)
+    try:
+        return schema.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        data = _with_text(data, error)
     try:
         return schema.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
@@ -117,26 +121,72 @@ def parse_config(data: dict[str, Any], schema: type[ConfigT], where: str = "conf
         raise ConfigError("\n  ".join([f"{where}: {count}", *problems])) from error
 
 
-def override(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with each `a.b=value` set; values are YAML, so `[1, 2]`, `1e-4` and `null` are meant."""
-    data = json.loads(json.dumps(data, default=str))
+def _open(tree: Mapping[str, Any], schema: type[Config], where: str) -> dict[str, Any]:
+    try:
+        return schema.open(copy_tree(tree))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _with_text(data: Mapping[str, Any], error: ValidationError) -> Any:
+    """A copy of `data` in which values that should be text are the text that was written, where that is known."""
+    top = copy_tree(data)
+    for problem in error.errors(include_url=False):
+        if problem["type"] not in ("string_type", "tuple_type"):  # a validator may take one text for a list of one
+            continue
+        place, key, value = None, None, top
+        for step in problem["loc"]:  # some name a member of a union instead
+            if has_step(value, step):
+                place, key, value = value, step, value[step]
+        if place is not None and key in place.texts:
+            place[key] = place.texts[key]
+    return top
+
+
+def override(data: Mapping[str, Any], overrides: Iterable[str], schema: type[Config] = Config) -> dict[str, Any]:
+    """A copy of `data` with each `a.b=value` set.
+
+    Values are YAML, so `[1, 2]`, `1e-4` and `null` are meant. Where the schema wants text, the value is what was typed,
+    without quotes around it. An entry of a list is named by its position, `anchors.0=8`, or by its `name`:
+    `augment.mosaic.probability=0.5`. Short forms of `schema` are written out before each.
+    """
+    top: dict[str, Any] = copy_tree(data)
     for item in overrides:
         key, equals, text = item.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise ConfigError(f"--set {item}: expected a.b=value")
-        node = data
-        for depth, part in enumerate(parts[:-1]):
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"--set {item}: {'.'.join(parts[: depth + 1])} is a value, not a section")
-        node[parts[-1]] = parse_yaml(text, f"--set {key}")
-    return data
+        node: Any = (top := copy_tree(_open(top, schema, f"--set {item}")))
+        for depth, part in enumerate(parts):
+            step = _step(node, part, f"--set {item}: {'.'.join(parts[:depth])}")
+            if depth == len(parts) - 1:
+                node[step], node.texts[step] = read_value(text.strip())
+            elif not has_step(node, step):
+                node[step] = TextDict()
+            node = node[step]
+    return top
+
+
+def _step(node: Any, part: str, where: str) -> int | str:
+    """The key that `part` of a path is in `node`; in a list the position, or that of the one entry of this name."""
+    if isinstance(node, TextDict):
+        return part
+    if not isinstance(node, TextList):
+        raise ConfigError(f"{where} is a value, not a section")
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
+    if names.count(part) == 1:
+        return names.index(part)
+    known = ", ".join(f"{index} {name or ''}".strip() for index, name in enumerate(names))
+    problem = "has several entries" if part in names else "has no entry"
+    raise ConfigError(f"{where} {problem} {part!r}; known: {known or 'none, the list is empty'}")
 
 
 def dump_config(config: Config) -> str:
     """The resolved tree as YAML, every default included; `load_config` reads it back to an equal tree."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    tree = config.model_dump(mode="json")
+    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _describe(problem: Any, data: Any, schema: type[Config]) -> str:
@@ -145,24 +195,28 @@ def _describe(problem: Any, data: Any, schema: type[Config]) -> str:
     names = [str(name) for model in _models(annotation) for name in _name_values(model)]
     kind, found = problem["type"], problem.get("input")
     if kind == "extra_forbidden":
-        return f"{path}: unknown key{_nearest(path.rsplit('.', 1)[-1], known)}"
+        key = str(problem["loc"][-1])
+        parents = _models(_locate(problem["loc"][:-1], data, schema)[2])
+        instead = [model.renamed[key] for model in parents if key in model.renamed]
+        return f"{path}: now {instead[0]}" if instead else f"{path}: unknown key{nearest(key, known)}"
     if kind == "missing":
         return f"{path}: missing; it has no default"
     if kind == "union_tag_not_found":
         return f"{path}.name: missing; say which: {', '.join(names)}"
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
-        return f"{path}.name: {tag!r} is not known{_nearest(tag, names)}"
+        return f"{path}.name: {tag!r} is not known{nearest(tag, names)}"
     if kind == "literal_error":
         options = [option.strip("'") for option in re.split(", | or ", str(problem["ctx"]["expected"]))]
-        return f"{path}: {found!r} is not known{_nearest(str(found), options)}"
+        return f"{path}: {found!r} is not known{nearest(str(found), options)}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{path}: should be a section, found {found!r}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return f"{path}: {message}, found {found!r}" if kind != "value_error" else f"{path}: {message}"
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the most similar one, or all that there are."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]!r}?"

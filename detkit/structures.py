@@ -58,12 +58,12 @@ class Categories:
     """The classes of a data set. A label is an index into them.
 
     names      K names; public models name a class that was never used "N/A", so names may repeat
-    ids        K ids that the data set itself uses, such as COCO's 1 to 90 with gaps
+    ids        K ids that the data set itself uses, such as COCO's 1 to 90 with gaps; some tools use text
     keypoints  what the keypoints of an object are, if it has any
     """
 
     names: tuple[str, ...]
-    ids: tuple[int, ...]
+    ids: tuple[int | str, ...]
     keypoints: KeypointCategories | None = None
 
     def __post_init__(self) -> None:

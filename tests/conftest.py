@@ -1,11 +1,20 @@
 """Shared by all tests: where the real data lies, when it lies anywhere."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(os.environ.get("DETKIT_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The check of pictures writes what it found here, and not into the user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

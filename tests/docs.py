@@ -94,6 +94,6 @@ def parse(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Nam
 
 
 def split(command: str) -> list[str]:
-    """The words of a command, without a comment and without torchrun's own."""
-    words = shlex.split(command, comments=True)
+    """The words of a command, without a comment, the file it writes to, and torchrun's own."""
+    words = shlex.split(command.partition(" > ")[0], comments=True)
     return ["python", *words[3:]] if words[0] == "torchrun" else words

@@ -1,12 +1,26 @@
 """A configuration is right, or every mistake in it is named at once with its path."""
 
+import copy
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
-from detkit.config import Config, ConfigError, UserError, dump_config, load_config, override, parse_config
+from detkit.config import (
+    Config,
+    ConfigError,
+    PathText,
+    UserError,
+    dump_config,
+    load_config,
+    override,
+    parse_config,
+    parse_yaml,
+)
 from detkit.engine.settings import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,8 +147,8 @@ def test_words_that_only_look_like_numbers_stay_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n", "expected a mapping of sections at the top, found list"),
-        ("", "expected a mapping of sections at the top, found NoneType"),
+        ("- 1\n", "expected a mapping of sections at the top, found a list"),
+        ("", "expected a mapping of sections at the top, found None"),
         ("title: [1\n", r"page.yaml:2:1: "),
         ("title: !!python/object:os.system {}\n", "could not determine a constructor"),
     ],
@@ -173,13 +187,124 @@ def test_overrides_are_yaml_values_at_a_path() -> None:
         ("=1", "--set =1: expected a.b=value"),
         ("a..b=1", "--set a..b=1: expected a.b=value"),
         ("a.b=1", "--set a.b=1: a is a value, not a section"),
-        ("b=[1", r"--set b:1:3: "),
+        ("shapes.2.side=1", "--set shapes.2.side=1: shapes has no entry '2'; known: 0 circle, 1 square"),
+        ("shapes.cube.side=1", "--set shapes.cube.side=1: shapes has no entry 'cube'; known: 0 circle, 1 square"),
+        ("twins.square.side=1", "twins has several entries 'square'; known: 0 square, 1 square"),
+        ("none.0=1", "none has no entry '0'; known: none, the list is empty"),
+        ("levels.0.a=1", "levels.0 is a value, not a section"),
     ],
 )
 def test_an_override_that_cannot_be(item: str, message: str) -> None:
+    square = {"name": "square"}
+    tree = {"a": 1, "shapes": [{"name": "circle"}, square], "twins": [square, square], "none": [], "levels": [2]}
     with pytest.raises(ConfigError) as caught:
-        override({"a": 1}, [item])
+        override(tree, [item])
     assert message in str(caught.value)
+
+
+def test_an_override_of_an_entry_of_a_list() -> None:
+    before = {"shapes": [{"name": "circle", "radius": 1.0}, {"name": "square"}], "levels": [2, 3]}
+    items = ["shapes.0.radius=2", "shapes.square.side=3", "levels.1=2", "shapes.circle.name=disc"]
+    assert override(before, items) == {
+        "shapes": [{"name": "disc", "radius": 2}, {"name": "square", "side": 3}],
+        "levels": [2, 2],
+    }
+    assert before["levels"] == [2, 3]
+    assert override(before, ["shapes.1={name: circle}"])["shapes"][1] == {"name": "circle"}
+
+
+class Texts(Config):
+    one: str = ""
+    path: PathText = "data"
+    optional: str | None = None
+    several: tuple[str, ...] = ()
+    choice: tuple[str, ...] | Literal["auto"] | None = None
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    number: float = 0.0
+
+
+# what YAML, of version 1.1 or 1.2, takes for a number, a truth value, nothing, a date, a time or a part of its grammar
+NOT_ONLY_TEXT = [
+    "1e3", "1E-4", "007", "010", "0o7", "0x1F", "0b1", "1_000", "2007_12", "12:30:45", ".inf", "-.INF", ".nan", "1.50",
+    "+1", "true", "True", "FALSE", "yes", "no", "On", "null", "Null", "NULL", "2023", "2023-01-01",
+    "2023-01-01 10:00:00", "=",
+]  # fmt: skip
+GRAMMAR = ["~", "~/x", "<<", "-", "?", "a: b", "a:b", "[x", "[a, b]", "{x", "{a: b}", "&a", "*a", "!a", "!!int 3",
+           "@x", "`x", "%x", "|", ">", "set #1", "#1", "'", "it's", '"', "- a", "---", "...", ", a", "a\tb",
+           "0b_"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NOT_ONLY_TEXT)
+def test_a_text_in_a_file_is_what_stands_there(tmp_path: Path, text: str) -> None:
+    lines = [f"one: {text}", f"several: [{text}, b]", f"choice:\n- {text}", f"groups: {{{text}: [{text}]}}"]
+    texts = load_config(write(tmp_path, "\n".join(lines)), Texts)
+    assert texts == Texts(one=text, several=(text, "b"), choice=(text,), groups={text: (text,)})
+
+
+@pytest.mark.parametrize("text", [*NOT_ONLY_TEXT, *GRAMMAR, "", "x=y", "ü"])
+def test_a_text_on_the_command_line_is_what_was_typed(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, "one: before\nseveral: [before]\n")
+    assert load_config(path, Texts, [f"one={text}"]).one == text
+    assert load_config(path, Texts, [f"several.0= {text} "]).several == (text,)
+
+
+def test_what_is_not_wanted_as_text_keeps_its_value(tmp_path: Path) -> None:
+    path = write(tmp_path, "number: 1e3\noptional: null\nchoice: null\n")
+    assert load_config(path, Texts) == Texts(number=1000.0)
+    assert load_config(path, Texts, ["optional=~", "choice=null", "number=.5"]) == Texts(number=0.5)
+    assert load_config(path, Texts, ["optional='null'", 'one="~"']) == Texts(number=1000.0, optional="null", one="~")
+    assert load_config(path, Texts, ["several=[007, 1e3 ]"]).several == ("007", "1e3")
+    assert load_config(path, Texts, ["several=[a, b]", "several.1="]).several == ("a", "")
+    with pytest.raises(ConfigError, match=r"number: should be a valid number, found '\[1'"):
+        load_config(path, Texts, ["number=[1"])
+    with pytest.raises(ConfigError, match=r"one: should be a valid string, found None"):
+        load_config(write(tmp_path, "one:\n"), Texts)
+
+
+INVISIBLE = ["\x85", "a\u2028b", "\u2029", "\ufeff", "\0", "\r\n", "a \n b", "\x7f", "\xad"]
+ANY = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from([*NOT_ONLY_TEXT, *GRAMMAR, *INVISIBLE])
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@given(
+    st.builds(
+        Texts,
+        one=ANY,
+        path=ANY,
+        optional=st.none() | ANY,
+        several=st.tuples(ANY, ANY),
+        choice=st.sampled_from([None, "auto"]) | st.tuples(ANY),
+        groups=st.dictionaries(ANY, st.tuples(ANY)),
+    )
+)
+def test_any_text_is_dumped_and_read_back(texts: Texts) -> None:
+    assert parse_config(parse_yaml(dump_config(texts), "dump"), Texts) == texts
+
+
+def test_other_readers_of_a_dump_find_text_too() -> None:
+    lines = dump_config(Texts(one="1e3", several=("no", "007"))).splitlines()
+    assert {"one: '1e3'", "- 'no'", "- '007'"} <= set(lines)
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=300)
+@given(ANY.map(str.strip))
+def test_any_text_is_set(text: str) -> None:
+    quoted = text[:1] in ("'", '"')  # as in YAML, quotes around a value are not part of it
+    assert parse_config(override({}, [f"one={json.dumps(text)}"]), Texts).one == text
+    if not quoted:
+        assert parse_config(override({}, [f"one={text}"]), Texts).one == text
+
+
+def test_the_home_folder_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    texts = parse_config(override({}, ["path=~/x", "one=~/x"]), Texts)
+    assert (texts.path, texts.one) == ("/home/ada/x", "~/x")
+
+
+def test_numbers_of_an_earlier_dump_are_texts_again(tmp_path: Path) -> None:
+    """detkit 0.2 wrote the class 1e3 without quotes and could not read it back; `upgrade_config` copies such trees."""
+    tree = copy.deepcopy(dict(parse_yaml("several:\n- 1e3\n- 5e-1\n", "config.yaml")))
+    assert parse_config(tree, Texts).several == ("1e3", "5e-1")
 
 
 def test_overrides_pass_the_same_gate(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import yaml
 
 import detkit
 from detkit.config import load_config
+from detkit.engine.config_files import load_named
 from detkit.engine.settings import RunConfig
 from tests import docs
 
 FASTER, FAST = (docs.ROOT / f"configs/{name}.yaml" for name in ("faster_rcnn", "fast_rcnn"))
 ALL_COMMANDS = sorted({(docs.name_of(page), command) for page in docs.PAGES for command in docs.commands(page)})
 PLACEHOLDERS = ("configs/NAME.yaml", "configs/dense_box.yaml")  # the latter comes with docs/new_detector.diff
+OWN = "my.yaml"  # what `detkit init` writes
 TARGETS = re.findall(r"^([\w-]+):", (docs.ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -37,6 +39,7 @@ def test_every_page_is_linked_from_readme() -> None:
 @pytest.mark.parametrize(("page", "command"), ALL_COMMANDS, ids=map(": ".join, ALL_COMMANDS))
 def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their own parsers; the configuration that they name is there, and takes their settings."""
+    monkeypatch.chdir(docs.ROOT)
     words = docs.split(command)
     if words[0] == "make":
         assert set(words[1:]) <= set(TARGETS)
@@ -47,7 +50,7 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
         config = getattr(options, "config", None)
         settings = getattr(options, "set", [])
         if config or settings:
-            load_config(docs.ROOT / (config or FASTER), RunConfig, settings)
+            load_named(FASTER if config is None or Path(config).name == OWN else config, settings)
 
 
 @pytest.mark.parametrize("page", docs.PAGES, ids=docs.name_of)
@@ -55,8 +58,12 @@ def test_settings_are_understood(page: Path) -> None:
     """A line of a block of YAML is a section of a configuration; `--set` in a sentence belongs to any."""
     for line in "".join(docs.blocks(page, "yaml")).splitlines():
         name = line.partition(":")[0]
-        file, key = {"data": (FASTER, "data"), "proposals": (FAST, "model.proposals")}[name]
-        value = yaml.safe_dump(yaml.safe_load(line)[name], default_flow_style=True, width=1000)
+        file, key = {
+            "augment": (FASTER, "augment"),
+            "data": (FASTER, "data"),
+            "proposals": (FAST, "model.proposals"),
+        }[name]
+        value = yaml.safe_dump(yaml.safe_load(line)[name], default_flow_style=True, width=1000).removesuffix("...\n")
         load_config(file, RunConfig, [f"{key}={value}"])
     for setting in re.findall(r"`--set ([^`]+)`", docs.prose(page)):
         if "=value" not in setting:

@@ -132,7 +132,7 @@ def test_predict_names_what_is_no_picture(run: Path, picture: Path) -> None:
     for wrong, found in ((image / 255, r"float64 \[60, 90, 3\]"), (image[..., 0], r"uint8 \[60, 90\]")):
         with pytest.raises(UserError, match=rf"image 1: expected uint8 \[H, W, 3\] RGB, found {found}"):
             detkit.predict(run, [image, wrong])
-    with pytest.raises(UserError, match=r"nothing\.png: cannot read this picture"):
+    with pytest.raises(UserError, match=r"nothing\.png"):
         detkit.predict(run, "nothing.png")
 
 

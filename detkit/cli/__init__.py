@@ -6,22 +6,31 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from detkit.cli.configurations import configs, init, schema
+from detkit.cli.convert import convert
 from detkit.cli.data import anchors, proposals
 from detkit.cli.evaluation import evaluate
 from detkit.cli.prediction import predict
-from detkit.cli.training import train
+from detkit.cli.show import show
+from detkit.cli.training import overfit, train
 from detkit.cli.weights import compress
 
-__all__ = ["anchors", "compress", "evaluate", "main", "predict", "proposals", "train"]
+__all__ = ["anchors", "compress", "convert", "evaluate", "main", "overfit", "predict", "proposals", "show", "train"]
 
 TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."
 COMMANDS: dict[str, Callable[[Sequence[str] | None], int]] = {
     "train": train,
+    "overfit": overfit,
+    "show": show,
     "eval": evaluate,
     "predict": predict,
     "anchors": anchors,
     "proposals": proposals,
     "compress": compress,
+    "configs": configs,
+    "init": init,
+    "convert": convert,
+    "schema": schema,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import traceback
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from detkit.config import UserError
 from detkit.engine.speed import prepare_process
+from detkit.files import write_text, writing
 
+CONFIG = "a YAML file, or a name that `detkit configs` lists"
 SOURCE = (
     "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], detr:NAME[:FILE], "
     "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
@@ -36,6 +39,12 @@ def run_command(
         traceback.clear_frames(error.__traceback__)  # ends the progress bars: the message stands on its own line
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        print(f"error: {error.filename or 'a file'}: cannot write: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as interrupt:
         traceback.clear_frames(interrupt.__traceback__)
         print("interrupted; a training run goes on with --resume", file=sys.stderr)
@@ -44,8 +53,6 @@ def run_command(
 
 
 def write_json(path: Path, value: object) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror}") from error
+    write_text(path, json.dumps(value, indent=1))

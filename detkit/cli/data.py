@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detkit.cli.command import add_set, run_command
+from detkit.cli.command import CONFIG, add_set, run_command
 from detkit.config import UserError
 
 
 def anchors(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("anchors", description="Find anchors that fit the boxes of your data: k-means.")
-    parser.add_argument("config", type=Path, help="a YAML file of configs/; its data and model.input are read")
+    parser.add_argument("config", type=Path, help=f"{CONFIG}; its data and model.input are read")
     parser.add_argument("--k", type=int, default=9, metavar="K", help="how many anchors (9)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first guess (0)")
     add_set(parser)
@@ -20,40 +20,40 @@ def anchors(arguments: Sequence[str] | None = None) -> int:
 
 
 def _anchors(options: argparse.Namespace) -> None:
-    from detkit.config import load_config
     from detkit.engine.anchor_report import describe_anchors
-    from detkit.engine.settings import RunConfig
+    from detkit.engine.config_files import load_named
 
     if options.k < 1:
         raise UserError(f"--k: expected at least 1, found {options.k}")
     if options.seed < 0:
         raise UserError(f"--seed: expected at least 0, found {options.seed}")
-    print(describe_anchors(load_config(options.config, RunConfig, options.set), options.k, options.seed))
+    print(describe_anchors(load_named(options.config, options.set), options.k, options.seed))
 
 
 def proposals(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("proposals", description="Proposals for your data, kept beside it, and judged.")
-    parser.add_argument("config", type=Path, help="a YAML file of configs/; its data and model.proposals are read")
+    parser.add_argument("config", type=Path, help=f"{CONFIG}; its data and model.proposals are read")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="(val)")
     parser.add_argument("--mode", choices=("fast", "quality"), help="selective search as in its paper")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to keep them in (default: ROOT/proposals)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to keep them (default: loader.proposals)")
     add_set(parser)
     return run_command(parser, _proposals, arguments)
 
 
 def _proposals(options: argparse.Namespace) -> None:
-    from detkit.config import load_config
     from detkit.data.build import build_dataset
+    from detkit.engine.config_files import load_named
     from detkit.engine.distributed import process_group
     from detkit.engine.proposal_search import describe_proposals, proposal_folder, proposal_source
-    from detkit.engine.settings import RunConfig
     from detkit.nn.proposals.selective_search import QUALITY, SelectiveSearchConfig
 
-    config = load_config(options.config, RunConfig, options.set)
+    config = load_named(options.config, options.set)
     modes = {"fast": SelectiveSearchConfig(), "quality": QUALITY}
     proposals_config = modes.get(options.mode) or getattr(config.model, "proposals", None) or modes["fast"]
     dataset = build_dataset(config.data, options.split)
     with process_group(config.device) as device:
         source = proposal_source(proposals_config, device)
-        folder = proposal_folder(source, Path(config.data.root), options.output)
+        folder = proposal_folder(source, Path(config.data.root), options.output or config.loader.proposals)
+        if options.output:
+            print(f"train and eval find them with --set loader.proposals={options.output}")
         print(describe_proposals(dataset, source, folder, workers=config.loader.workers))

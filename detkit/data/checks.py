@@ -7,25 +7,23 @@ the policy of the configuration. Whatever it repairs or drops is counted.
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
-from pydantic import Field
-from tqdm import tqdm
+import numpy as np
+from pydantic import Field, field_validator
 
-from detkit.config import Config, UserError
-from detkit.data.pictures import upright_size
+from detkit.config import Config, PathText, UserError
+from detkit.data.check_cache import picture_sizes
 from detkit.structures import ImageId, Size
 
 LabelPolicy = Literal["raise", "clip", "drop_box", "drop_image"]
 Box = tuple[float, float, float, float]
 
 TOLERANCE = 1.0  # px that a box may reach over the border of its image, as in files that count from 0 or round up
+ROUNDING = 1e-3  # px that shares of a picture, written with a few digits, are off; cut without being counted
 MAX_LINES = 10  # problems that one message lists
 
 _POLICIES = (
@@ -53,11 +51,26 @@ class FilesConfig(Config):
     check_images  decode every picture once before training; false reads only the headers of the files
     """
 
-    root: str
+    root: PathText
     classes: tuple[str, ...] | None = None
     merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     on_bad_label: LabelPolicy = "raise"
     check_images: bool = True
+
+    @field_validator("classes")
+    @classmethod
+    def _names_once_each(cls, names: Any) -> Any:
+        if isinstance(names, tuple) and (not names or len(set(names)) < len(names)):
+            raise ValueError(f"expected different names, at least one, got {list(names)}")
+        return names
+
+    @field_validator("merge")
+    @classmethod
+    def _in_one_class(cls, merge: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        names = [name for olds in merge.values() for name in olds]
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected each class once, got {Counter(names).most_common(1)[0][0]!r} twice")
+        return merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +120,42 @@ def check_images(
     checked: list[RawImage] = []
     counts: Counter[str] = Counter()
     problems: list[str] = []
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        sizes = pool.map(partial(upright_size, decode=decode), [image.path for image in images])
-        for image, size in tqdm(zip(images, sizes, strict=True), f"checking {name}", len(images), delay=2, leave=False):
-            checked_image, changes, faults = _check_image(image, size, policy, min_side)
-            if faults and policy == "drop_image":
-                counts["image dropped"] += 1
-                continue
-            counts += changes
-            problems += faults
-            checked.append(checked_image)
+    sizes = picture_sizes([image.path for image in images], decode, name)
+    sound = _sound_images(images, sizes, min_side)
+    for image, size, is_sound in zip(images, sizes, sound, strict=True):
+        if is_sound and isinstance(size, tuple):
+            checked.append(replace(image, size=size))
+            continue
+        checked_image, changes, faults = _check_image(image, size, policy, min_side)
+        if faults and policy == "drop_image":
+            counts["image dropped"] += 1
+            continue
+        counts += changes
+        problems += faults
+        checked.append(checked_image)
     if problems:
         raise DataError(_report(name, problems))
     if not checked:
         raise DataError(f"{name}: no image is left; on_bad_label: {policy} dropped all {len(images)}")
     return checked, counts
+
+
+def _sound_images(images: Sequence[RawImage], sizes: Sequence[Size | str], min_side: float) -> list[bool]:
+    """For each image, whether nothing is wrong with it and no box has to be cut: of most images, and in one go."""
+    objects = [item for image in images for item in image.objects]
+    counts = np.array([len(image.objects) for image in images], np.int64)
+    index = np.repeat(np.arange(len(images)), counts)  # the image of each object
+    known = np.array([(0, 0) if isinstance(size, str) else size for size in sizes], np.float64).reshape(-1, 2)
+    height, width = known[index].T
+    x1, y1, x2, y2 = np.array([item.box for item in objects], np.float64).reshape(-1, 4).T
+    with np.errstate(invalid="ignore"):  # a box that is not finite is not sound
+        sound = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height) & (x2 - x1 > min_side) & (y2 - y1 > min_side)
+    sound &= np.array([item.problem is None for item in objects], np.bool_)
+    unsound = set(index[~sound].tolist())
+    return [
+        not (image.problem or isinstance(size, str) or _size_fault(image, size)) and number not in unsound
+        for number, (image, size) in enumerate(zip(images, sizes, strict=True))
+    ]
 
 
 def _check_image(
@@ -156,7 +190,8 @@ def _check_object(
     fault = item.problem or _box_fault(item.box, size, min_side)
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if fault is None:
-        return inside, None if inside == item.box else f"box cut by at most {TOLERANCE:g} px", None
+        cut = max(abs(a - b) for a, b in zip(inside, item.box, strict=True))
+        return inside, f"box cut by at most {TOLERANCE:g} px" if cut > ROUNDING else None, None
     if policy == "clip" and item.problem is None:
         if _box_fault(item.box, None, min_side) is None and _box_fault(inside, None, 0.0) is None:
             return inside, "box clipped", None

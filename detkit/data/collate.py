@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
 import torch
 
-from detkit.data.transforms import move_boxes, resize_sample
-from detkit.structures import Batch, ImageInfo, Sample, Target
+from detkit.data.transforms import on_canvas, resize_sample
+from detkit.structures import Batch, ImageInfo, Sample, Size, Target
+
+
+def canvas_size(infos: Iterable[ImageInfo], stride: int) -> Size:
+    """(h, w) of a batch: the largest of either, with the borders of a letterbox, rounded up to `stride`."""
+    sides = [tuple(info.input_size[axis] + 2 * info.offset[1 - axis] for axis in (0, 1)) for info in infos]
+    height, width = (-(-max(lengths) // stride) * stride for lengths in zip(*sides, strict=True))
+    return height, width
 
 
 def collate(
@@ -17,30 +24,26 @@ def collate(
     stride: int,
     with_targets: bool,
     interpolations: Sequence[int] | None = None,
-    allocate: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+    out: np.ndarray | None = None,
 ) -> Batch:
-    """Images on a common canvas of zeros: the largest height and width, rounded up to `stride`.
+    """Images on a common canvas of zeros, of `canvas_size`.
 
     They lie in its upper left corner, or at the offset of their letterbox, which leaves as much on the other side.
     In memory the images are `[B, H, W, 3]` (torch's channels_last), so that each is resized straight into its part.
 
     interpolations  of the resizes, one of OpenCV's for each image; bilinear unless given
-    allocate        returns uint8 memory of a shape for the images, with any content
+    out             uint8 `[B, H, W, 3]` memory for the images, with any content
     """
-    width, height = (
-        -(-max(info.input_size[1 - axis] + 2 * info.offset[axis] for _, info in items) // stride) * stride
-        for axis in (0, 1)
-    )
-    shape = (len(items), height, width, 3)
-    images = allocate(shape) if allocate else np.empty(shape, np.uint8)
+    if out is None:
+        out = np.empty((len(items), *canvas_size((info for _, info in items), stride), 3), np.uint8)
     if interpolations is None:
         interpolations = [cv2.INTER_LINEAR] * len(items)
     samples = [
         _draw(canvas, sample, info, interpolation)
-        for canvas, (sample, info), interpolation in zip(images, items, interpolations, strict=True)
+        for canvas, (sample, info), interpolation in zip(out, items, interpolations, strict=True)
     ]
     return Batch(
-        torch.from_numpy(images).permute(0, 3, 1, 2),
+        torch.from_numpy(out).permute(0, 3, 1, 2),
         tuple(info for _, info in items),
         tuple(Target(sample.objects.to_tensors()) for sample in samples) if with_targets else None,
         tuple(torch.from_numpy(sample.proposals) for sample in samples if sample.proposals is not None) or None,
@@ -55,5 +58,5 @@ def _draw(canvas: np.ndarray, sample: Sample, info: ImageInfo, interpolation: in
         border[:] = 0
     if info.offset == (0, 0):
         return sample
-    offset = np.array([x, y, x, y], np.float32)
-    return move_boxes(sample, lambda boxes: boxes + offset)
+    height, width = canvas.shape[:2]
+    return on_canvas(sample, y, x, (height, width))

@@ -5,6 +5,8 @@ Legend: I images, M objects of all images, N objects of one image.
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -14,8 +16,9 @@ import numpy as np
 
 from detkit.config import UserError
 from detkit.data.checks import DataError, LabelPolicy, RawImage, check_images
-from detkit.data.pictures import read_picture
-from detkit.structures import Categories, GroundTruth, ImageId, Objects, Sample
+from detkit.data.pictures import read_picture, reduction
+from detkit.data.transforms.geometry import scale_objects
+from detkit.structures import Categories, GroundTruth, ImageId, Objects, Sample, Size
 
 MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where there are at most this many
 
@@ -52,7 +55,7 @@ class ImageDataset:
         _check_labels(checked, len(categories))
         self.objects = _flat_objects(checked, name)
         self._paths = np.array([image.path for image in checked])  # [I]
-        self._image_ids = np.array([image.image_id for image in checked])  # [I]
+        self._image_ids = _id_array([image.image_id for image in checked])  # [I]
         self._sizes = np.array([image.size for image in checked], np.int32)  # [I, 2] (h, w)
         self._starts = np.cumsum([0, *(len(image.objects) for image in checked)])  # [I + 1] first object of each image
         self.summary = self._summarise(Counter(notes or {}) + counts)
@@ -65,8 +68,13 @@ class ImageDataset:
         """float64 `[I]`: width / height of each image."""
         return self._sizes[:, 1] / self._sizes[:, 0]
 
+    @property
+    def image_of_object(self) -> np.ndarray:
+        """int64 `[M]`: the index of the image on which each of `objects` is."""
+        return np.repeat(np.arange(len(self)), np.diff(self._starts))
+
     def image_id(self, index: int) -> ImageId:
-        image_id: ImageId = self._image_ids[index].item()
+        image_id: ImageId = self._image_ids[[index]].tolist()[0]
         return image_id
 
     def path(self, index: int) -> str:
@@ -78,37 +86,64 @@ class ImageDataset:
         objects = self.objects.take(slice(self._starts[index], self._starts[index + 1])).map(np.copy)
         return GroundTruth(self.image_id(index), (height, width), objects)
 
-    def load(self, index: int) -> Sample:
+    def take(self, indices: Sequence[int]) -> ImageDataset:
+        """The data set of some of the images, in this order."""
+        part, rows = copy.copy(self), [np.arange(*self._starts[[index, index + 1]]) for index in indices]
+        part.objects = self.objects.take(np.concatenate(rows))
+        part._paths, part._image_ids, part._sizes = (
+            array[list(indices)] for array in (self._paths, self._image_ids, self._sizes)
+        )
+        part._starts = np.cumsum([0, *map(len, rows)])
+        part.summary = part._summarise(Counter())
+        return part
+
+    def load(self, index: int, at_least: Size | None = None, proposals: np.ndarray | None = None) -> Sample:
         """Decodes one image, upright and in RGB whatever the file has.
 
+        at_least   (h, w): a JPEG may come smaller, with all that lies on it, but not smaller than this
+        proposals  float32 `[R, 4]` xyxy in original pixels, which the sample is to have
         Raises DataError if the file is not as it was when it was checked.
         """
         truth, path = self.ground_truth(index), self.path(index)
         try:
-            image = read_picture(path)
+            image = read_picture(path, at_least)
         except UserError as error:
-            raise DataError(f"{error}; it was there when {self.name} was checked") from error
-        if image.shape[:2] != truth.size:
+            raise DataError(f"{error} (it was in order when {self.name} was checked)") from error
+        size, factor = (image.shape[0], image.shape[1]), reduction(truth.size, at_least)
+        if size not in (truth.size, (truth.size[0] // factor, truth.size[1] // factor)):
             actual = f"{image.shape[1]} x {image.shape[0]}"
             raise DataError(f"{path}: expected {truth.size[1]} x {truth.size[0]} (w x h) as checked, found {actual}")
-        return Sample(image, truth.objects, truth.image_id)
+        sample = Sample(image, truth.objects, truth.image_id, proposals)
+        return sample if size == truth.size else scale_objects(sample, truth.size, size)
 
     def _summarise(self, counts: Counter[str]) -> str:
         names, ignore = self.categories.names, self.objects.ignore
         per_class = np.bincount(self.objects.labels[~ignore], minlength=len(names))
         empty = int((np.diff(self._starts) == 0).sum())
         parts = [
-            _plural(len(self), "image"),
-            f"{_plural(int(per_class.sum()), 'object')} of {_plural(len(names), 'class')}"
+            plural(len(self), "image"),
+            f"{plural(int(per_class.sum()), 'object')} of {plural(len(names), 'class')}"
             f" and {int(ignore.sum())} ignored",
-            f"{_plural(empty, 'image')} without objects",
-            *(_plural(number, noun) for noun, number in counts.items() if number),
+            f"{plural(empty, 'image')} without objects",
+            *(plural(number, noun) for noun, number in counts.items() if number),
         ]
         text = f"{self.name}: {', '.join(parts)}."
         if len(names) <= MAX_CLASSES_LISTED:
             listed = (f"{name} {number}" for name, number in zip(names, per_class, strict=True))
             text += f" Objects: {', '.join(listed)}."
+        if len(ignore) and ignore.all():
+            text += "\n  Every object is ignored (marked difficult or as a crowd): nothing can be learned or measured."
         return text
+
+
+def _id_array(image_ids: Sequence[ImageId]) -> np.ndarray:
+    """`[I]`: integers or texts; where they are mixed or beyond 64 bits, Python's own objects."""
+    if all(isinstance(image_id, str) for image_id in image_ids):
+        return np.array(image_ids)
+    try:
+        return np.array([operator.index(image_id) for image_id in image_ids], np.int64)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        return np.array(image_ids, object)
 
 
 def _check_labels(images: Sequence[RawImage], num_classes: int) -> None:
@@ -163,7 +198,7 @@ def _flat_column(column: str, images: Sequence[RawImage], defaults: np.ndarray |
     return array
 
 
-def _plural(number: int, phrase: str) -> str:
+def plural(number: int, phrase: str) -> str:
     """`3 images`, `2 classes`, `1 box dropped`, `2 boxes dropped`."""
     noun, _, rest = phrase.partition(" ")
     if number != 1:

@@ -17,6 +17,16 @@ from detkit.data.checks import DataError
 SETTINGS = "settings.json"
 
 
+def proposals_exist(root: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a search with these settings has begun in `root`."""
+    return (root / _folder_name(settings) / SETTINGS).exists()
+
+
+def _folder_name(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return f"{settings.get('name', 'proposals')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
 class ProposalFolder:
     """The folder `ROOT/NAME-KEY`, where KEY is a hash of the settings. Boxes: float32 `[N, 4]` xyxy, original pixels.
 
@@ -29,8 +39,7 @@ class ProposalFolder:
         """Creates the folder if there is none. Raises DataError if that fails, or if its settings are not these."""
         self.data = data
         text = json.dumps(settings, sort_keys=True)
-        name = str(settings.get("name", "proposals"))
-        self.folder = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        self.folder = root / _folder_name(settings)
         path = self.folder / SETTINGS
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +47,7 @@ class ProposalFolder:
                 path.write_text(text, encoding="utf-8")
             actual = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot keep proposals: {error.strerror}; choose another folder") from error
+            raise DataError(f"{self.folder}: cannot keep proposals: {error.strerror}; set loader.proposals") from error
         if actual != text:
             raise DataError(f"{path}: proposals of other settings; expected {text}, found {actual}; remove the folder")
 
@@ -48,8 +57,10 @@ class ProposalFolder:
         # copy of the data, and a search takes hours. The hash costs a twentieth of the time of decoding.
         try:
             content = hashlib.sha256(Path(picture).read_bytes()).hexdigest()[:8]
+        except FileNotFoundError as error:
+            raise DataError(f"the picture {picture} does not exist") from error
         except OSError as error:
-            raise DataError(f"{picture}: cannot read this picture: {error.strerror}") from error
+            raise DataError(f"the picture {picture} cannot be read: {error.strerror}") from error
         return self.folder / f"{quote(os.path.relpath(picture, self.data), safe='')}-{content}.npy"
 
     def save(self, picture: str, boxes: np.ndarray) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from detkit.config import Config
+from detkit.config import Config, PathText
 from detkit.data.checks import DataError
 from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.dataset import ImageDataset
@@ -46,7 +46,7 @@ class ShapesConfig(Config):
     """
 
     name: Literal["shapes"] = "shapes"
-    root: str = "datasets/shapes"
+    root: PathText = "datasets/shapes"
     format: Literal["voc", "coco"] = "voc"
     num_train: int = Field(600, ge=1)
     num_val: int = Field(150, ge=1)
@@ -150,8 +150,11 @@ def _draw_all(
         image, objects = draw_picture(rng)
         path = folder / f"{stems[index]}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(84, 93))]
-        if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality):
-            raise DataError(f"{path}: cannot write this picture; is the disk full?")
+        content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
+        try:
+            path.write_bytes(content.tobytes())  # OpenCV ends the process over a name that is not UTF-8
+        except OSError as error:
+            raise DataError(f"{path}: cannot write this picture: {error.strerror}") from error
         return (image.shape[0], image.shape[1]), objects
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

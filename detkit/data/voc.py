@@ -1,4 +1,4 @@
-"""PASCAL VOC: one XML file an image, lists of ids in `ImageSets/Main`.
+"""PASCAL VOC: one XML file a picture, in PASCAL's layout or beside the pictures.
 
 Legend: a split such as `2007_trainval` is `<year>_<list>`: `root/VOC2007/ImageSets/Main/trainval.txt`.
 """
@@ -6,16 +6,20 @@ Legend: a split such as `2007_trainval` is `<year>_<list>`: `root/VOC2007/ImageS
 from __future__ import annotations
 
 import difflib
-import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from detkit.data.checks import Box, DataError, FilesConfig, RawImage, RawObject
+from pydantic import field_validator
+
+from detkit.data.checks import DataError, FilesConfig, NoValidation, RawImage, RawObject
+from detkit.data.classes import choose_classes, merge_classes
 from detkit.data.dataset import ImageDataset
-from detkit.structures import Categories, Size
+from detkit.data.voc_files import find_files, pair_pictures
+from detkit.data.voc_xml import Annotation, read_annotation
+from detkit.structures import Categories
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -26,181 +30,129 @@ MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when c
 
 
 class VOCConfig(FilesConfig):
-    """A VOC devkit, PASCAL's own or one in its layout.
+    """A VOC devkit, PASCAL's own or one in its layout, or folders of pictures with VOC's XML files beside them.
 
-    root       the devkit: the folder that holds VOC2007, VOC2012, ...
-    train, val splits `<year>_<list>`, several at once; a list file's first column is the id, others are not read
-    classes    null: the 20 of VOC; a list: these names in this order; `auto`: the names that occur in `train`, sorted
+    root       the devkit: the folder that holds VOC2007, VOC2012, ...; or the one that holds the folders or lists
+    train      splits, several at once: `<year>_<list>`; or a folder below root (`.` is root itself); or a list in
+               root/ImageSets. A list has one id a line, or PASCAL's `id 1` and `id -1`
+    val        likewise; none: nothing is measured
+    classes    null: the 20 of VOC; a list: these names in this order, others are left out; `auto`: the names that occur
+               in `train`, sorted
     difficult  training either ignores difficult objects, `ignore` (py-faster-rcnn), or learns them, `train` (Fast
                R-CNN, Detectron2). Evaluation always ignores them
     """
 
     name: Literal["voc"] = "voc"
     train: tuple[str, ...]
-    val: tuple[str, ...]
+    val: tuple[str, ...] = ()
     classes: tuple[str, ...] | Literal["auto"] | None = None  # type: ignore[assignment]
     difficult: Literal["ignore", "train"] = "ignore"
 
+    @field_validator("train", "val", mode="before")
+    @classmethod
+    def _list_of_one(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value or ()) if value is None or isinstance(value, list) else value
+
 
 @dataclass(frozen=True, slots=True)
-class _Object:
-    """One <object> element.
+class _Image:
+    """A picture and its annotation.
 
-    corners  as the file has them: inclusive, counted from 1
-    box      xyxy, continuous
+    name   the id in messages and results
+    where  the file that a message names
     """
 
     name: str
-    difficult: bool
-    corners: str
-    box: Box
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Annotation:
-    """One XML file and the picture that belongs to it."""
-
-    image_id: str
     path: Path
-    xml: Path
-    size: Size | None
-    objects: tuple[_Object, ...]
-    problem: str | None = None
+    where: Path
+    annotation: Annotation
 
 
 def read_voc(config: VOCConfig, split: Literal["train", "val"]) -> ImageDataset:
-    """Reads the lists of `split`. Raises DataError naming the file and the fix."""
+    """Reads the lists of `split`. Raises DataError naming the file and the fix, NoValidation if `val` is empty."""
     lists = config.train if split == "train" else config.val
-    annotations = _read_lists(config, split)
-    class_names = _class_names(config, annotations if split == "train" else None)
+    if split == "val" and not lists:
+        raise NoValidation(
+            "data.val: no split to measure on is given; name one, such as 2007_val or a folder of pictures"
+        )
+    images, notes = _read_split(config, split)
+    known = _known_classes(config, images if split == "train" else None)
+    named = [name for new, olds in config.merge.items() for name in (*olds, new)]
+    occurring = [] if config.classes is None else sorted(_names(images))  # of VOC's 20, any other is a mistake
+    every = Categories.of_names(list(dict.fromkeys((*known, *named, *occurring))))
+    if config.classes == "auto":
+        config = config.model_copy(update={"classes": tuple(sorted(set(merge_classes(known, config.merge))))})
     ignore_difficult = split == "val" or config.difficult == "ignore"
+    labels = {class_name: label for label, class_name in enumerate(every.names)}
+    raw = [_raw_image(image, labels, ignore_difficult) for image in images]
+    name = f"voc {split} ({', '.join(lists)})"
+    raw, categories, left_out = choose_classes(raw, every, config, name)
     return ImageDataset(
-        [_raw_image(annotation, class_names, ignore_difficult) for annotation in annotations],
-        name=f"voc {split} ({', '.join(lists)})",
-        categories=Categories.of_names(class_names),
+        raw,
+        name=name,
+        categories=Categories.of_names(categories.names),
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
         min_side=MIN_SIDE,
+        notes={**notes, **left_out},
     )
 
 
-def _raw_image(annotation: _Annotation, class_names: Sequence[str], ignore_difficult: bool) -> RawImage:
-    objects = tuple(
-        RawObject(
-            f"object {number} ({item.name}, {item.corners})",
-            class_names.index(item.name) if item.name in class_names else -1,
-            item.box,
-            item.problem or _class_fault(item.name, class_names),
-            {"ignore": item.difficult and ignore_difficult},
-        )
-        for number, item in enumerate(annotation.objects, start=1)
-    )
-    path, where = str(annotation.path), str(annotation.xml)
-    return RawImage(annotation.image_id, path, where, annotation.size, objects, annotation.problem)
+def _read_split(config: VOCConfig, split: Literal["train", "val"]) -> tuple[list[_Image], Counter[str]]:
+    """The pictures with their annotations, and counts of what was unusual."""
+    files = find_files(Path(config.root), config.train if split == "train" else config.val, f"data.{split}")
+    once = list({file.name: file for file in files}.values())
+    usage = "read once" if split == "val" else "kept"  # a list may repeat pictures of rare classes
+    notes = Counter({f"picture listed again and {usage}": len(files) - len(once)})
+    files = once if split == "val" else files
+    annotations = [read_annotation(file.xml) if file.xml else None for file in files]
+    images = []
+    for file, annotation, path, note in pair_pictures(files, annotations):
+        images.append(_Image(file.name, path, file.xml or path, annotation))
+        notes.update(filter(None, (note, *(item.note for item in annotation.objects))))
+    return images, notes
 
 
-def _class_names(config: VOCConfig, train: Sequence[_Annotation] | None) -> tuple[str, ...]:
-    """The classes of both splits. `auto` takes those of the training lists, which are read here unless given."""
+def _known_classes(config: VOCConfig, train: Sequence[_Image] | None) -> tuple[str, ...]:
+    """The classes of both splits before merging. `auto` takes those of `train`, which is read here unless given."""
     if config.classes is None:
         return VOC_CLASSES
     if config.classes != "auto":
-        if not config.classes or len(set(config.classes)) < len(config.classes):
-            raise DataError(f"data.classes: expected different names, at least one, got {list(config.classes)}")
         return config.classes
-    names = {item.name for annotation in train or _read_lists(config, "train") for item in annotation.objects}
-    if not names:
-        raise DataError(f"data.classes: auto: no object in {', '.join(config.train)}")
-    return tuple(sorted(names))
+    images = train if train is not None else _read_split(config, "train")[0]
+    if names := _names(images):
+        return tuple(sorted(names))
+    problems = [f"{image.where}: {image.annotation.problem}" for image in images if image.annotation.problem]
+    problems += [f"{i.where}: {item.where}: {item.problem}" for i in images for item in i.annotation.objects]
+    reason = f"; {len(problems)} problems such as {problems[0]}" if problems else ": no XML file has an <object>"
+    raise DataError(f"data.classes: auto: no object with a class in {', '.join(config.train)}{reason}")
 
 
-def _class_fault(name: str, class_names: Sequence[str]) -> str | None:
+def _names(images: Sequence[_Image]) -> set[str]:
+    return {item.name for image in images for item in image.annotation.objects if item.name}
+
+
+def _raw_image(image: _Image, labels: Mapping[str, int], ignore_difficult: bool) -> RawImage:
+    objects = tuple(
+        RawObject(
+            item.where,
+            labels.get(item.name, -1),
+            item.box,
+            item.problem or _class_fault(item.name, labels),
+            {"ignore": item.difficult and ignore_difficult},
+        )
+        for item in image.annotation.objects
+    )
+    annotation = image.annotation
+    return RawImage(image.name, str(image.path), str(image.where), annotation.size, objects, annotation.problem)
+
+
+def _class_fault(name: str, class_names: Collection[str]) -> str | None:
     """The problem of a class name that is not known, with the nearest one that is; None for a known name."""
     if name in class_names:
         return None
     close = difflib.get_close_matches(name, class_names, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(class_names)}."
     return f"the class {name!r} is not known; {hint} Set data.classes to your own names, or to auto (those in train)"
-
-
-def _read_lists(config: VOCConfig, split: Literal["train", "val"]) -> list[_Annotation]:
-    """The annotations of all lists of a split; image ids carry the year where there are several years."""
-    lists = config.train if split == "train" else config.val
-    if not lists:
-        raise DataError(f"data.{split}: expected at least one split such as 2007_trainval, got none")
-    root = Path(config.root)
-    if not root.is_dir():
-        raise DataError(f"data.root: the folder {root} does not exist; see datasets/README.md for where the data goes")
-    several_years = len({name.partition("_")[0] for name in lists}) > 1
-    annotations = []
-    for name in lists:
-        year, _, list_name = name.partition("_")
-        if not list_name:
-            raise DataError(f"data.{split}: expected <year>_<list> such as 2007_trainval, got {name!r}")
-        folder = root / f"VOC{year}"
-        for stem in _read_list(root, folder, list_name):
-            annotations.append(_read_annotation(folder, stem, f"{year}/{stem}" if several_years else stem))
-    repeated = [image_id for image_id, count in Counter(a.image_id for a in annotations).items() if count > 1]
-    if repeated:
-        raise DataError(f"data.{split}: {', '.join(lists)} name {len(repeated)} ids twice, such as {repeated[0]}")
-    return annotations
-
-
-def _read_list(root: Path, folder: Path, name: str) -> list[str]:
-    """The first column of a list: `id`, or `id 1` / `id -1` in PASCAL's lists of one class."""
-    if not folder.is_dir():
-        years = sorted(path.name for path in root.glob("VOC*") if path.is_dir())
-        raise DataError(f"{folder} does not exist; {root} has {', '.join(years) or 'no folder VOC<year>'}")
-    path = folder / "ImageSets" / "Main" / f"{name}.txt"
-    if not path.is_file():
-        known = sorted(other.stem for other in path.parent.glob("*.txt"))
-        raise DataError(f"{path} does not exist; lists there: {', '.join(known) or 'none'}")
-    try:
-        stems = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
-    if not stems:
-        raise DataError(f"{path} is empty: expected one image id a line")
-    return stems
-
-
-def _read_annotation(folder: Path, stem: str, image_id: str) -> _Annotation:
-    xml = folder / "Annotations" / f"{stem}.xml"
-    try:
-        tree = ET.parse(xml).getroot()
-    except FileNotFoundError:
-        return _Annotation(image_id, _picture(folder, stem, ""), xml, None, (), "this annotation file does not exist")
-    except (ET.ParseError, OSError, ValueError) as error:
-        return _Annotation(image_id, _picture(folder, stem, ""), xml, None, (), f"is not well-formed XML: {error}")
-    path = _picture(folder, stem, (tree.findtext("filename") or "").strip())
-    return _Annotation(image_id, path, xml, _size(tree), tuple(map(_object, tree.findall("object"))))
-
-
-def _picture(folder: Path, stem: str, filename: str) -> Path:
-    """The file that <filename> names if it is there, else the id with a usual extension."""
-    images = folder / "JPEGImages"
-    names = ([filename] if filename else []) + [stem + suffix for suffix in (".jpg", ".jpeg", ".png", ".JPG")]
-    return next((images / name for name in names if (images / name).is_file()), images / f"{stem}.jpg")
-
-
-def _size(tree: ET.Element) -> Size | None:
-    """(h, w); None if <size> is missing or 0 x 0, as some annotation tools write."""
-    try:
-        height, width = (int(float(tree.findtext(f"size/{tag}") or "0")) for tag in ("height", "width"))
-    except ValueError:
-        return None
-    return (height, width) if height > 0 and width > 0 else None
-
-
-def _object(element: ET.Element) -> _Object:
-    """Tags are read by name, as tools write them in any order. <difficult> may be missing and means 0."""
-    name = (element.findtext("name") or "").strip()
-    difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
-    texts = {tag: (element.findtext(f"bndbox/{tag}") or "").strip() for tag in ("xmin", "ymin", "xmax", "ymax")}
-    corners = " ".join(f"{tag} {text or '?'}" for tag, text in texts.items())
-    try:
-        xmin, ymin, xmax, ymax = map(float, texts.values())
-    except ValueError:
-        return _Object(name, difficult, corners, (0.0, 0.0, 0.0, 0.0), "<bndbox> needs these four as numbers")
-    # The pixel xmin (counted from 1) covers xmin - 1 to xmin, so only the upper left corner moves (Detectron2 does so).
-    return _Object(name, difficult, corners, (xmin - 1, ymin - 1, xmax, ymax))

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from detkit.config import UserError
 from detkit.nn.input import ImageInput
 from detkit.nn.outputs import OutputsT
 from detkit.nn.proposals import ProposalsConfig
@@ -60,6 +61,15 @@ class Detector(nn.Module, ABC, Generic[OutputsT]):
 
     @abstractmethod
     def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]: ...
+
+    def set_class_weights(self, weights: Tensor) -> None:
+        """From now on the loss of the class is multiplied by `weights` `[K]` where each class is the target.
+
+        Background has the weight 1, and what a loss is divided by stays as it is.
+        """
+        raise UserError(
+            f"train.class_weights: {type(self).__name__} has no loss that can weigh its {len(weights)} classes"
+        )
 
     @abstractmethod
     def detect(self, outputs: OutputsT, sizes: Tensor) -> DetectionRows: ...

@@ -106,6 +106,10 @@ class RegionBasedDetector(Detector[RegionOutputsT]):
         return self.roi.criterion(outputs.roi)
 
     @override
+    def set_class_weights(self, weights: Tensor) -> None:
+        self.roi.class_weights = weights
+
+    @override
     def detect(self, outputs: RegionOutputsT, sizes: Tensor) -> DetectionRows:
         if outputs.detections is None:
             raise ValueError(

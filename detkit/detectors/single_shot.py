@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.detectors.detector import Detector, check_num_classes
 from detkit.nn.backbones.staged import StagedBackbone
@@ -39,6 +40,10 @@ class SingleShotDetector(Detector[OutputsT]):
 
     def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
         return self.head.criterion(outputs, targets)
+
+    @override
+    def set_class_weights(self, weights: Tensor) -> None:
+        self.head.class_weights = weights
 
     def detect(self, outputs: OutputsT, sizes: Tensor) -> DetectionRows:
         return self.head.detect(outputs, self.input.windows(sizes))

@@ -24,7 +24,7 @@ def describe_anchors(config: RunConfig, k: int, seed: int = 0) -> str:
     sides = box_shapes(dataset, config.model.input)
     if not len(sides):
         raise UserError(f"{dataset.name}: no object to take anchors from")
-    anchors, cell = kmeans_anchors(sides, k, seed), _cell(config)
+    anchors, cell = kmeans_anchors(sides, k, seed), anchor_cell(config)
     rule = config.model.input.resize
     size = "" if isinstance(rule, KeepConfig) else f" {rule.size}"
     rows = [f"{w:9.1f} x {h:6.1f} {w / cell:12.2f} x {h / cell:5.2f}" for w, h in anchors.tolist()]
@@ -51,7 +51,7 @@ def box_shapes(dataset: ImageDataset, config: InputConfig) -> np.ndarray:
     return np.concatenate(shapes)
 
 
-def _cell(config: RunConfig) -> int:
+def anchor_cell(config: RunConfig) -> int:
     """Side of a cell in input px: YOLOv2 counts its anchors in those of its own level."""
     if not isinstance(config.model, YOLOv2Config):
         return CELL
@@ -63,7 +63,7 @@ def _yaml_line(config: RunConfig, anchors: np.ndarray) -> str:
     """`anchors` in the unit and the nesting of the head: YOLOv2's are cells, YOLOv3's px, a list a level."""
     match config.model:
         case YOLOv2Config():
-            cell = _cell(config)
+            cell = anchor_cell(config)
             return f"model.head, in cells of {cell}:\n    anchors: {(anchors / cell).round(3).tolist()}"
         case YOLOv3Config(head=head) if len(anchors) % len(head.anchors) == 0:
             levels = np.split(anchors.round(1), len(head.anchors))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from detkit.config import UserError
+from detkit.files import replacing
 
 FORMAT = "detkit checkpoint 1"
 
@@ -19,18 +19,9 @@ class CheckpointError(UserError):
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """A reader sees the old file or the new one, whenever the writer is killed."""
-    aside = path.with_name(f".{path.name}.writing")  # what a killed writer leaves is overwritten by the next
-    try:
-        with aside.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot write the checkpoint: {error.strerror}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    """Raises UserError if the disk is full, or the like; the file that was there before is kept then."""
+    with replacing(path) as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""What stops a training: settings that the device cannot run, and numbers that are not finite."""
+"""What stops a training: settings that do not fit the device or the data, and numbers that are not finite."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
-from detkit.config import UserError
+from detkit.config import UserError, nearest
 from detkit.engine.settings import TrainConfig
 from detkit.structures import Categories, ImageId
 
@@ -33,6 +34,14 @@ def check_categories(detector: Categories, dataset: Categories) -> None:
             f"the detector has the classes {', '.join(detector.names)}, but the training data "
             f"{', '.join(dataset.names)}: build it with the categories of the data, dataset.categories"
         )
+
+
+def class_weights(factors: Mapping[str, float], categories: Categories) -> Tensor:
+    """`[K]`: the factor of each class, 1 where none is given. Raises UserError for a class that there is not."""
+    for name in factors:
+        if name not in categories.names:
+            raise UserError(f"train.class_weights: the data have no class {name!r}{nearest(name, categories.names)}")
+    return torch.tensor([factors.get(name, 1.0) for name in categories.names])
 
 
 def check_losses(losses: dict[str, float], image_ids: Sequence[ImageId], step: int) -> dict[str, float]:

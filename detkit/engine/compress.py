@@ -12,7 +12,8 @@ from detkit.config import UserError, override, parse_config
 from detkit.detectors.build import build_detector
 from detkit.detectors.region_based import RegionBasedDetector
 from detkit.engine.checkpoint import save_checkpoint
-from detkit.engine.run import create_folder, detector_state
+from detkit.engine.run import detector_state
+from detkit.engine.run_folder import create_folder
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
 

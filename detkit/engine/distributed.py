@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch import nn
 from detkit.config import UserError
 
 DEVICES = r"auto|cpu|cuda(:\d+)?"
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -72,6 +73,20 @@ def broadcast(module: nn.Module) -> None:
     if dist.is_initialized():
         for tensor in module.state_dict().values():
             dist.broadcast(tensor, 0)
+
+
+def of_first(action: Callable[[], Value]) -> Value:
+    """Runs `action` in the first process alone; its plain value, or its UserError, reaches every process."""
+    answer: Any = None
+    if rank() == 0:
+        try:
+            answer = action()
+        except UserError as error:
+            answer = error
+    answer = gather(answer)[0]
+    if isinstance(answer, UserError):
+        raise answer
+    return answer  # type: ignore[no-any-return]
 
 
 def gather(value: Any) -> list[Any]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from detkit.config import UserError, load_config, override, parse_config
+from detkit.config import UserError, override, parse_config
 from detkit.data.build import build_dataset
 from detkit.data.dataset import ImageDataset
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import AMP, autocast
+from detkit.engine.class_match import describe_match, listed, map_classes, shared_classes
+from detkit.engine.config_files import load_named
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunConfig
@@ -37,14 +41,18 @@ def evaluate(
     device: torch.device,
     amp: AMP = "off",
     progress: bool = True,
+    dataset_label: torch.Tensor | None = None,
 ) -> Evaluation:
     """Detects on every image of `loader` and measures with `evaluators`, which read the detections from `store`.
+
+    dataset_label  int64 `[K]`: the store's label of each detector class, -1 for none; None: by name, see `label_map`
 
     Afterwards `store` holds the detections of the whole data set, those of other processes too.
     """
     detector.eval()
     store.reset()
-    dataset_label = label_map(detector.categories, store.categories)
+    if dataset_label is None:
+        dataset_label = label_map(detector.categories, store.categories)
     for batch in tqdm(loader, desc="evaluating", leave=False, disable=not progress, dynamic_ncols=True):
         batch = batch.to(device)
         with autocast(device, amp):
@@ -56,32 +64,45 @@ def evaluate(
     return summarise(store, evaluators)
 
 
-def label_map(detector: Categories, dataset: Categories) -> torch.Tensor:
-    """int64 `[K]`: the data set's label of each detector class, by name; -1 where the data set does not have it.
+def label_map(detector: Categories, dataset: Categories, class_map: Mapping[str, str] | None = None) -> torch.Tensor:
+    """int64 `[K]`: the data set's label of each detector class; -1 where the data set does not have it.
 
-    Raises UserError if the detector lacks a class of the data set.
+    Classes are the same by `class_map` (the data set's name by the detector's), by name, or by synonym; see
+    `map_classes`. Raises UserError if the detector lacks a class of the data set.
     """
-    missing = [name for name in dataset.names if name not in detector.names]
+    labels = map_classes(detector.names, dataset.names, class_map or {})
+    missing = [name for label, name in enumerate(dataset.names) if label not in labels]
     if missing:
         raise UserError(
-            f"this detector does not know {len(missing)} of the data set's {len(dataset)} classes "
-            f"({', '.join(missing[:5])}); it was trained on {', '.join(detector.names[:8])}"
-            f"{', ...' if len(detector) > 8 else ''}; evaluate it on data with its own classes"
+            f"this detector does not know {len(missing)} of the data set's {len(dataset)} classes ({listed(missing)}); "
+            f"it was trained on {listed(detector.names)}; if it calls them otherwise, say so in a file, "
+            "--class-map FILE with lines `its name: the data's name`, or measure on the classes that both have: "
+            "--classes shared"
         )
-    return torch.tensor([dataset.names.index(name) if name in dataset.names else -1 for name in detector.names])
+    return torch.tensor(labels)
 
 
 def relabel(detections: Detections, dataset_label: torch.Tensor, categories: Categories) -> Detections:
     """The same detections in the labels of a data set, without those of classes that it does not have."""
-    if detections.categories == categories:
-        return detections
     labels = dataset_label[detections.labels]
     objects = replace(detections.objects, labels=labels).take(labels >= 0)
     return Detections(objects, categories)
 
 
-def detection_store(dataset: ImageDataset) -> DetectionStore:
-    return DetectionStore(dataset.categories, [dataset.ground_truth(index) for index in range(len(dataset))])
+def detection_store(dataset: ImageDataset, labels: Sequence[int] | None = None) -> DetectionStore:
+    """For the detections on a data set, or on those of its classes that have one of `labels`, in this order."""
+    truths = [dataset.ground_truth(index) for index in range(len(dataset))]
+    categories = dataset.categories
+    if labels is None:
+        return DetectionStore(categories, truths)
+    names, ids = tuple(categories.names[label] for label in labels), tuple(categories.ids[label] for label in labels)
+    new_label = np.full(len(categories), -1)
+    new_label[list(labels)] = np.arange(len(labels))
+    restricted = []
+    for truth in truths:
+        objects = replace(truth.objects, labels=new_label[truth.objects.labels])
+        restricted.append(replace(truth, objects=objects.take(objects.labels >= 0)))
+    return DetectionStore(replace(categories, names=names, ids=ids), restricted)
 
 
 def evaluate_source(
@@ -90,22 +111,27 @@ def evaluate_source(
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
+    class_map: Mapping[str, str] | None = None,
+    classes: Literal["all", "shared"] = "all",
 ) -> tuple[Evaluation, DetectionStore]:
     """Measures a run, a checkpoint or a public detector (see `load_detector`) on validation data.
 
     The data are those it was trained with, or those of the YAML file `config`; `overrides` change them. The store
     holds the detections.
+
+    class_map  the data's names of classes by the detector's, where name and synonym do not tell
+    classes    `shared`: measure on the classes that the detector and the data both have; `all`: on the data's, and
+               UserError if the detector lacks one
     """
     detector, trained = load_detector(source)
-    if config:
-        settings = load_config(config, RunConfig, overrides)
-    elif trained:
-        settings = parse_config(override(trained.model_dump(mode="json"), overrides), RunConfig, where="--set")
-    else:
-        raise UserError(f"{source}: public weights bring no data; name a configuration that does with --config")
+    settings = _settings(source, trained, config, overrides)
     with distributed.process_group(settings.device) as device:
         with distributed.first_process_first():
             dataset = build_dataset(settings.data, "val")
+        names, data_names = detector.categories.names, dataset.categories.names
+        shared = shared_classes(names, data_names, class_map or {}) if classes == "shared" else None
+        store = detection_store(dataset, shared)
+        dataset_label = label_map(detector.categories, store.categories, class_map)
         detector.to(device)
         accelerate(detector, constant=True)
         workers, root = settings.loader.workers, Path(settings.data.root)
@@ -114,9 +140,21 @@ def evaluate_source(
             detector,
             batch_size=settings.eval.batch_size,
             workers=workers,
-            proposals=proposals_for(detector, dataset, root, workers=workers),
+            proposals=proposals_for(detector, dataset, root, workers=workers, chosen=settings.loader.proposals),
         )
-        store = detection_store(dataset)
         evaluators = build_evaluators(protocols, store, coco_backend=settings.eval.coco_backend)
-        evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=settings.eval.amp)
-        return evaluation, store
+        amp = settings.eval.amp
+        evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=amp, dataset_label=dataset_label)
+        notes = describe_match(names, data_names, store.categories.names, dataset_label.tolist())
+        return replace(evaluation, notes=tuple(notes)), store
+
+
+def _settings(
+    source: str | Path, trained: RunConfig | None, config: Path | None, overrides: Sequence[str]
+) -> RunConfig:
+    """Those of the file `config`, else those that the detector was trained with."""
+    if config:
+        return load_named(config, overrides)
+    if trained:
+        return parse_config(override(trained.model_dump(mode="json"), overrides, RunConfig), RunConfig, where="--set")
+    raise UserError(f"{source}: public weights bring no data; name a configuration that does with --config")

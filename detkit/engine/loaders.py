@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from torch.utils.data import DataLoader
-
 from detkit.data.dataset import ImageDataset
-from detkit.data.loader import build_loader
+from detkit.data.loader import Loader, build_loader
 from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.transforms import Augment
 from detkit.detectors.detector import AnyDetector
@@ -16,14 +14,16 @@ from detkit.structures import Batch
 
 def training_loader(
     dataset: ImageDataset, detector: AnyDetector, settings: RunSettings, proposals: ProposalFolder | None
-) -> DataLoader[Batch]:
+) -> Loader[Batch]:
     """Augmented images in a new order every epoch."""
+    keypoints = dataset.categories.keypoints
+    flip_pairs = keypoints.flip_pairs if keypoints else ()
     return build_loader(
         dataset,
         place=detector.input.place,
         stride=detector.input.stride,
         batch_size=settings.train.batch_size,
-        augment=Augment(settings.augment),
+        augment=Augment(settings.augment, settings.train.epochs, flip_pairs),
         seed=settings.train.seed,
         workers=settings.loader.workers,
         aspect_grouping=settings.loader.aspect_grouping,
@@ -33,6 +33,8 @@ def training_loader(
         with_targets=True,
         draw_every=detector.input.resize.draw_every,
         proposals=proposals,
+        repeat_threshold=settings.loader.repeat_threshold,
+        draft=settings.loader.draft,
     )
 
 
@@ -45,7 +47,7 @@ def evaluation_loader(
     proposals: ProposalFolder | None = None,
     with_targets: bool = False,
     divided: bool = True,
-) -> DataLoader[Batch]:
+) -> Loader[Batch]:
     """Every image once, in the order of the data set, resized as the detector's input spec says.
 
     divided  among the processes; else each sees all

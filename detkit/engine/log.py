@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from detkit.files import replacing, write_text, writing
+
 Item = TypeVar("Item")
 
 
@@ -28,14 +30,14 @@ class RunLog:
         self.recent: dict[str, list[float]] = defaultdict(list)
         if not enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter
+        from detkit.engine.events import EventFile
 
         if resume_step and self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             records = (json.loads(line) for line in lines if line.endswith("\n"))  # a killed writer may cut the last
             self.records = [record for record in records if record["step"] <= resume_step]
-        self.path.write_text("".join(json.dumps(record) + "\n" for record in self.records))
-        self.board = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self.board = EventFile(folder, purge_step=resume_step + 1)
 
     def progress(self, items: Iterable[Item], *, done: int, total: int, title: str) -> Iterator[Item]:
         """Shows where the whole run stands and how long it will still take, with the latest losses."""
@@ -70,8 +72,9 @@ class RunLog:
         if self.enabled:
             draw_curves(self.records, self.path.with_name("curves.png"))
 
-    def message(self, text: str) -> None:
-        if self.enabled:
+    def message(self, text: str | None) -> None:
+        """None: there is nothing to say."""
+        if self.enabled and text:
             tqdm.write(text)
 
     def close(self) -> None:
@@ -81,11 +84,10 @@ class RunLog:
     def _write(self, record: dict[str, Any]) -> None:
         self.records.append(record)
         if self.enabled:
-            with self.path.open("a") as file:
+            with writing(self.path), self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-            for name, value in record.items():
-                if name not in ("kind", "step"):
-                    self.board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+            values = {f"{record['kind']}/{name}": record[name] for name in record if name not in ("kind", "step")}
+            self.board.add(record["step"], values)
 
 
 class _Passes(Iterable[Item]):
@@ -118,4 +120,5 @@ def draw_curves(records: list[dict[str, Any]], path: Path) -> None:
         if names:
             axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=110)

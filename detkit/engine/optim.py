@@ -2,53 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from detkit.config import Config
+from detkit.engine.parts import check_parts, is_in
 
 
-class SGDConfig(Config):
-    name: Literal["sgd"] = "sgd"
+class _AnyOptimizerConfig(Config):
+    """
+    lr          of everything that no other rate is given for
+    lr_factors  {part: factor on `lr`}: `{backbone: 0.1, backbone.layer4: 0.5}`; of two parts that have a parameter the
+                longer name counts
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {"backbone_lr_factor": "lr_factors: {backbone: FACTOR}"}
+
+    name: str
     lr: float = Field(gt=0)
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+
+
+class SGDConfig(_AnyOptimizerConfig):
+    name: Literal["sgd"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(1e-4, ge=0)
     decay_norm_and_bias: bool = True  # false: no decay on biases and on the weights of normalisation layers
-    backbone_lr_factor: float = Field(1.0, gt=0)
 
 
-class AdamWConfig(Config):
+class AdamWConfig(_AnyOptimizerConfig):
     name: Literal["adamw"] = "adamw"
-    lr: float = Field(gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(1e-2, ge=0)
     decay_norm_and_bias: bool = True
-    backbone_lr_factor: float = Field(1.0, gt=0)
 
 
-class RMSpropConfig(Config):
+class RMSpropConfig(_AnyOptimizerConfig):
     name: Literal["rmsprop"] = "rmsprop"
-    lr: float = Field(gt=0)
     alpha: float = Field(0.99, ge=0, lt=1)  # decay of the mean square; Caffe's rms_decay
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     decay_norm_and_bias: bool = True
-    backbone_lr_factor: float = Field(1.0, gt=0)
 
 
 OptimizerConfig = Annotated[SGDConfig | AdamWConfig | RMSpropConfig, Field(discriminator="name")]
 
 
 def build_optimizer(config: OptimizerConfig, detector: nn.Module) -> torch.optim.Optimizer:
-    """Each group keeps its full learning rate as `base_lr`; the schedule multiplies it."""
+    """Each group keeps its full learning rate as `base_lr`; the schedule multiplies it.
+
+    Raises UserError for a part in `lr_factors` that the detector does not have.
+    """
+    check_parts(detector, config.lr_factors, "train.optimizer.lr_factors")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
-            lr = config.lr * (config.backbone_lr_factor if name.startswith("backbone.") else 1.0)
+            part = max((part for part in config.lr_factors if is_in(name, part)), key=len, default=None)
+            lr = config.lr * (config.lr_factors[part] if part else 1.0)
             decays = config.decay_norm_and_bias or parameter.ndim > 1
             groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
     params: list[dict[str, Any]] = [
@@ -62,6 +77,17 @@ def build_optimizer(config: OptimizerConfig, detector: nn.Module) -> torch.optim
             return torch.optim.AdamW(params, lr=config.lr, betas=config.betas)
         case RMSpropConfig():
             return torch.optim.RMSprop(params, lr=config.lr, alpha=config.alpha, momentum=config.momentum)
+
+
+def state_per_parameter(config: OptimizerConfig) -> int:
+    """Numbers that the optimizer remembers of each parameter."""
+    match config:
+        case SGDConfig(momentum=momentum):
+            return int(momentum > 0)
+        case AdamWConfig():
+            return 2
+        case RMSpropConfig(momentum=momentum):
+            return 1 + int(momentum > 0)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

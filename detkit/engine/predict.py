@@ -14,27 +14,19 @@ from tqdm import tqdm
 
 from detkit.config import UserError
 from detkit.data.collate import collate
-from detkit.data.pictures import IMAGE_SUFFIXES
+from detkit.data.pictures import IMAGE_SUFFIXES, read_picture, upright_size
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.distributed import process_group
+from detkit.engine.drawing import PALETTE, draw_box
 from detkit.engine.proposal_search import ProposalSource, source_of
-from detkit.engine.run import create_folder
+from detkit.engine.run_folder import create_folder
 from detkit.engine.sources import load_detector
 from detkit.engine.speed import accelerate
+from detkit.files import writing
 from detkit.structures import Detections, Objects, Sample
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-PALETTE = (
-    (230, 57, 70),
-    (29, 120, 216),
-    (42, 157, 80),
-    (244, 140, 6),
-    (131, 56, 236),
-    (0, 150, 160),
-    (214, 51, 132),
-    (110, 90, 60),
-)
 
 
 @torch.inference_mode()
@@ -79,12 +71,12 @@ def find_media(sources: Sequence[Path]) -> dict[str, Path]:
         if not source.exists():
             raise UserError(f"{source}: no such file or folder")
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
-        files = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
+        files = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and not p.is_dir()]
         if not files:
             raise UserError(f"{source}: no picture or video here; known: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}")
         for path in files:
             drawing = path.relative_to(source) if source.is_dir() else Path(path.name)
-            name = (drawing.with_suffix(".mp4") if path.suffix.lower() in VIDEO_SUFFIXES else drawing).as_posix()
+            name = _drawn_as(drawing).as_posix()
             if media.setdefault(name, path) != path:
                 raise UserError(
                     f"{path} and {media[name]} would both be drawn as {name}; predict them into two folders"
@@ -92,17 +84,20 @@ def find_media(sources: Sequence[Path]) -> dict[str, Path]:
     return media
 
 
+def _drawn_as(path: Path) -> Path:
+    """The name of a drawing: of the kind of the picture, if every Pillow can write that in full colours, else PNG."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return path.with_suffix(".mp4")
+    return path.with_suffix(".png") if suffix in (".gif", ".avif", ".heic", ".heif") else path
+
+
 def read_image(path: Path) -> np.ndarray:
     """uint8 `[H, W, 3]` RGB, upright, decoded as in training. Raises UserError for no picture or one cut short."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()  # OpenCV would return a truncated picture with a grey rest
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise UserError(f"{path}: cannot read this picture: {error}") from error
-    if image is None:
-        raise UserError(f"{path}: cannot read this picture: OpenCV cannot decode it")
-    return image
+    size = upright_size(path, decode=True)  # nobody has checked this file before
+    if isinstance(size, str):
+        raise UserError(size)
+    return read_picture(path)
 
 
 class Video:
@@ -110,7 +105,7 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.capture = cv2.VideoCapture(str(path))
+        self.capture = cv2.VideoCapture(_opencv_name(path))
         if not self.capture.isOpened():
             raise UserError(f"{path}: cannot open this video")
         self.num_frames = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -126,24 +121,24 @@ class Video:
         self.capture.release()
 
 
+def _opencv_name(path: Path) -> str:
+    """The path as text. OpenCV ends the process over a name that is not UTF-8, which Python keeps as surrogates."""
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: the name of a video must be UTF-8 text; rename it") from error
+    return name
+
+
 def draw(image: np.ndarray, detections: Detections, score_threshold: float = 0.5) -> np.ndarray:
     """A copy of the picture with boxes, class names and scores, best on top."""
     canvas: np.ndarray = image.copy()
-    scale = max(0.4, min(image.shape[:2]) / 900)
-    thickness = max(1, round(2 * scale))
     shown = int((detections.scores >= score_threshold).sum())
     for index in reversed(range(shown)):
         label = int(detections.labels[index])
-        colour = PALETTE[label % len(PALETTE)]
-        x1, y1, x2, y2 = detections.boxes[index].round().int().tolist()
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness, cv2.LINE_AA)
         text = f"{detections.categories.names[label]} {detections.scores[index]:.2f}"
-        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-        top = max(0, y1 - height - base)
-        cv2.rectangle(canvas, (x1, top), (x1 + width, top + height + base), colour, -1)
-        cv2.putText(
-            canvas, text, (x1, top + height), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thickness, cv2.LINE_AA
-        )
+        draw_box(canvas, detections.boxes[index].tolist(), text, PALETTE[label % len(PALETTE)])
     return canvas
 
 
@@ -169,7 +164,8 @@ def predict_files(
                 continue
             image = read_image(path)
             detections = predict(detector, [image], proposals=proposals)[0]
-            Image.fromarray(draw(image, detections, score_threshold)).save(target)
+            with writing(target):
+                Image.fromarray(draw(image, detections, score_threshold)).save(target)
             results.append({"file": str(path), "drawing": str(target), "detections": as_dicts(detections)})
     return results
 
@@ -181,13 +177,17 @@ def _predict_video(
     for index, frame in enumerate(tqdm(video, total=video.num_frames or None, desc=path.name, leave=False)):
         detections = predict(detector, [frame], proposals=proposals)[0]
         if writer is None:
-            writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, frame.shape[1::-1])
+            writer = cv2.VideoWriter(
+                _opencv_name(target), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, frame.shape[1::-1]
+            )
             if not writer.isOpened():
                 raise UserError(f"{target}: cannot write this video")
         writer.write(cv2.cvtColor(draw(frame, detections, score_threshold), cv2.COLOR_RGB2BGR))
         results.append({"file": str(path), "frame": index, "drawing": str(target), "detections": as_dicts(detections)})
     if writer is not None:
         writer.release()
+        if not cv2.VideoCapture(str(target)).isOpened():  # FFmpeg tells nobody of a full disk
+            raise UserError(f"{target}: cannot write this video to its end; is there space left?")
     return results
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from tqdm import tqdm
 from typing_extensions import override
 
 from detkit.config import UserError
+from detkit.data.check_cache import cache_folder
 from detkit.data.checks import DataError
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import Loader
 from detkit.data.proposal_files import match_proposals, read_proposals
-from detkit.data.proposal_folder import ProposalFolder
+from detkit.data.proposal_folder import ProposalFolder, proposals_exist
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNN
@@ -153,30 +154,66 @@ def source_of(detector: AnyDetector) -> ProposalSource | None:
     return proposal_source(detector.proposals, detector.input.mean.device) if detector.proposals else None
 
 
-def proposal_folder(source: ProposalSource, data: Path, root: Path | None = None) -> ProposalFolder:
-    """The folder that stores proposals of this source, in `root` or in the folder of the data."""
-    return ProposalFolder(root or data / PROPOSALS, data, source.settings())
+def proposal_folder(source: ProposalSource, data: Path, chosen: str | Path | None = None) -> ProposalFolder:
+    """The folder that stores proposals of this source.
+
+    It lies in `chosen`. If that is None it lies in `proposals` in the folder of the data; or where one cannot write
+    there and it does not exist yet, in the user's cache.
+
+    data  folder of the data, or a file in it such as YOLO's data.yaml
+    """
+    data, settings = data.parent if data.is_file() else data, source.settings()
+    beside, cache = data / PROPOSALS, cache_folder()
+    if chosen is not None:
+        return ProposalFolder(Path(chosen), data, settings)
+    if cache is None or proposals_exist(beside, settings) or _is_writable(beside):
+        return ProposalFolder(beside, data, settings)
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(data))).hexdigest()[:16]
+    folder = ProposalFolder(cache / PROPOSALS / f"{data.absolute().name}-{digest}", data, settings)
+    if distributed.rank() == 0:
+        print(f"{beside} is not writable: proposals are kept in {folder.folder}; loader.proposals chooses a folder")
+    return folder
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether one can write in a folder that may have to be made first."""
+    exists = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    return os.access(exists, os.W_OK)
 
 
 def find_proposals(
-    dataset: ImageDataset, source: ProposalSource, folder: ProposalFolder, *, workers: int, progress: bool = True
+    dataset: ImageDataset,
+    source: ProposalSource,
+    folder: ProposalFolder,
+    *,
+    workers: int,
+    progress: bool = True,
+    indices: Iterable[int] | None = None,
 ) -> list[float]:
-    """Searches the images that the folder has no proposals of; returns the seconds of one core for each of them."""
-    missing = [index for index in range(len(dataset)) if not folder.path(dataset.path(index)).exists()]
+    """Searches the images that the folder has no proposals of; returns the seconds of one core for each of them.
+
+    indices  of the images that are needed; None: all
+    """
+    needed = range(len(dataset)) if indices is None else indices
+    missing = [index for index in needed if not folder.path(dataset.path(index)).exists()]
     if not missing:
         return []
-    search = Loader(
-        _Search(dataset, source.of_dataset(dataset), folder, missing),
-        itemgetter(0),
-        batch_size=1,
-        num_workers=workers if source.in_workers else 0,
+    search: Loader[float] = Loader(
+        partial(_search, dataset, source.of_dataset(dataset), folder),
+        missing,
+        workers=workers if source.in_workers else 0,
     )
     title = f"proposals, {dataset.name}"
     return list(tqdm(search, total=len(missing), desc=title, disable=not progress, leave=False))
 
 
-def proposals_for(detector: AnyDetector, dataset: ImageDataset, root: Path, *, workers: int) -> ProposalFolder | None:
-    """The proposals that `detector` is given for the images of `dataset`, searched now unless `root` has them already.
+def proposals_for(
+    detector: AnyDetector, dataset: ImageDataset, root: Path, *, workers: int, chosen: str | None = None
+) -> ProposalFolder | None:
+    """The proposals that `detector` is given for the images of `dataset`, searched now unless they are there already.
+
+    root    the folder of the data, or of a run; proposals lie in it or in `chosen` (see `proposal_folder`)
+    chosen  `loader.proposals`
 
     None for a detector that needs none. With several processes the first one searches and the others wait.
     """
@@ -184,7 +221,7 @@ def proposals_for(detector: AnyDetector, dataset: ImageDataset, root: Path, *, w
         return None
     with distributed.first_process_first():
         source = proposal_source(detector.proposals, detector.input.mean.device)
-        folder = proposal_folder(source, root)
+        folder = proposal_folder(source, root, chosen)
         find_proposals(dataset, source, folder, workers=workers, progress=distributed.rank() == 0)
     return folder
 
@@ -210,23 +247,8 @@ def describe_proposals(
     )
 
 
-class _Search:
-    """The work of a loader's worker for an image; each item is the time that it took, in seconds of one core."""
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        boxes_of: Callable[[int], np.ndarray],
-        folder: ProposalFolder,
-        indices: list[int],
-    ) -> None:
-        self.dataset, self.boxes_of, self.folder, self.indices = dataset, boxes_of, folder, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, number: int) -> float:
-        index = self.indices[number]
-        start = time.process_time()
-        self.folder.save(self.dataset.path(index), self.boxes_of(index))
-        return time.process_time() - start
+def _search(dataset: ImageDataset, boxes_of: Callable[[int], np.ndarray], folder: ProposalFolder, index: int) -> float:
+    """Stores the proposals of an image; returns the time that it took, in seconds of one core."""
+    start = time.process_time()
+    folder.save(dataset.path(index), boxes_of(index))
+    return time.process_time() - start

@@ -2,75 +2,90 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from detkit.config import ConfigError, UserError, dump_config, load_config, override, parse_config, read_yaml
+from detkit.config import ConfigError, UserError, dump_config, override, parse_config, read_yaml
 from detkit.detectors.detector import AnyDetector
+from detkit.engine import distributed
 from detkit.engine.checkpoint import CheckpointError, load_checkpoint
+from detkit.engine.config_files import load_named
+from detkit.engine.run_folder import claim_folder, claim_new_folder
 from detkit.engine.settings import RunConfig, RunSettings
 from detkit.engine.upgrade import upgrade_config, upgrade_state
+from detkit.files import write_text
 from detkit.structures import Categories
 
 LAST, BEST, CONFIG = "last.pt", "best.pt", "config.yaml"
 
 
 # what may differ when a run is resumed: how long, on what machine and by what means
-RESUMABLE = ("train.epochs", "train.eval_every", "loader.workers", "device", "data.root", "eval.coco_backend")
+RESUMABLE = (
+    "train.epochs",
+    "train.eval_every",
+    "train.patience",
+    "train.max_minutes",
+    "loader.workers",
+    "loader.proposals",
+    "device",
+    "data.root",
+    "eval.coco_backend",
+)
 
 
+@contextmanager
 def prepare_run(
     config: str | Path | RunConfig | None,
     *,
     output: str | Path | None = None,
     overrides: Iterable[str] = (),
     resume: str | Path | None = None,
-) -> tuple[RunConfig, Path]:
-    """The configuration and the folder of a run that starts or, with `resume`, goes on; see `detkit.train`."""
-    if resume is not None:
-        if output is not None:
-            raise UserError("train: --resume goes on in the folder of the run; leave --output out")
-        folder = Path(resume)
-        asked = load_run_config(folder, overrides) if config is None else _resolve(config, overrides)
-        return resumed_config(folder, asked), folder
-    if config is None:
+) -> Iterator[tuple[RunConfig, Path]]:
+    """The configuration and the folder of a run that starts or, with `resume`, goes on; see `detkit.train`.
+
+    Within the block no other process can train in the folder.
+    """
+    if resume is not None and output is not None:
+        raise UserError("train: --resume goes on in the folder of the run; leave --output out")
+    if resume is None and config is None:
         raise UserError("train: name a configuration, such as configs/faster_rcnn.yaml, or a run with --resume RUN")
-    name = config.model.name if isinstance(config, RunConfig) else Path(config).stem
-    return _resolve(config, overrides), create_run_folder(Path(output) if output is not None else None, name)
+    resolved = load_run_config(Path(str(resume)), overrides) if config is None else _resolve(config, overrides)
+    with distributed.process_group(resolved.device):
+        if resume is not None:
+            run_config_file(Path(resume))
+            with claim_folder(Path(resume)):
+                yield resumed_config(Path(resume), resolved), Path(resume)
+        elif output is not None:
+            with claim_folder(Path(output)):
+                _check_no_run(Path(output))
+                yield resolved, Path(output)
+        else:
+            name = config.model.name if isinstance(config, RunConfig) else Path(str(config)).stem
+            with claim_new_folder(_default_folders(name)) as folder:
+                yield resolved, folder
 
 
 def _resolve(config: str | Path | RunConfig, overrides: Iterable[str]) -> RunConfig:
     if isinstance(config, RunConfig):
-        return parse_config(override(config.model_dump(mode="json"), overrides), RunConfig)
-    return load_config(config, RunConfig, overrides)
+        return parse_config(override(config.model_dump(mode="json"), overrides, RunConfig), RunConfig)
+    return load_named(config, overrides)
 
 
-def create_run_folder(output: Path | None, name: str) -> Path:
-    """A folder for a new run: `output`, which must hold none yet, or the first free of `runs/NAME`, `runs/NAME-2`."""
-    if output is not None:
-        if (output / CONFIG).exists():
-            raise UserError(
-                f"{output}: holds a run already; choose another --output, or continue it with --resume {output}"
-            )
-        folder = output
-    else:
-        folder, number = Path("runs") / name, 2
-        while folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            folder, number = Path("runs") / f"{name}-{number}", number + 1
-    create_folder(folder)
-    return folder
+def _check_no_run(folder: Path) -> None:
+    if (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder}: holds a run already; choose another --output, or continue it with --resume {folder}"
+        )
 
 
-def create_folder(folder: Path) -> None:
-    """Makes a folder to write in. Raises UserError if that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot make this output folder: {error.strerror}; choose another") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{folder}: this output folder is not writable; choose another")
+def _default_folders(name: str) -> Iterator[Path]:
+    """`runs/NAME`, `runs/NAME-2`, `runs/NAME-3`, ..."""
+    yield Path("runs") / name
+    for number in count(2):
+        yield Path("runs") / f"{name}-{number}"
 
 
 def newest_run(root: Path = Path("runs")) -> Path:
@@ -98,8 +113,12 @@ def resumed_config(folder: Path, config: RunConfig) -> RunConfig:
         if started.get(key) != asked.get(key) and key not in RESUMABLE
     ]
     if differences:
+        if (folder / LAST).exists():
+            fix = f"for other settings start a new run from its weights: train CONFIG --init {folder}"
+        else:
+            fix = f"it has no checkpoint yet: remove {folder} and start anew"
         raise ConfigError(
-            "\n  ".join([f"--resume {folder}: this run was started with another configuration", *differences])
+            "\n  ".join([f"--resume {folder}: this run was started with another configuration", *differences, fix])
         )
     return config
 
@@ -113,11 +132,11 @@ def load_run_config(folder: Path, overrides: Iterable[str] = ()) -> RunConfig:
             f"--resume {folder}: this run was started from Python, so its detector and data are not known here; go on "
             "with train(detector, data, settings, folder, resume=True)"
         )
-    return parse_config(override(tree, overrides), RunConfig, where=str(path))
+    return parse_config(override(tree, overrides, RunConfig), RunConfig, where=str(path))
 
 
 def save_config(folder: Path, settings: RunSettings) -> None:
-    (folder / CONFIG).write_text(dump_config(settings), encoding="utf-8")
+    write_text(folder / CONFIG, dump_config(settings))
 
 
 def detector_state(settings: RunSettings, detector: AnyDetector) -> dict[str, Any]:
@@ -129,17 +148,53 @@ def detector_state(settings: RunSettings, detector: AnyDetector) -> dict[str, An
     }
 
 
-def load_training_state(folder: Path, categories: Categories) -> dict[str, Any]:
-    """The last checkpoint of a run. Raises CheckpointError if training cannot go on from it with these categories."""
-    if not (folder / LAST).exists():
-        raise CheckpointError(f"{folder}: no checkpoint yet, the run ended in its first epoch; start it anew")
-    state = upgrade_state(load_checkpoint(folder / LAST))
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run that is resumed has a checkpoint. Says so if it has none, as it starts from the beginning then.
+
+    Raises CheckpointError if the last one is gone and starting would overwrite the best one.
+    """
+    if (folder / LAST).exists():
+        return True
+    if (folder / BEST).exists():
+        raise CheckpointError(f"{folder / LAST}: no such checkpoint{_best_instead(folder)}")
+    if distributed.rank() == 0:
+        print(f"{folder}: no checkpoint yet, the run ended in its first epoch; it starts from the beginning")
+    return False
+
+
+def load_last(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run. The CheckpointError for one that cannot be read says whether the best one can."""
+    try:
+        return load_checkpoint(folder / LAST)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_best_instead(folder)}") from error
+
+
+def _best_instead(folder: Path) -> str:
+    try:
+        load_checkpoint(folder / BEST)
+    except CheckpointError:
+        return ""
+    return f"; {folder / BEST} is whole: name it instead of the run, or train on from its weights with --init"
+
+
+def load_training_state(folder: Path, categories: Categories, epochs: int) -> dict[str, Any]:
+    """The last checkpoint of a run.
+
+    Raises CheckpointError if training cannot go on from it to `epochs` with these categories.
+    """
+    state = upgrade_state(load_last(folder))
     if "optimizer" not in state:
         raise CheckpointError(f"{folder / LAST}: holds no training state; resume needs a checkpoint written as {LAST}")
     names = state["categories"]["names"]
     if names != list(categories.names):
         raise CheckpointError(
             f"{folder / LAST}: trained on the classes {', '.join(names)}; the data has {', '.join(categories.names)}"
+        )
+    if state["epoch"] > epochs:
+        raise CheckpointError(
+            f"--resume {folder}: the run has done {state['epoch']} epochs, asked for {epochs}; train.epochs is how "
+            "many there are in all: give at least as many"
         )
     return state
 

@@ -32,13 +32,20 @@ class CosineConfig(Config):
 ScheduleConfig = Annotated[StepConfig | CosineConfig, Field(discriminator="name")]
 
 
-def lr_factor(schedule: ScheduleConfig, warmup: WarmupConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Factor on the base learning rate at optimizer step `step` (from 0)."""
+def lr_factor(
+    schedule: ScheduleConfig, warmup: WarmupConfig, step: int, steps_per_epoch: int, epochs: int, elapsed: float = 0.0
+) -> float:
+    """Factor on the base learning rate at optimizer step `step` (from 0).
+
+    elapsed  part of the time that the run may take; the schedule, but not the warm-up, is where the steps or the time
+             are, whichever is further on, so that a run that ends by the clock ends with the schedule's last rate
+    """
     match schedule:
         case StepConfig():
-            factor = schedule.gamma ** sum(step >= epoch * steps_per_epoch for epoch in schedule.milestones)
+            reached = max(step, elapsed * epochs * steps_per_epoch)
+            factor = schedule.gamma ** sum(reached >= epoch * steps_per_epoch for epoch in schedule.milestones)
         case CosineConfig():
-            progress = min(1.0, step / max(1, epochs * steps_per_epoch - 1))
+            progress = min(1.0, max(elapsed, step / max(1, epochs * steps_per_epoch - 1)))
             factor = schedule.final_factor + (1 - schedule.final_factor) * (1 + math.cos(math.pi * progress)) / 2
     if step < warmup.iterations:
         factor *= warmup.start_factor + (1 - warmup.start_factor) * (step / warmup.iterations) ** warmup.power

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from copy import copy
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from detkit.config import Config
 from detkit.data.build import DataConfig
 from detkit.data.loader import LoaderConfig
-from detkit.data.transforms import AugmentConfig
+from detkit.data.transforms import AugmentList, open_augment, parse_augment
 from detkit.detectors.build import DetectorConfig
 from detkit.engine.amp import AMP
 from detkit.engine.distributed import DEVICES
@@ -20,9 +22,16 @@ from detkit.evaluation.protocols import EvalConfig
 
 
 class TrainConfig(Config):
+    # what the weights start from: a run, a checkpoint, public weights, or a file of tensors; see docs/finetuning.md
+    init: str | None = None
     epochs: int = Field(ge=1)
+    max_minutes: float | None = Field(None, gt=0)  # the run ends after this time; a cosine has reached its end by then
+    patience: int | None = Field(None, ge=1)  # validations without a better score after which the run ends
     batch_size: int = Field(ge=1)  # images of each process
     accumulate: int = Field(1, ge=1)  # batches whose gradients make one optimizer step
+    freeze: tuple[str, ...] = ()  # parts of the detector that stay as they are: backbone, neck, backbone.layer1
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)  # factors on the loss of
+    # the class scores where this class is the target, by its name; 1 for the others and for background
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = StepConfig()
     warmup: WarmupConfig = WarmupConfig()
@@ -37,11 +46,18 @@ class TrainConfig(Config):
 class RunSettings(Config):
     """How a run trains and measures, whatever its detector and data are."""
 
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentList = parse_augment("flip")  # or a preset's name; docs/augmentation.md lists the entries
     loader: LoaderConfig = LoaderConfig()
     train: TrainConfig
     eval: EvalConfig = EvalConfig()
     device: str = "auto"  # auto, cpu, cuda or cuda:N
+
+    @classmethod
+    def open(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """With the entries of `augment` in place of presets, and of the default."""
+        opened = copy(tree)
+        opened["augment"] = open_augment(tree.get("augment", "flip"))
+        return opened
 
     @field_validator("device")
     @classmethod

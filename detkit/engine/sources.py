@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detkit.config import override, parse_config, parse_yaml
+from torch import Tensor
+
+from detkit.config import UserError, override, parse_config, parse_yaml
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import AnyDetector
-from detkit.engine.checkpoint import CheckpointError, load_checkpoint
-from detkit.engine.run import LAST
+from detkit.engine.checkpoint import FORMAT, CheckpointError, load_checkpoint
+from detkit.engine.run import LAST, load_last
 from detkit.engine.settings import RunConfig
 from detkit.engine.upgrade import upgrade_config, upgrade_state
 from detkit.structures import Categories
+from detkit.weights.files import read_archive, state_in
+from detkit.weights.plain import convert_plain
 
 
 def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
@@ -23,22 +29,10 @@ def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
     `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A checkpoint's weights come from the file: none are
     downloaded. Raises UserError if it is none of these.
     """
-    if str(source).startswith("torchvision:"):
-        from detkit.weights.torchvision import load_torchvision
-
-        _, name, *file = str(source).split(":", 2)
-        return load_torchvision(name, Path(file[0]) if file else None), None
-    if str(source).startswith("detr:"):
-        from detkit.weights.detr import load_detr
-
-        _, name, *file = str(source).split(":", 2)
-        return load_detr(name, Path(file[0]) if file else None), None
-    if str(source).startswith("darknet:") or (Path(source).suffix == ".cfg" and not Path(source).is_dir()):
-        from detkit.weights.darknet import load_darknet_source
-
-        return load_darknet_source(str(source).removeprefix("darknet:")), None
-    path = Path(source) / LAST if Path(source).is_dir() else Path(source)
-    state = upgrade_state(load_checkpoint(path))
+    if public := _load_public(str(source)):
+        return public, None
+    path = _checkpoint_file(source)
+    state = upgrade_state(load_last(path.parent) if Path(source).is_dir() else load_checkpoint(path))
     tree = upgrade_config(parse_yaml(state["config"], f"{path}: its configuration"))
     if "model" not in tree:
         raise CheckpointError(
@@ -54,6 +48,84 @@ def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
     backbone = config.model.backbone.model_copy(update={"weights": tree["model"]["backbone"].get("weights")})
     model = config.model.model_copy(update={"backbone": backbone})
     return detector.eval(), config.model_copy(update={"model": model})
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a detector can start from.
+
+    state       tensors under detkit's names
+    categories  the classes that they have rows for; None: the file does not say
+    reading     what the source turned out to be
+    """
+
+    state: Mapping[str, Tensor]
+    categories: Categories | None
+    reading: str
+
+
+def read_weights(source: str, detector: AnyDetector) -> Weights:
+    """The weights of what `load_detector` takes, or of a file of tensors alone, under the names that `detector` has.
+
+    Raises UserError if there are none, or if they are darknet's and `detector` is not one of its networks.
+    """
+    if public := _load_public(source):
+        return Weights(_public_state(public, detector, source), public.categories, "public weights")
+    path = _checkpoint_file(source)
+    content = read_archive(path, "detkit")
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        checkpoint = upgrade_state(content)
+        return Weights(checkpoint["model"], Categories.from_plain(checkpoint["categories"]), "a run of detkit")
+    own = detector.state_dict()
+
+    def fitting(state: Mapping[str, Tensor]) -> int:
+        return sum(name in own and own[name].shape == tensor.shape for name, tensor in state.items())
+
+    whose, state = convert_plain(state_in(content, path, "detkit"), fitting)
+    return Weights(state, None, f"tensors of {whose}")
+
+
+def check_source(source: str) -> None:
+    """Raises UserError if `source` is a file or a folder that is not there, which costs no time to say."""
+    path = _checkpoint_file(source)
+    if not _is_public(source) and not path.exists():
+        raise UserError(f"{path}: no such checkpoint; expected a run, a checkpoint or public weights")
+
+
+def _is_public(source: str) -> bool:
+    is_cfg = Path(source).suffix == ".cfg" and not Path(source).is_dir()
+    return source.startswith(("torchvision:", "detr:", "darknet:")) or is_cfg
+
+
+def _load_public(source: str) -> AnyDetector | None:
+    """The detector of public weights; None if `source` names none."""
+    if not _is_public(source):
+        return None
+    publisher, _, rest = source.partition(":")
+    name, _, file = rest.partition(":")
+    match publisher:
+        case "torchvision":
+            from detkit.weights.torchvision import load_torchvision
+
+            return load_torchvision(name, Path(file) if file else None)
+        case "detr":
+            from detkit.weights.detr import load_detr
+
+            return load_detr(name, Path(file) if file else None)
+        case _:
+            from detkit.weights.darknet import load_darknet_source
+
+            return load_darknet_source(source.removeprefix("darknet:"))
+
+
+def _public_state(public: AnyDetector, detector: AnyDetector, source: str) -> Mapping[str, Tensor]:
+    from detkit.weights.darknet import DarknetDetector, convert_network
+
+    return convert_network(public, detector, source) if isinstance(public, DarknetDetector) else public.state_dict()
+
+
+def _checkpoint_file(source: str | Path) -> Path:
+    return Path(source) / LAST if Path(source).is_dir() else Path(source)
 
 
 def load_weights(detector: AnyDetector, weights: dict[str, Any], path: Path) -> None:

@@ -15,39 +15,48 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from detkit.data.build import build_dataset
+from detkit.data.checks import NoValidation
 from detkit.data.dataset import ImageDataset
+from detkit.data.repeat_factors import describe_repeats
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import autocast
 from detkit.engine.checkpoint import load_checkpoint, save_checkpoint
-from detkit.engine.checks import check_categories, check_device, check_gradient, check_losses
+from detkit.engine.checks import check_categories, check_device, check_gradient, check_losses, class_weights
 from detkit.engine.ema import EMA
-from detkit.engine.evaluate import detection_store, evaluate
+from detkit.engine.freeze import Freeze
+from detkit.engine.initialise import initialise, without_public_weights
 from detkit.engine.loaders import evaluation_loader, training_loader
 from detkit.engine.log import RunLog
 from detkit.engine.optim import build_optimizer, set_lr
 from detkit.engine.proposal_search import proposals_for
-from detkit.engine.run import BEST, LAST, create_folder, detector_state, load_training_state, save_config
+from detkit.engine.run import BEST, LAST, detector_state, has_checkpoint, load_training_state, save_config
+from detkit.engine.run_folder import claim_folder
 from detkit.engine.schedule import lr_factor
 from detkit.engine.settings import RunConfig, RunSettings
-from detkit.engine.sources import load_weights
+from detkit.engine.sources import check_source, load_weights
 from detkit.engine.speed import accelerate
-from detkit.evaluation.build import build_evaluators
+from detkit.engine.stopping import Stopping, check_patience
+from detkit.engine.throughput import Throughput
+from detkit.engine.validation import Validation
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.report import format_table
-from detkit.structures import Batch, ImageId
+from detkit.structures import Batch, Categories, ImageId
+
+NO_VALIDATION = "no validation data: nothing is measured; last.pt is the result, and best.pt is not written"
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """What a run learns from and what it is measured on.
 
+    val        None: nothing is measured, and the last checkpoint is the result
     proposals  folder in which proposals are stored, for detectors that are given them; None: the folder of the run
     """
 
     train: ImageDataset
-    val: ImageDataset
+    val: ImageDataset | None
     proposals: Path | None = None
 
 
@@ -57,14 +66,31 @@ def train_config(
     """Builds the data and the detector of `config` and trains; see `train`."""
     with distributed.process_group(config.device) as device:
         check_device(config.train, device)
+        if config.train.init and not resume:
+            check_source(config.train.init)
         with distributed.first_process_first():
-            data = TrainingData(
-                build_dataset(config.data, "train"), build_dataset(config.data, "val"), Path(config.data.root)
-            )
-        torch.manual_seed(config.train.seed)
-        detector = build_detector(config.model, data.train.categories)
-        accelerate(detector)
+            data = training_data(config)
+        detector = new_detector(config, data.train.categories)
         return train(detector, data, config, folder, resume=resume, stop_after=stop_after)
+
+
+def training_data(config: RunConfig) -> TrainingData:
+    """Both splits of the data of `config`, or only the first where there is no other."""
+    train_set = build_dataset(config.data, "train")
+    try:
+        val_set = build_dataset(config.data, "val")
+    except NoValidation:
+        val_set = None
+    return TrainingData(train_set, val_set, Path(config.data.root))
+
+
+def new_detector(config: RunConfig, categories: Categories) -> AnyDetector:
+    """The detector of `config` before its training, with the random weights of its seed."""
+    torch.manual_seed(config.train.seed)
+    model = without_public_weights(config.model) if config.train.init else config.model
+    detector = build_detector(model, categories)
+    accelerate(detector)
+    return detector
 
 
 def train(
@@ -81,10 +107,13 @@ def train(
     `stop_after` ends the run after that epoch as an interruption would. Resumed, it gives what an uninterrupted run
     gives, to the bit on the CPU: every random number is a function of the seed, the epoch and the place.
     """
-    with distributed.process_group(settings.device) as device:
+    with distributed.process_group(settings.device) as device, claim_folder(folder):
         check_device(settings.train, device)
         check_categories(detector.categories, data.train.categories)
-        create_folder(folder)
+        check_patience(settings.train, data.val)
+        resume = resume and has_checkpoint(folder)
+        if settings.train.init and not resume:
+            initialise(detector, settings.train.init)
         run = Run(detector, data, settings, folder, device)
         if resume:
             run.resume()
@@ -97,6 +126,7 @@ class Run:
     detector     the one that is trained; `evaluated` is the one that is validated and saved as the result: its
                  average where there is one, else itself
     epoch, step  epochs and optimizer steps done
+    stopping     knows when it ends, and the best score so far
     finished     nothing is left to do, the stage after gradient descent included
     """
 
@@ -104,9 +134,12 @@ class Run:
         self, detector: AnyDetector, data: TrainingData, settings: RunSettings, folder: Path, device: torch.device
     ) -> None:
         self.settings, self.data, self.folder, self.device = settings, data, folder, device
+        if settings.train.class_weights:
+            detector.set_class_weights(class_weights(settings.train.class_weights, detector.categories))
         detector = detector.to(device)
         if settings.train.sync_bn:
             detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)  # type: ignore[no-untyped-call]
+        self.frozen = Freeze(detector, settings.train.freeze)
         self.detector = detector
         self.model: nn.Module = detector
         self.no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -117,53 +150,55 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.train.amp == "fp16")
         self.ema = EMA(settings.train.ema, detector) if settings.train.ema else None
         self.evaluated = self.ema.detector if self.ema else detector
-        proposals, workers = data.proposals or folder, settings.loader.workers
-        self.train_proposals = proposals_for(detector, data.train, proposals, workers=workers)
+        proposals = data.proposals or folder
+        workers, chosen = settings.loader.workers, settings.loader.proposals
+        self.train_proposals = proposals_for(detector, data.train, proposals, workers=workers, chosen=chosen)
         self.loader = training_loader(data.train, detector, settings, self.train_proposals)
-        val_proposals = proposals_for(detector, data.val, proposals, workers=workers)
-        self.val_loader = evaluation_loader(
-            data.val, detector, batch_size=settings.eval.batch_size, workers=workers, proposals=val_proposals
-        )
-        self.store = detection_store(data.val)
-        backend = settings.eval.coco_backend
-        self.evaluators = build_evaluators([settings.eval.protocol], self.store, coco_backend=backend)
+        self.validation = Validation(detector, data.val, settings, proposals) if data.val else None
         self.epoch = self.step = self.images_seen = 0
-        self.best, self.finished = -math.inf, False
+        self.finished = False
+        self.throughput = Throughput(settings.loader.workers)
+        self.stopping = Stopping(settings.train)
 
     def resume(self) -> None:
         """Loads the last checkpoint of the folder."""
-        state = load_training_state(self.folder, self.detector.categories)
+        state = load_training_state(self.folder, self.detector.categories, self.settings.train.epochs)
         load_weights(self.detector, state["trained"], self.folder / LAST)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             load_weights(self.ema.detector, state["model"], self.folder / LAST)
-        if (self.folder / BEST).exists():
-            self.best = load_checkpoint(self.folder / BEST)["score"]
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
         self.images_seen = state["images_seen"]
+        best = load_checkpoint(self.folder / BEST) if (self.folder / BEST).exists() else None
+        self.stopping.resume(best, self.epoch, state.get("minutes", 0.0))
 
     def run(self, stop_after: int | None = None) -> Evaluation | None:
-        """The epochs that are left, each followed by a checkpoint and, if it is due, a validation."""
-        train, evaluation = self.settings.train, None
+        """The epochs that are left, each followed by a checkpoint and, if it is due, a validation.
+
+        Returns the last evaluation; None if there was none.
+        """
+        train, evaluation, first_step = self.settings.train, None, self.step
         if distributed.rank() == 0:
             save_config(self.folder, self.settings)
         self.log = RunLog(self.folder, resume_step=self.step, enabled=distributed.rank() == 0)
         self.log.message(self.describe())
-        if self.epoch >= train.epochs and self.finished:
-            self.log.message(f"all {self.epoch} epochs are done; raise train.epochs to go on")
-        elif self.epoch >= train.epochs:
+        stop, has_stage = self.stopping.reason(self.epoch), self.evaluated.finish_training is not None
+        if stop and (self.finished or not has_stage):
+            self.log.message(stop)
+        while not stop and self.epoch < (stop_after or math.inf):
+            self.train_epoch()
+            stop = self.stopping.reason(self.epoch)
+            self.finished = stop is not None and not has_stage
+            self.save()
+            if self.finished or (not stop and self.epoch % train.eval_every == 0):
+                evaluation = self.validate()
+                stop = self.stopping.reason(self.epoch)
+        if stop and has_stage and not self.finished:
             self.finish()
             evaluation = self.validate()
-        while self.epoch < min(train.epochs, stop_after or train.epochs):
-            self.train_epoch()
-            done = self.epoch == train.epochs
-            self.finished = done and self.evaluated.finish_training is None
-            self.save()
-            if done:
-                self.finish()
-            if done or self.epoch % train.eval_every == 0:
-                evaluation = self.validate()
+        if stop and self.step > first_step and self.epoch < train.epochs:
+            self.log.message(f"ended early: {stop}")
         if evaluation:
             self.log.message(format_table(evaluation, self.settings.eval.protocol))
         self.log.close()
@@ -172,12 +207,14 @@ class Run:
     def train_epoch(self) -> None:
         train, batches = self.settings.train, len(self.loader)
         torch.manual_seed(epoch_seed(train.seed, self.epoch, distributed.rank()))
-        self.loader.batch_sampler.set_epoch(self.epoch)  # type: ignore[union-attr]
+        self.loader.set_epoch(self.epoch)
         self.detector.train()
+        self.frozen.hold()
         title = f"epoch {self.epoch + 1}/{train.epochs}"
         done, total = self.epoch * batches, train.epochs * batches
         group: list[tuple[list[ImageId], dict[str, Tensor]]] = []  # images and losses of the batches of the next step
-        for index, batch in enumerate(self.log.progress(self.loader, done=done, total=total, title=title)):
+        progress = self.log.progress(self.loader, done=done, total=total, title=title)
+        for index, batch in enumerate(self.throughput.watch(progress)):
             first = index // train.accumulate * train.accumulate
             size = min(train.accumulate, batches - first)
             is_last = index + 1 == first + size
@@ -186,8 +223,13 @@ class Run:
             group.append(([info.image_id for info in batch.infos], losses))
             if is_last:
                 self.optimizer_step(group, math.ceil(batches / train.accumulate))
-                self.log.step(self.step, self.epoch + 1, self.lr, last=index + 1 == batches)
+                last = index + 1 == batches or self.stopping.time_is_over
+                self.log.step(self.step, self.epoch + 1, self.lr, last=last)
                 group = []
+                self.log.message(self.throughput.report())
+                if self.stopping.time_is_over:
+                    break
+        self.log.message(self.throughput.report(end_of_epoch=True))
         self.epoch += 1
 
     def backward(self, batch: Batch, group_size: int) -> dict[str, Tensor]:
@@ -204,7 +246,10 @@ class Run:
 
     def optimizer_step(self, group: list[tuple[list[ImageId], dict[str, Tensor]]], steps_per_epoch: int) -> None:
         train = self.settings.train
-        set_lr(self.optimizer, lr_factor(train.schedule, train.warmup, self.step, steps_per_epoch, train.epochs))
+        self.stopping.tick()
+        elapsed = self.stopping.elapsed
+        factor = lr_factor(train.schedule, train.warmup, self.step, steps_per_epoch, train.epochs, elapsed)
+        set_lr(self.optimizer, factor)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.detector.parameters(), train.clip_norm or math.inf)
         # the only wait for the device in a step: the losses and the norm come over together
@@ -245,25 +290,18 @@ class Run:
         self.finished = True
         self.save()
 
-    def validate(self) -> Evaluation:
-        """Measures the detector and keeps it as the best one if it is."""
-        settings, rank = self.settings.eval, distributed.rank()
-        evaluation = evaluate(
-            self.evaluated,
-            self.val_loader,
-            self.store,
-            self.evaluators,
-            device=self.device,
-            amp=settings.amp,
-            progress=rank == 0,
-        )
-        result = evaluation.results[settings.protocol]
+    def validate(self) -> Evaluation | None:
+        """Measures the detector, if there is something to measure it on, and keeps it as the best one if it is."""
+        if self.validation is None:
+            return None
+        evaluation = self.validation.measure(self.evaluated, self.device)
+        protocol = self.settings.eval.protocol
+        result = evaluation.results[protocol]
         self.log.validation(self.step, self.epoch, result.metrics)
-        epochs = self.settings.train.epochs
-        self.log.message(f"epoch {self.epoch}/{epochs}: {settings.protocol} {result.headline} {result.score:.4f}")
-        if rank == 0 and result.score > self.best:
-            self.best = result.score
-            progress = {"epoch": self.epoch, "step": self.step, "score": self.best}
+        score = f"{result.score:.4f}" if self.validation.has_objects else "unknown, there is no object to measure"
+        self.log.message(f"epoch {self.epoch}/{self.settings.train.epochs}: {protocol} {result.headline} {score}")
+        if self.stopping.is_best(result.score) and distributed.rank() == 0:
+            progress = {"epoch": self.epoch, "step": self.step, "score": result.score}
             save_checkpoint(self.folder / BEST, {**detector_state(self.settings, self.evaluated), **progress})
         return evaluation
 
@@ -278,6 +316,7 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "images_seen": self.images_seen,
+            "minutes": self.stopping.minutes,
             "finished": self.finished,
         }
         save_checkpoint(self.folder / LAST, {**detector_state(self.settings, self.evaluated), **training})
@@ -285,12 +324,18 @@ class Run:
     def describe(self) -> str:
         parameters = list(self.detector.parameters())
         trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        train, processes = self.settings.train, distributed.world_size()
+        threshold = self.settings.loader.repeat_threshold
+        batch, images = train.batch_size, train.batch_size * train.accumulate * processes
         lines = [
             self.data.train.summary,
-            self.data.val.summary,
+            self.data.val.summary if self.data.val else NO_VALIDATION,
             f"{type(self.detector).__name__}: {sum(p.numel() for p in parameters):,} parameters, {trained:,} trained; "
-            f"{len(self.detector.categories)} classes; {distributed.world_size()} x {self.device}",
+            f"{len(self.detector.categories)} classes; {processes} x {self.device}",
             *self.detector.notes,
+            *([self.frozen.describe(train.optimizer)] if train.freeze else []),
+            *([describe_repeats(self.data.train, threshold)] if threshold else []),
+            f"batch {batch} x accumulate {train.accumulate} x processes {processes} = {images} images a step",
             f"writing to {self.folder}",
         ]
         return "\n".join(lines)

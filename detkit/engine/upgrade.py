@@ -1,4 +1,4 @@
-"""Configurations and checkpoints of detkit 0.1 in the present form, so that old runs can be evaluated and resumed."""
+"""Configurations and checkpoints of detkit 0.1 and 0.2 in the present form: old runs can be evaluated and resumed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detkit.config import UserError
+from detkit.data.transforms import list_of_mapping
 from detkit.structures import Categories
 
 SELECTION = {
@@ -21,11 +22,15 @@ PRIORS = ("min_sizes", "max_sizes", "ratios", "steps", "clip_sides")
 
 
 def upgrade_config(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with backbones addressed by level and thresholds beside the other fields -> the present form.
+    """A configuration with backbones addressed by level, thresholds beside the other fields (0.1) a learning rate for
+    the backbone alone and augmentation as a mapping (0.2) -> the present form.
 
     One that has the present form already is returned as it is.
     """
     upgraded: dict[str, Any] = copy.deepcopy(dict(tree))
+    _name_the_part(upgraded)
+    if isinstance(upgraded.get("augment"), Mapping):
+        upgraded["augment"] = list_of_mapping(upgraded["augment"])
     model = upgraded.get("model")
     if not isinstance(model, dict):
         return upgraded
@@ -53,6 +58,14 @@ def upgrade_state(state: Mapping[str, Any]) -> dict[str, Any]:
         upgraded.setdefault("images_seen", images_seen)
         upgraded.setdefault("finished", True)  # the first runs had no stage after gradient descent
     return upgraded
+
+
+def _name_the_part(tree: dict[str, Any]) -> None:
+    """`backbone_lr_factor: 0.1` -> `lr_factors: {backbone: 0.1}`."""
+    optimizer = (tree.get("train") or {}).get("optimizer")
+    if isinstance(optimizer, dict) and "backbone_lr_factor" in optimizer:
+        factor = optimizer.pop("backbone_lr_factor")
+        optimizer["lr_factors"] = {"backbone": factor} if factor != 1 else {}
 
 
 def _address_by_stride(backbone: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ class Evaluation:
 
     num_objects  objects by class name, without the ignored ones
     num_ignored  objects of all classes that are VOC difficult or COCO crowd
+    notes        sentences for the user, such as which classes have another name in the data
     """
 
     results: dict[Protocol, ProtocolResult]
@@ -67,6 +68,7 @@ class Evaluation:
     num_detections: int
     num_objects: dict[str, int]
     num_ignored: int
+    notes: tuple[str, ...] = ()
 
 
 def summarise(store: DetectionStore, evaluators: Mapping[Protocol, Evaluator]) -> Evaluation:

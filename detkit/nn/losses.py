@@ -48,6 +48,15 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     return F.cross_entropy(logits, labels, weights, reduction="none")
 
 
-def sum_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    """The sum of the squared differences. darknet reports this sum, but its gradient is that of half of it."""
-    return torch.sum((predictions - targets) ** 2)
+def sum_squared_error(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of the squared differences. darknet reports this sum, but its gradient is that of half of it.
+
+    weights  factors on the squares, in a shape that extends to theirs
+    """
+    squares = (predictions - targets) ** 2
+    return torch.sum(squares if weights is None else weights * squares)
+
+
+def background_first(class_weights: Tensor | None) -> Tensor | None:
+    """`[K]` -> `[K + 1]`: a weight of 1 for background, which is label 0 of a softmax; None stays None."""
+    return None if class_weights is None else F.pad(class_weights, (1, 0), value=1.0)

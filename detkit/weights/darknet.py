@@ -23,7 +23,7 @@ from detkit.detectors.yolov3 import YOLOv3
 from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.backbones.staged import public_weights
-from detkit.nn.blocks import LocallyConnected
+from detkit.nn.blocks import ConvBlock, LocallyConnected
 from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
@@ -107,11 +107,38 @@ def load_official(detector: AnyDetector, path: Path) -> None:
 
     Raises UserError if the file does not fit.
     """
+    load_darknet_weights(path, _official_layers(detector, str(path)))
+
+
+def convert_network(darknet: DarknetDetector, detector: AnyDetector, source: str) -> dict[str, Tensor]:
+    """The weights of a darknet network under the names of `detector`, a YOLOv1, YOLOv2 or YOLOv3 of detkit.
+
+    Layers answer to each other by their order. The number of classes and anchors may differ, and with it shapes of the
+    last layers. Raises UserError, which begins with `source`, if the two have not as many layers.
+    """
+    layers, own = _official_layers(detector, source), darknet.darknet.weighted_layers()
+    if len(layers) != len(own):
+        raise UserError(
+            f"{source}: its network has {len(own)} layers with weights, this {type(detector).__name__} {len(layers)}; "
+            "take the configuration of the same network: yolov1, yolov2, yolov3, yolov3-spp and yolov3-tiny have one "
+            "in detkit, others are for eval and predict alone"
+        )
+    names = {module: name for name, module in detector.named_modules()}
+    state: dict[str, Tensor] = {}
+    for layer, source_layer in zip(layers, own, strict=True):
+        if isinstance(layer, nn.Conv2d) and isinstance(source_layer, ConvBlock):  # the last layers, without a norm
+            source_layer = source_layer.conv
+        state |= {f"{names[layer]}.{key}": tensor for key, tensor in source_layer.state_dict().items()}
+    return state
+
+
+def _official_layers(detector: AnyDetector, source: str) -> list[nn.Module]:
+    """The layers with weights in the order of a darknet file. Raises UserError if darknet has no such detector."""
     if not isinstance(detector, YOLOv1 | YOLOv2 | YOLOv3):
-        raise UserError(f"{path}: darknet's weights are for yolov1, yolov2 and yolov3, not {type(detector).__name__}")
+        raise UserError(f"{source}: darknet's weights are for yolov1, yolov2 and yolov3, not {type(detector).__name__}")
     layers: list[nn.Module] = [*conv_blocks(detector.backbone)]
     if len(layers) != sum(isinstance(module, nn.Conv2d) for module in detector.backbone.modules()):
-        raise UserError(f"{path}: darknet's weights need a backbone of darknet, such as darknet53")
+        raise UserError(f"{source}: darknet's weights need a backbone of darknet, such as darknet53")
     head: Any = detector.head
     neck: Any = detector.neck
     match detector:
@@ -124,7 +151,7 @@ def load_official(detector: AnyDetector, path: Path) -> None:
             for depth, predict in enumerate(reversed(head.predict)):
                 layers += [*conv_blocks(neck.body[depth]), *conv_blocks(neck.output[depth]), predict]
                 layers += neck.lateral[depth : depth + 1]
-    load_darknet_weights(path, layers)
+    return layers
 
 
 def load_darknet_source(source: str) -> DarknetDetector:

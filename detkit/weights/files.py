@@ -11,14 +11,21 @@ from torch import Tensor
 
 from detkit.config import UserError
 
+NESTED = ("model", "state_dict", "model_state_dict")  # where training programs put the weights, beside their own state
+
 
 def read_state(file: Path, publisher: str) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or of a torch archive, where they may lie under `model`.
+    """The tensors of a `.safetensors` file or of a torch archive, where they may lie under one of `NESTED`.
 
     publisher  whose checkpoint it should be, for the UserError that is raised if it is not
     """
+    return state_in(read_archive(file, publisher), file, publisher)
+
+
+def read_archive(file: Path, publisher: str) -> object:
+    """What a `.safetensors` file or a torch archive holds; see `read_state`."""
     try:
-        state: object = load_file(file) if file.suffix == ".safetensors" else _load_archive(file)
+        return load_file(file) if file.suffix == ".safetensors" else _load_archive(file)
     except OSError as error:
         raise UserError(f"{file}: cannot read this checkpoint: {error.strerror or error}") from error
     except SafetensorError as error:
@@ -27,8 +34,13 @@ def read_state(file: Path, publisher: str) -> dict[str, Tensor]:
         raise UserError(
             f"{file}: not a {publisher} checkpoint: the file is no archive of tensors, or is cut short"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
+
+
+def state_in(content: object, file: Path, publisher: str) -> dict[str, Tensor]:
+    """The tensors in the content of `file`; see `read_state`."""
+    state = content
+    if isinstance(content, dict):
+        state = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a {publisher} checkpoint: expected a dict of tensors")
     return state

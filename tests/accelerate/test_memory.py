@@ -49,7 +49,7 @@ def grown(folder: Path, steps: int) -> dict[str, float]:
     epochs = steps * BATCH // PICTURES
     small = ("model.input.resize.size=32", "model.input.resize.max_size=48")
     changes = (f"train.epochs={epochs}", f"train.batch_size={BATCH}", f"train.eval_every={epochs}", "loader.workers=2")
-    augment = ("augment.hsv=[0.1, 1.5, 1.5]", "augment.scale_jitter=[0.7, 1.4]")
+    augment = ("augment=[flip, {name: hsv}, {name: scale_jitter, scale: [0.7, 1.4]}]",)
     (folder / "run").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunLog, "step", step)

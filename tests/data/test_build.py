@@ -1,26 +1,28 @@
 """The loader: exact, whatever the number of workers and ranks."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
-from torch.utils.data import DataLoader
 
 from detkit.data.build import DataConfig, build_dataset
 from detkit.data.checks import DataError
 from detkit.data.coco import COCOConfig
 from detkit.data.collate import collate
 from detkit.data.dataset import ImageDataset
-from detkit.data.loader import LoaderConfig, build_loader
+from detkit.data.loader import Loader, LoaderConfig, build_loader
 from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.sampler import BatchSampler
 from detkit.data.shapes import ShapesConfig
 from detkit.data.shapes_drawing import CLASS_NAMES
-from detkit.data.transforms import Augment, AugmentConfig
+from detkit.data.transforms import Augment, parse_augment
+from detkit.data.transforms.entry import Others
 from detkit.data.voc import VOCConfig
 from detkit.data.yolo import YOLODataConfig
 from detkit.structures import Batch, ImageId, ImageInfo, Objects, Sample, Size
@@ -45,12 +47,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     return make_dataset(tmp_path_factory.mktemp("noise"), SIZES)
 
 
-def loader(dataset: ImageDataset, **changes: Any) -> DataLoader[Batch]:
+def loader(dataset: ImageDataset, **changes: Any) -> Loader[Batch]:
     settings: dict[str, Any] = {
         "place": multi_scale,
         "stride": 32,
         "batch_size": 3,
-        "augment": Augment(AugmentConfig(scale_jitter=(0.7, 1.4), crop=0.5, photometric=0.5)),
+        "augment": Augment(parse_augment(["ssd", {"name": "scale_jitter"}, {"name": "crop"}])),
         "seed": 5,
         "workers": 0,
         "shuffle": True,
@@ -64,8 +66,8 @@ def ids(batches: list[Batch]) -> list[Any]:
     return [info.image_id for batch in batches for info in batch.infos]
 
 
-def epoch_of(loader: DataLoader[Batch], epoch: int) -> list[Batch]:
-    loader.batch_sampler.set_epoch(epoch)
+def epoch_of(loader: Loader[Batch], epoch: int) -> list[Batch]:
+    loader.set_epoch(epoch)
     return list(loader)
 
 
@@ -132,7 +134,9 @@ def test_evaluation_keeps_the_order_and_draws_nothing(dataset: ImageDataset) -> 
     batches = list(loader(dataset, augment=None, shuffle=False, with_targets=False, workers=2))
     assert ids(batches) == list(range(len(SIZES)))
     assert all(batch.targets is None for batch in batches)
-    assert all(info.scale == (2.0, 2.0) and info.orig_size == SIZES[info.image_id] for b in batches for info in b.infos)
+    assert all(
+        info.scale == (2.0, 2.0) and info.orig_size == SIZES[int(info.image_id)] for b in batches for info in b.infos
+    )
 
 
 def test_targets_lie_in_input_pixels_and_lead_back(dataset: ImageDataset) -> None:
@@ -155,9 +159,8 @@ def test_picture_lost_during_training_is_named(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, SIZES[:3])
     (tmp_path / "001.png").unlink()
     for workers in (0, 1):
-        with pytest.raises(DataError) as lost:
+        with pytest.raises(DataError, match=r"/001.png .*when noise was checked"):
             list(loader(dataset, workers=workers))
-        assert str(lost.value) == f"{tmp_path}/001.png: the picture cannot be read; it was there when noise was checked"
 
 
 class TestBatchSampler:
@@ -184,7 +187,7 @@ class TestBatchSampler:
         small, large = self.sampler(), self.sampler(batch_size=5, aspect_grouping=False)
 
         def seeds(sampler: BatchSampler) -> dict[int, int]:
-            return {index: seed for batch in sampler for index, seed, _ in batch}
+            return {key.image: key.seed for batch in sampler for key in batch}
 
         first = seeds(small)
         assert first == seeds(large)
@@ -250,8 +253,7 @@ def test_each_picture_comes_with_its_proposals(dataset: ImageDataset, tmp_path: 
 
 def test_batches_share_a_draw(dataset: ImageDataset) -> None:
     def draws(**changes: int) -> list[Any]:
-        sampler = loader(dataset, batch_size=2, **changes).batch_sampler
-        return [keys[0][2] for keys in sampler]  # type: ignore[union-attr]
+        return [keys[0].draw for keys in loader(dataset, batch_size=2, **changes).sampler]
 
     assert len(set(draws())) == len(draws()) == 6
     shared = draws(draw_every=4)
@@ -261,8 +263,8 @@ def test_batches_share_a_draw(dataset: ImageDataset) -> None:
 
 def test_each_image_draws_its_own(dataset: ImageDataset) -> None:
     def draws(**changes: Any) -> list[Any]:
-        sampler = loader(dataset, batch_size=2, draw_every=0, **changes).batch_sampler
-        return [draw for keys in sampler for _, _, draw in keys]  # type: ignore[union-attr]
+        sampler = loader(dataset, batch_size=2, draw_every=0, **changes).sampler
+        return [key.draw for keys in sampler for key in keys]
 
     assert len(set(draws())) == len(draws()) == len(dataset)
     assert draws() == draws()
@@ -289,3 +291,49 @@ def test_build_dataset_reads_each_kind(tmp_path: Path) -> None:
     for config in (voc, COCOConfig(root="/nowhere"), YOLODataConfig(root="/nowhere")):
         with pytest.raises(DataError, match="does not exist"):
             build_dataset(config, "train")
+
+
+class OneOfTwoOthers:
+    """In place of an augmentation: the second of two other images, with the epoch in its first pixel."""
+
+    def __call__(self, sample: Sample, seed: int, epoch: int, others: Others) -> Sample:
+        _, other = others(np.random.default_rng(seed), 2)
+        image = other.image.copy()
+        image[0, 0] = epoch
+        return replace(other, image=image)
+
+    def interpolation(self, seed: int, epoch: int) -> int:
+        return cv2.INTER_NEAREST
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_augmentation_is_given_the_epoch_and_other_images(
+    dataset: ImageDataset, tmp_path: Path, workers: int
+) -> None:
+    """Any of the data set, drawn by the generator that it hands over, with their proposals."""
+    folder = ProposalFolder(tmp_path, Path("data"), {"name": "own"})
+    for index in range(len(dataset)):
+        folder.save(dataset.path(index), np.array([[0, 0, 10, 10 + index]], np.float32))
+    one = loader(dataset, augment=OneOfTwoOthers(), proposals=folder, workers=workers)
+    one.set_epoch(6)
+    for keys, batch in zip(list(one.sampler), one, strict=True):
+        drawn = [np.random.default_rng(key.seed).integers(len(dataset), size=2)[1] for key in keys]
+        assert [info.image_id for info in batch.infos] == drawn
+        assert (batch.images[:, :, 0, 0] == 6).all()
+        assert batch.proposals is not None
+        heights = [boxes[0, 3].item() / info.scale[1] for boxes, info in zip(batch.proposals, batch.infos, strict=True)]
+        assert heights == pytest.approx([10 + index for index in drawn])
+
+
+def test_images_of_rare_classes_come_more_often(tmp_path: Path) -> None:
+    """Class 1 is on one of eleven images: sqrt(1 / (1 / 11)) = 3.3 times, and the ten others once."""
+    dataset = make_dataset(tmp_path, SIZES)
+    dataset.objects.labels[4] = 1
+    one, rare = loader(dataset, repeat_threshold=1.0, aspect_grouping=False), set()
+    for epoch in range(30):
+        one.set_epoch(epoch)
+        rare.add([key.image for keys in one.sampler for key in keys].count(4))
+    assert rare == {3, 4}
+    assert ids(epoch_of(one, 0)).count(4) in rare
+    assert ids(epoch_of(loader(dataset), 0)).count(4) == 1
+    assert LoaderConfig().repeat_threshold is None

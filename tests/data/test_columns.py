@@ -13,7 +13,7 @@ import torch
 from detkit.data.checks import DataError, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import build_loader
-from detkit.data.transforms import Augment, AugmentConfig
+from detkit.data.transforms import Augment, parse_augment
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Categories, ImageId, ImageInfo, Size
 from tests.data.writers import write_picture
@@ -55,7 +55,7 @@ def test_an_unknown_column_reaches_the_targets_beside_its_box(dataset: ImageData
         place=as_it_is,
         stride=32,
         batch_size=3,
-        augment=Augment(AugmentConfig(horizontal_flip=0.5, scale_jitter=(1.3, 2.5))),
+        augment=Augment(parse_augment(["flip", {"name": "scale_jitter", "scale": [1.3, 2.5]}])),
         seed=0,
         workers=workers,
         shuffle=True,

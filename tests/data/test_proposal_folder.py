@@ -116,7 +116,7 @@ def test_something_else_than_boxes(boxes: Any, data: Path, picture: str) -> None
 
 def test_a_place_that_cannot_be_written_to(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot keep proposals: Not a directory; choose another folder"):
+    with pytest.raises(DataError, match=r"cannot keep proposals: Not a directory; set loader\.proposals"):
         ProposalFolder(tmp_path / "file", data, HOW)
 
 

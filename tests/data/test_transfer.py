@@ -1,18 +1,19 @@
 """Batches through shared memory that is reused: they do not change while any tensor shares their memory."""
 
 import gc
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from detkit.data.dataset import ImageDataset
-from detkit.data.loader import build_loader
-from detkit.data.transfer import NUM_BUFFERS, CollateInWorker
-from detkit.data.transforms import Augment, AugmentConfig
+from detkit.data.loader import Loader, build_loader
+from detkit.data.transfer import NUM_BUFFERS, BufferPool
+from detkit.data.transforms import Augment, parse_augment
 from detkit.structures import Batch, ImageId, ImageInfo, Size
 from tests.data.writers import make_dataset
 
@@ -29,9 +30,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ImageDataset:
     return make_dataset(tmp_path_factory.mktemp("noise"), SIZES)
 
 
-def loader(dataset: ImageDataset, workers: int, **changes: Any) -> DataLoader[Batch]:
+def loader(dataset: ImageDataset, workers: int, **changes: Any) -> Loader[Batch]:
     settings: dict[str, Any] = {"batch_size": 2, "shuffle": True, "with_targets": True, "stride": 32, "seed": 5}
-    augment = Augment(AugmentConfig(scale_jitter=(0.7, 1.4)))
+    augment = Augment(parse_augment(["flip", {"name": "scale_jitter", "scale": [0.7, 1.4]}]))
     return build_loader(
         dataset,
         **{**settings, **changes},
@@ -42,15 +43,15 @@ def loader(dataset: ImageDataset, workers: int, **changes: Any) -> DataLoader[Ba
     )
 
 
-def pool(of: DataLoader[Batch]) -> CollateInWorker:
-    collate = of.collate_fn.args[0]  # type: ignore[attr-defined]
-    assert isinstance(collate, CollateInWorker)
-    return collate
+def pool(of: Loader[Batch]) -> BufferPool:
+    found = of.dataset.function.pool  # type: ignore[attr-defined]
+    assert isinstance(found, BufferPool)
+    return found
 
 
-def epochs(of: DataLoader[Batch], count: int) -> Iterator[Batch]:
+def epochs(of: Loader[Batch], count: int) -> Iterator[Batch]:
     for epoch in range(count):
-        of.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        of.set_epoch(epoch)
         yield from of
 
 
@@ -106,7 +107,7 @@ def test_all_buffers_are_free_when_the_batches_are_gone(dataset: ImageDataset) -
     assert seen == len(SIZES)
     gc.collect()
     assert len(pool(one).buffers) > 1
-    assert pool(one).taken.sum() == 0
+    assert sum(pool(one).taken) == 0
 
 
 def test_with_a_worker_or_not_the_channels_lie_together(dataset: ImageDataset) -> None:
@@ -114,3 +115,27 @@ def test_with_a_worker_or_not_the_channels_lie_together(dataset: ImageDataset) -
         for batch in loader(dataset, workers, with_targets=False):
             assert batch.images.is_contiguous(memory_format=torch.channels_last)
             assert batch.targets is None
+
+
+def test_without_memory_files_the_batches_are_the_same(dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without memfd, or when no more files can be opened."""
+
+    def refused(name: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("os.memfd_create", refused)
+    one = loader(dataset, 1)
+    for first, second in zip(epochs(one, 2), epochs(loader(dataset, 0), 2), strict=True):
+        assert_equal(first, second)
+    assert pool(one).buffers == {}
+
+
+def test_a_batch_needs_no_room_in_the_file_system_of_shared_memory(dataset: ImageDataset) -> None:
+    """Docker gives /dev/shm 64 MB, of which other processes may have taken all."""
+    one = loader(dataset, 2, stride=512)
+    before = set(os.listdir("/dev/shm"))
+    batches = list(epochs(one, 1))
+    assert len(batches) > 2 * NUM_BUFFERS
+    new = [Path("/dev/shm", name) for name in set(os.listdir("/dev/shm")) - before]
+    assert sum(path.stat().st_size for path in new if path.exists()) < batches[0].images.numel()
+    assert not [line for line in Path("/proc/self/maps").read_text().splitlines() if "/torch_" in line]

@@ -23,7 +23,7 @@ def write_picture(path: Path, size: tuple[int, int] = (40, 60), value: int = 120
     assert cv2.imwrite(str(path), np.full((*size, 3), value, np.uint8))
 
 
-def voc_object(name: str, corners: Sequence[Any], difficult: int | None = None) -> str:
+def voc_object(name: str, corners: Sequence[Any], difficult: int | str | None = None) -> str:
     tags = "".join(f"<{t}>{v}</{t}>" for t, v in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
     flag = "" if difficult is None else f"<difficult>{difficult}</difficult>"
     return f"<object><name>{name}</name>{flag}<bndbox>{tags}</bndbox></object>"

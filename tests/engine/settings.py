@@ -56,7 +56,7 @@ SEPARABLE = (
     "model.rpn.post_nms_top_k_train=10",
     "model.roi.batch_size_per_image=100000",
     "model.roi.positive_fraction=1.0",
-    "augment.horizontal_flip=0.0",
+    "augment=[]",
     "train.optimizer.lr=0.001",  # steps so small that no rounding flips a ReLU on the way
 )
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.config import UserError
 from detkit.engine.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint
 from tests.engine.settings import differences
 
@@ -92,7 +93,7 @@ def test_garbled_bytes(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"last.pt: cannot write the checkpoint: No such file"):
+    with pytest.raises(UserError, match=r"last.pt: cannot write: No such file"):
         save_checkpoint(tmp_path / "missing" / "last.pt", make_state())
 
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from detkit.config import ConfigError, UserError, parse_config
 from detkit.engine.optim import AdamWConfig, RMSpropConfig, SGDConfig, build_optimizer, set_lr
+from detkit.engine.settings import TrainConfig
 
 
 class Small(nn.Module):
@@ -36,7 +38,7 @@ def test_all_decay_at_one_rate_unless_asked(kind: type) -> None:
 @pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig, RMSpropConfig])
 def test_no_decay_on_norms_and_biases_and_a_slower_backbone(kind: type) -> None:
     network = Small()
-    config = kind(lr=0.1, weight_decay=0.01, decay_norm_and_bias=False, backbone_lr_factor=0.1)
+    config = kind(lr=0.1, weight_decay=0.01, decay_norm_and_bias=False, lr_factors={"backbone": 0.1})
     assert groups_of(build_optimizer(config, network), network) == {
         "backbone.0.weight": (pytest.approx(0.01), 0.01),
         "backbone.1.weight": (pytest.approx(0.01), 0.0),
@@ -46,9 +48,47 @@ def test_no_decay_on_norms_and_biases_and_a_slower_backbone(kind: type) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig, RMSpropConfig])
+def test_a_rate_for_each_part_and_the_longest_name_counts(kind: type) -> None:
+    network = Small()
+    factors = {"backbone.1": 3.0, "backbone": 0.5, "head": 2.0}
+    rates = {
+        name: lr
+        for name, (lr, _) in groups_of(build_optimizer(kind(lr=0.1, lr_factors=factors), network), network).items()
+    }
+    assert rates == {
+        "backbone.0.weight": pytest.approx(0.05),
+        "backbone.1.weight": pytest.approx(0.3),
+        "backbone.1.bias": pytest.approx(0.3),
+        "head.weight": pytest.approx(0.2),
+        "head.bias": pytest.approx(0.2),
+    }
+
+
+def test_a_part_that_there_is_not_has_no_rate() -> None:
+    with pytest.raises(
+        UserError, match=r"train.optimizer.lr_factors: 'hed' is no part of this Small; did you mean 'head'\?"
+    ):
+        build_optimizer(SGDConfig(lr=0.1, lr_factors={"hed": 0.1}), Small())
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_a_factor_is_above_zero(factor: float) -> None:
+    with pytest.raises(ValueError, match="greater than 0"):
+        SGDConfig(lr=0.1, lr_factors={"backbone": factor})
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_the_old_key_says_the_new_one(name: str) -> None:
+    optimizer = {"name": name, "lr": 0.1, "backbone_lr_factor": 0.1}
+    tree = {"epochs": 1, "batch_size": 1, "optimizer": optimizer}
+    with pytest.raises(ConfigError, match=r"optimizer.backbone_lr_factor: now lr_factors: {backbone: FACTOR}"):
+        parse_config(tree, TrainConfig)
+
+
 def test_the_schedule_multiplies_each_groups_own_rate() -> None:
     network = Small()
-    optimizer = build_optimizer(SGDConfig(lr=0.1, backbone_lr_factor=0.1), network)
+    optimizer = build_optimizer(SGDConfig(lr=0.1, lr_factors={"backbone": 0.1}), network)
     set_lr(optimizer, 0.5)
     set_lr(optimizer, 0.2)  # of the full rate, not of the last
     assert sorted(group["lr"] for group in optimizer.param_groups) == pytest.approx([0.002, 0.02])

@@ -1,6 +1,7 @@
 """A detector that is given its proposals: found for training and validation, kept, and made anew for a new picture."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -111,6 +112,57 @@ def test_a_picture_replaced_under_its_name_is_searched_again(run: Path, tmp_path
     picture.write_bytes(picture.read_bytes() + b"more")
     assert len(find_proposals(dataset, source, folder, workers=0, progress=False)) == 1
     assert find_proposals(dataset, source, folder, workers=0, progress=False) == []
+
+
+# ---- where they lie
+
+
+def test_they_lie_beside_a_file_that_is_the_root(tmp_path: Path) -> None:
+    """YOLO's data.yaml may be `data.root`; its folder gives the same proposals."""
+    (tmp_path / "data.yaml").touch()
+    source = proposal_source(SelectiveSearchConfig())
+    folder = proposal_folder(source, tmp_path / "data.yaml")
+    assert folder.folder.parent == tmp_path / "proposals"
+    assert (folder.folder, folder.data) == (proposal_folder(source, tmp_path).folder, tmp_path)
+
+
+def test_they_lie_in_the_cache_where_the_data_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
+    data, other, searched = (tmp_path / "read-only" / name for name in ("data", "data-2", "searched"))
+    source = proposal_source(SelectiveSearchConfig())
+    for folder in (data, other, searched):
+        folder.mkdir(parents=True)
+    before = proposal_folder(source, searched).folder
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and access(path, mode))
+    kept = proposal_folder(source, data).folder
+    assert kept.is_relative_to(tmp_path / "cache/proposals")
+    assert f"{data}/proposals is not writable: proposals are kept in {kept}" in capsys.readouterr().out
+    assert proposal_folder(source, other).folder != kept
+    assert proposal_folder(source, searched).folder == before, "what is there already can be read"
+    assert proposal_folder(source, data, tmp_path / "mine").folder.parent == tmp_path / "mine"
+    assert os.listdir(data) == []
+
+
+def test_training_and_evaluation_find_those_of_the_tool(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(run.parent / "shapes", tmp_path / "shapes", ignore=shutil.ignore_patterns("proposals"))
+    config, keep = str(run.parent / "tiny.yaml"), tmp_path / "kept"
+    data = ["--set", f"data.root={root}"]
+    for split in ("train", "val"):
+        assert cli.proposals([config, *data, "--split", split, "--output", str(keep)]) == 0
+    setting = f"loader.proposals={keep}"
+    assert f"train and eval find them with --set {setting}\n" in capsys.readouterr().out
+    times = {path: path.stat().st_mtime_ns for path in keep.rglob("*.npy")}
+    assert len(times) == 6 + 3
+    assert cli.train([config, *data, "--output", str(tmp_path / "run"), "--set", setting]) == 0
+    assert cli.evaluate([str(tmp_path / "run"), "--protocol", "voc07"]) == 0
+    assert cli.evaluate([str(run), *data, "--protocol", "voc07", "--set", setting]) == 0
+    assert {path: path.stat().st_mtime_ns for path in keep.rglob("*.npy")} == times
+    assert not (root / "proposals").exists()
 
 
 # ---- of another detector

@@ -37,6 +37,20 @@ def test_cosine_of_a_single_step_does_not_divide_by_zero() -> None:
     assert lr_factor(CosineConfig(), NO_WARMUP, 0, 1, 1) == 1
 
 
+def test_a_limit_of_time_moves_the_schedule_but_not_the_warmup_on() -> None:
+    """Ten steps an epoch, ten epochs: half of the time is over at step 3, and the rate is that of half the run."""
+    half = [
+        lr_factor(schedule, NO_WARMUP, 3, 10, 10, 0.5) for schedule in (CosineConfig(), StepConfig(milestones=(5,)))
+    ]
+    assert half == pytest.approx([0.5, 0.1])
+    assert lr_factor(StepConfig(milestones=(5,)), NO_WARMUP, 3, 10, 10, 0.49) == 1.0
+    assert lr_factor(CosineConfig(final_factor=0.2), NO_WARMUP, 3, 10, 10, 1.5) == pytest.approx(0.2)
+    steps_further = lr_factor(CosineConfig(), NO_WARMUP, 60, 10, 10, 0.1)
+    assert steps_further == lr_factor(CosineConfig(), NO_WARMUP, 60, 10, 10) < 0.5
+    warmup = WarmupConfig(iterations=10, start_factor=0.0)
+    assert lr_factor(CosineConfig(), warmup, 5, 10, 10, 0.5) == pytest.approx(0.25)
+
+
 def test_warmup_is_linear_and_multiplies_the_schedule() -> None:
     warmup = WarmupConfig(iterations=10, start_factor=0.1)
     factors = [lr_factor(StepConfig(), warmup, step, 10, 12) for step in (0, 5, 9, 10, 11)]

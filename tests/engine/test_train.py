@@ -29,7 +29,7 @@ EVERYTHING = (
     "train.warmup.iterations=3",
     "train.clip_norm=5.0",
     "loader.workers=2",
-    "augment={horizontal_flip: 0.5, scale_jitter: [0.7, 1.4], crop: 0.5, photometric: 0.5}",
+    "augment=[{name: mosaic, size: 64, probability: 0.5, until_epoch: -1}, ssd, {name: scale_jitter}, {name: mixup}]",
     "model.input.resize.train_sizes=[48, 64, 80]",
     "model.roi.dropout=0.3",
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detkit.config import UserError, parse_config
-from detkit.engine.settings import RunConfig
+from detkit.engine.settings import RunConfig, RunSettings
 from detkit.engine.upgrade import upgrade_config, upgrade_state
 
 REST: dict[str, Any] = {
@@ -105,6 +105,16 @@ def test_a_configuration_of_before(model: dict[str, Any], expected: dict[str, An
 def test_a_configuration_in_the_present_form_stays(model: dict[str, Any], expected: dict[str, Any]) -> None:
     present = parse_config(upgrade_config({"model": model, **REST}), RunConfig).model_dump(mode="json")
     assert upgrade_config(present) == present
+
+
+@pytest.mark.parametrize(("factor", "lr_factors"), [(0.1, {"backbone": 0.1}), (1.0, {})])
+def test_the_learning_rate_of_the_backbone_is_that_of_a_part(factor: float, lr_factors: dict[str, float]) -> None:
+    """Runs from Python, whose configuration has no model, too."""
+    optimizer = {"name": "adamw", "lr": 0.01, "betas": [0.8, 0.9], "backbone_lr_factor": factor}
+    tree = {"train": {"epochs": 1, "batch_size": 2, "optimizer": optimizer}}
+    config = parse_config(upgrade_config(tree), RunSettings)
+    assert config.train.optimizer.lr_factors == lr_factors
+    assert "backbone_lr_factor" in optimizer, "the file's own tree is left alone"
 
 
 def test_a_level_without_a_name_of_its_own_is_refused() -> None:

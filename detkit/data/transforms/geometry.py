@@ -1,23 +1,27 @@
-"""The primitives that move a picture and its objects together. Nothing else moves a box.
+"""The primitives that move a picture and its objects together: flip, window, warp, resize. Nothing else moves a box.
 
-Legend: N objects of one image, P proposals; boxes are float32 `[N, 4]` xyxy in pixels of the picture.
+Legend: N objects of one image, P keypoints of an object; boxes are float32 `[N, 4]` xyxy in pixels of the picture, and
+points x, y in the last axis. A pixel (row, column) covers [column, column + 1] x [row, row + 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from detkit.data.transforms.colour import apply_colours
 from detkit.structures import Sample, Size
 
 Colour = tuple[int, int, int]  # RGB
-ImageChange = Callable[[np.ndarray], np.ndarray]
+Move = Callable[[np.ndarray], np.ndarray]
 
 MIN_VISIBLE = 0.25  # a window drops an object if it shows less than this part of its box
+MIN_SIDE = 1.0  # px: a warp drops an object that becomes narrower or lower
 FILL = (114, 114, 114)  # grey of the canvas around a picture that was scaled down
+CORNERS = ((0, 1), (2, 1), (2, 3), (0, 3))  # columns of a box
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,63 +42,117 @@ class Window:
     keep: np.ndarray | None = None
 
 
-def move_boxes(sample: Sample, move: Callable[[np.ndarray], np.ndarray]) -> Sample:
-    """The sample with its boxes and proposals moved by `move`, and areas scaled by as much as those of their boxes.
-
-    Raises ValueError for masks and keypoints, which no augmentation moves yet.
-    """
-    objects = sample.objects
-    unmoved = [name for name in ("masks", "keypoints") if getattr(objects, name) is not None]
-    if unmoved:
-        raise ValueError(
-            f"image {sample.image_id!r} has {' and '.join(unmoved)}, which augmentation and resizing cannot move yet; "
-            "expected boxes only"
-        )
-    boxes = move(objects.boxes)
-    area = objects.area
-    if area is not None:
-        area = (area * box_areas(boxes) / box_areas(objects.boxes)).astype(np.float32)
-    proposals = None if sample.proposals is None else move(sample.proposals)
-    return replace(sample, objects=replace(objects, boxes=boxes, area=area), proposals=proposals)
-
-
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
 
 
-def flip(sample: Sample) -> Sample:
-    """The sample mirrored left to right."""
-    width = np.float32(sample.image.shape[1])
+def _move_objects(
+    sample: Sample, size: Size, points: Move, masks: Move, area_factor: float | None = None
+) -> tuple[Sample, np.ndarray]:
+    """The sample with its objects and proposals moved and cut off at the borders of `size`, and the visible part of
+    each box, float `[N]`. The picture stays, and so do objects and proposals of which nothing is visible.
 
-    def mirror(boxes: np.ndarray) -> np.ndarray:
-        return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+    A box becomes the one around its moved corners. A keypoint outside is not labelled any more.
 
-    return replace(move_boxes(sample, mirror), image=cv2.flip(sample.image, 1))
-
-
-def take_window(sample: Sample, window: Window, change_colours: ImageChange | None = None) -> Sample:
-    """The part of the picture in the window, with the objects and proposals that it shows, cut off at its borders.
-
-    change_colours  is applied to the part of the picture before a canvas is added around it, and not at all if none is
+    points       moves points `[..., 2]`
+    masks        moves masks `[N, H, W]` to `[N, *size]`
+    area_factor  by which the motion changes an area; None: by as much as that of the box, because boxes stay boxes
     """
-    top, left, (height, width) = window.top, window.left, window.size
-    bottom, right = min(top + height, sample.image.shape[0]), min(left + width, sample.image.shape[1])
-    image = sample.image[max(top, 0) : bottom, max(left, 0) : right]
-    if image.shape[:2] != window.size:
-        if change_colours is not None:
-            image = change_colours(image)
-        y, x = max(-top, 0), max(-left, 0)
-        below, beside = height - y - image.shape[0], width - x - image.shape[1]
-        image = cv2.copyMakeBorder(image, y, below, x, beside, cv2.BORDER_CONSTANT, value=window.fill)
-    shift = np.array([left, top, left, top], np.float32)
-    border = np.array([width, height, width, height], np.float32)
-    cut = move_boxes(sample, lambda boxes: np.clip(boxes - shift, 0, border))
-    visible = box_areas(cut.objects.boxes) / box_areas(sample.objects.boxes - shift)
-    keep = (visible >= MIN_VISIBLE) | cut.objects.ignore if window.keep is None else window.keep
-    proposals = cut.proposals
+    objects = sample.objects
+    uncut = _frame(points, objects.boxes)
+    columns = {**objects.columns(), "boxes": _cut(uncut, size)}
+    areas = box_areas(columns["boxes"])
+    if objects.area is not None:
+        before = box_areas(objects.boxes) if area_factor is None else box_areas(uncut) / area_factor
+        columns["area"] = (objects.area * areas / before).astype(np.float32)
+    if objects.masks is not None:
+        columns["masks"] = masks(objects.masks)
+    if objects.keypoints is not None:
+        columns["keypoints"] = _move_keypoints(objects.keypoints, points, size)
+    proposals = None if sample.proposals is None else _cut(_frame(points, sample.proposals), size)
+    whole = box_areas(uncut)
+    visible = np.divide(areas, whole, out=np.zeros_like(areas), where=whole > 0)
+    return replace(sample, objects=objects.from_columns(columns), proposals=proposals), visible
+
+
+def _frame(points: Move, boxes: np.ndarray) -> np.ndarray:
+    corners = points(boxes[:, CORNERS])
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _cut(boxes: np.ndarray, size: Size) -> np.ndarray:
+    return np.asarray(np.clip(boxes, 0, np.array(size[::-1] * 2, boxes.dtype)), np.float32)
+
+
+def _move_keypoints(keypoints: np.ndarray, points: Move, size: Size) -> np.ndarray:
+    """float32 `[N, P, 3]`; those that were not labelled stay 0, 0, 0."""
+    moved = np.concatenate([points(keypoints[..., :2]), keypoints[..., 2:]], axis=-1)
+    inside = ((moved[..., :2] >= 0) & (moved[..., :2] <= size[::-1])).all(axis=-1, keepdims=True)
+    return np.where(inside & (keypoints[..., 2:] > 0), moved, 0).astype(np.float32)
+
+
+def _drop_unseen(sample: Sample, keep: np.ndarray) -> Sample:
+    """Only the objects of `keep`, and the proposals of which anything is left."""
+    proposals = sample.proposals
     if proposals is not None:
         proposals = proposals[box_areas(proposals) > 0]
-    return replace(cut, image=image, objects=cut.objects.take(keep & (visible > 0)), proposals=proposals)
+    return replace(sample, objects=sample.objects.take(keep), proposals=proposals)
+
+
+def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
+    """The sample mirrored left to right; `pairs` of keypoints change places."""
+    height, width = sample.image.shape[:2]
+    sign, start = np.array([-1, 1], np.float32), np.array([width, 0], np.float32)
+    moved, _ = _move_objects(
+        sample,
+        (height, width),
+        lambda points: start + sign * points,
+        lambda masks: np.ascontiguousarray(masks[..., ::-1]),
+    )
+    if moved.objects.keypoints is not None:
+        order = np.arange(moved.objects.keypoints.shape[1])
+        for one, two in pairs:
+            order[[one, two]] = two, one
+        moved = replace(moved, objects=replace(moved.objects, keypoints=moved.objects.keypoints[:, order]))
+    return replace(moved, image=cv2.flip(sample.image, 1))
+
+
+def take_window(sample: Sample, window: Window) -> Sample:
+    """The part of the picture in the window, with the objects and proposals that it shows, cut off at its borders."""
+    top, left, (height, width) = window.top, window.left, window.size
+    bottom, right = min(top + height, sample.image.shape[0]), min(left + width, sample.image.shape[1])
+    cut = replace(sample, image=sample.image[max(top, 0) : bottom, max(left, 0) : right])
+    if cut.image.shape[:2] != window.size:
+        cut = apply_colours(cut)  # before there is a canvas, which keeps its colour
+        y, x = max(-top, 0), max(-left, 0)
+        below, beside = height - y - cut.image.shape[0], width - x - cut.image.shape[1]
+        image = cv2.copyMakeBorder(cut.image, y, below, x, beside, cv2.BORDER_CONSTANT, value=window.fill)
+        cut = replace(cut, image=image)
+    moved, visible = _shift_objects(cut, top, left, window.size)
+    keep = (visible >= MIN_VISIBLE) | sample.objects.ignore if window.keep is None else window.keep
+    return _drop_unseen(moved, keep & (visible > 0))
+
+
+def on_canvas(sample: Sample, top: int, left: int, size: Size) -> Sample:
+    """The objects and proposals in pixels of a canvas of `size` (h, w) on which the picture lies at (top, left), whole.
+
+    The picture itself stays as it is: whoever has the canvas puts it there.
+    """
+    return _shift_objects(sample, -top, -left, size)[0]
+
+
+def _shift_objects(sample: Sample, top: int, left: int, size: Size) -> tuple[Sample, np.ndarray]:
+    """As `_move_objects`, into a window at (top, left)."""
+    shift = np.array([left, top], np.float32)
+
+    def masks(masks: np.ndarray) -> np.ndarray:
+        result = np.zeros((len(masks), *size), np.bool_)
+        y, x = max(-top, 0), max(-left, 0)
+        part = masks[:, max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
+        result[:, y : y + part.shape[1], x : x + part.shape[2]] = part
+        return result
+
+    return _move_objects(sample, size, lambda points: points - shift, masks)
 
 
 def resize_sample(
@@ -104,6 +162,7 @@ def resize_sample(
 
     out  uint8 `[h, w, 3]` that becomes the image
     """
+    sample = apply_colours(sample)
     height, width = sample.image.shape[:2]
     if (height, width) == size:
         if out is None:
@@ -111,10 +170,52 @@ def resize_sample(
         out[:] = sample.image
         return replace(sample, image=out)
     image = cv2.resize(sample.image, size[::-1], dst=out, interpolation=interpolation)
-    scale = np.array([size[1] / width, size[0] / height] * 2)
-    border = np.array(size[::-1] * 2)
+    return replace(scale_objects(sample, (height, width), size), image=image)
 
-    def stretch(boxes: np.ndarray) -> np.ndarray:
-        return np.asarray(np.minimum(boxes * scale, border), np.float32)
 
-    return replace(move_boxes(sample, stretch), image=image)
+def scale_objects(sample: Sample, before: Size, size: Size) -> Sample:
+    """The sample with objects and proposals as on a picture of `size` (h, w), not of `before`. Its picture stays."""
+    scale = np.array([size[1] / before[1], size[0] / before[0]])
+    moved, _ = _move_objects(
+        sample,
+        size,
+        lambda points: points * scale,
+        lambda masks: _each(
+            masks, lambda mask: cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), size
+        ),
+    )
+    return moved
+
+
+def warp(sample: Sample, matrix: np.ndarray, size: Size, fill: Colour = FILL) -> Sample:
+    """The picture on a canvas of `size` (h, w) after an affine map, bilinear, with the objects that are visible there.
+
+    Objects stay as in a window, if they are at least `MIN_SIDE` high and wide or ignored.
+
+    matrix  float64 `[2, 3]`: (x, y, 1) in the picture -> (x, y) on the canvas
+    """
+    sample = apply_colours(sample)
+    linear, offset = matrix[:, :2], matrix[:, 2]
+    centre = np.full(2, 0.5)  # OpenCV has whole numbers at the centres of pixels
+    pixels = np.column_stack([linear, linear @ centre + offset - centre])
+
+    def draw(image: np.ndarray, interpolation: int, value: Sequence[int]) -> np.ndarray:
+        return cv2.warpAffine(image, pixels, size[::-1], flags=interpolation, borderValue=value)
+
+    moved, visible = _move_objects(
+        sample,
+        size,
+        lambda points: points @ linear.T + offset,
+        lambda masks: _each(masks, lambda mask: draw(mask, cv2.INTER_NEAREST, (0,)), size),
+        area_factor=abs(float(np.linalg.det(linear))),
+    )
+    sides = moved.objects.boxes[:, 2:] - moved.objects.boxes[:, :2]
+    keep = (visible >= MIN_VISIBLE) & (sides >= MIN_SIDE).all(axis=1) | moved.objects.ignore
+    return replace(_drop_unseen(moved, keep & (visible > 0)), image=draw(sample.image, cv2.INTER_LINEAR, fill))
+
+
+def _each(masks: np.ndarray, change: Move, size: Size) -> np.ndarray:
+    """`[N, *size]`: every mask changed by a function of uint8."""
+    if not len(masks):
+        return np.zeros((0, *size), np.bool_)
+    return np.stack([change(mask.astype(np.uint8)) for mask in masks]).astype(np.bool_)

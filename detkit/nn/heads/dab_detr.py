@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.config import Config
+from detkit.nn.heads.class_rows import rows
 from detkit.nn.heads.set_head import (
     ClassPrediction,
     DETROutputs,
@@ -105,6 +107,11 @@ class DABDETRHead(SetHead[DABDETROutputs]):
             groups.append(PredictionGroup("proposal", logits, boxes, self.proposer.config.copies))
         return groups
 
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        layers = ["classifier", "proposer.classifier"] if self.proposer else ["classifier"]
+        return {layer: rows(range(num_classes)) for layer in layers}
+
 
 class SigmoidClasses(ClassPrediction):
     """Each class by itself, with the focal loss; "no object" is none of them."""
@@ -118,7 +125,8 @@ class SigmoidClasses(ClassPrediction):
         positive = sigmoid_focal_loss(logits, torch.ones_like(logits), self.focal)
         return positive - sigmoid_focal_loss(logits, torch.zeros_like(logits), self.focal)
 
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, num_objects: Tensor) -> Tensor:
+    @override
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
         targets = F.one_hot(labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
         losses = sigmoid_focal_loss(logits, targets, self.focal) * weights[..., None]
         return losses.sum(dim=(1, 2, 3)) / num_objects

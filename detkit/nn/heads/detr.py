@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
+from detkit.nn.heads.class_rows import BACKGROUND, rows
 from detkit.nn.heads.set_head import ClassPrediction, DETROutputs, SetHead, SetHeadConfig, picture_sides
 from detkit.nn.losses import weighted_cross_entropy
 from detkit.nn.transformer import MLP, Decoder
@@ -42,6 +43,10 @@ class DETRHead(SetHead[DETROutputs]):
         boxes = at_least_float32(self.regressor(hidden_states)).sigmoid()
         return DETROutputs(self.classifier(hidden_states), boxes, picture_sides(sizes))
 
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        return {"classifier": rows(range(num_classes), BACKGROUND)}
+
 
 class SoftmaxClasses(ClassPrediction):
     """One of K classes, or "no object", which is the last of K + 1 logits."""
@@ -54,12 +59,12 @@ class SoftmaxClasses(ClassPrediction):
         return -logits.softmax(dim=-1)[:, :, labels]
 
     @override
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, num_objects: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
         """The mean over the predictions, weighted by their labels, as published."""
         label_weights = logits.new_ones(self.num_classes + 1)
         label_weights[-1] = self.no_object_weight
         losses = weighted_cross_entropy(logits.flatten(0, 2), labels.flatten(), label_weights).view_as(labels)
-        total_weights = (label_weights[labels] * weights).sum(dim=(1, 2))
+        total_weights = (label_weights[labels] * counted).sum(dim=(1, 2))
         return (losses * weights).sum(dim=(1, 2)) / total_weights.clamp(min=torch.finfo(logits.dtype).tiny)
 
     def scores(self, logits: Tensor) -> Tensor:

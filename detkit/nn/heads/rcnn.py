@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
-from detkit.nn.heads.rcnn_stages import BoxRegressionConfig, SVMConfig
+from detkit.nn.heads.class_rows import rows
+from detkit.nn.heads.rcnn_stages import NEVER, BoxRegressionConfig, SVMConfig
 from detkit.nn.heads.regions import NO_SAMPLES, RegionConfig, RegionHead, RegionTargets
 from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals.regions import Regions
@@ -81,7 +83,7 @@ class RCNNHead(RegionHead[RCNNOutputs]):
         if config.svm:
             self.register_buffer("fc7_scale", torch.tensor(1.0))
             self.register_buffer("svm_weight", torch.zeros(num_classes, self.classifier.in_features))
-            self.register_buffer("svm_bias", torch.zeros(num_classes))
+            self.register_buffer("svm_bias", torch.full((num_classes,), NEVER))
         if config.box_regression:
             self.register_buffer("pool5_scale", torch.tensor(1.0))
             self.register_buffer("box_weight", torch.zeros(num_classes, 4, in_features))
@@ -106,8 +108,7 @@ class RCNNHead(RegionHead[RCNNOutputs]):
         if outputs.targets is None:
             raise ValueError(NO_SAMPLES)
         labels = outputs.targets.labels
-        loss = F.cross_entropy(outputs.logits.float(), labels, reduction="sum")
-        return {"roi_class": loss / max(1, len(labels))}
+        return {"roi_class": self.class_loss(outputs.logits, labels) / max(1, len(labels))}
 
     @torch.no_grad()
     def detect(self, outputs: RCNNOutputs, windows: Tensor) -> DetectionRows:
@@ -120,3 +121,8 @@ class RCNNHead(RegionHead[RCNNOutputs]):
         if outputs.deltas is not None:
             boxes = self.coder.decode(outputs.deltas.float(), boxes)
         return self.select(outputs.regions, boxes, scores, windows)
+
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        of_each_class = ("svm_weight", "svm_bias", "box_weight", "box_bias")
+        return super().class_rows(num_classes) | dict.fromkeys(of_each_class, rows(range(num_classes)))

@@ -19,11 +19,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.config import Config
 from detkit.nn.assign.assignment import sample
 from detkit.nn.assign.iou import IoUAssigner
-from detkit.nn.losses import smooth_l1_loss
+from detkit.nn.heads.class_rows import BACKGROUND, UNUSED, rows
+from detkit.nn.losses import background_first, smooth_l1_loss
 from detkit.nn.outputs import OutputsT, register_outputs
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
@@ -94,8 +96,11 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
     num_deltas   outputs of a regressor on the last hidden layer; 0: there is none
     """
 
+    class_weights: Tensor | None  # [K]: factors on the loss of the class where each is the target; None: all are 1
+
     def __init__(self, config: RegionConfig, in_features: int, num_classes: int, num_deltas: int = 0) -> None:
         super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
         self.config = config
         self.num_classes = num_classes
         self.assigner = IoUAssigner(
@@ -139,6 +144,10 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
             target_boxes += [objects.boxes[matched], boxes[background]]
         return Regions.from_list(sampled), RegionTargets(torch.cat(labels), torch.cat(target_boxes))
 
+    def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the cross-entropy of sampled regions, logits `[P, K + 1]` and labels `[P]`, 0 is background."""
+        return F.cross_entropy(logits.float(), labels, background_first(self.class_weights), reduction="sum")
+
     @abstractmethod
     def criterion(self, outputs: OutputsT) -> dict[str, Tensor]:
         """Losses by name: scalars, already weighted. The targets are in the outputs, as the regions were sampled."""
@@ -146,6 +155,10 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
     @abstractmethod
     def detect(self, outputs: OutputsT, windows: Tensor) -> DetectionRows:
         """windows `[B, 4]` xyxy in input px: where each picture lies on its canvas."""
+
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        """Which rows of its weights belong to which class, had it `num_classes`; see `detkit.nn.heads.class_rows`."""
+        return {"classifier": rows(BACKGROUND, range(num_classes))}
 
     def select(self, regions: Regions, boxes: Tensor, scores: Tensor, windows: Tensor) -> DetectionRows:
         """Detections from boxes `[P, K, 4]` or `[P, 4]` and scores `[P, K]` of the regions."""
@@ -180,7 +193,7 @@ class RefiningHead(RegionHead[RoIOutputs]):
         num_sampled = max(1, len(labels))
         box = smooth_l1_loss(deltas, target_deltas, self.config.smooth_l1_beta).sum()
         return {
-            "roi_class": F.cross_entropy(outputs.logits.float(), labels, reduction="sum") / num_sampled,
+            "roi_class": self.class_loss(outputs.logits, labels) / num_sampled,
             "roi_box": box / num_sampled,
         }
 
@@ -189,6 +202,11 @@ class RefiningHead(RegionHead[RoIOutputs]):
         scores = outputs.logits.float().softmax(dim=1)[:, 1:]
         boxes = self.coder.decode(outputs.deltas.float(), outputs.regions.boxes)[:, 1:]
         return self.select(outputs.regions, boxes, scores, windows)
+
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        """The box of the background is computed, but nothing reads it."""
+        return super().class_rows(num_classes) | {"regressor": rows(UNUSED, range(num_classes)).repeat_interleave(4)}
 
 
 def _layer(in_features: int, out_features: int, rank: int | None) -> nn.Module:

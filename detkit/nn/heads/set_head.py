@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -95,11 +96,12 @@ class ClassPrediction(ABC):
         """Logits `[L, Q, C]`, labels `[M]` -> `[L, Q, M]`."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, num_objects: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
         """
         logits       `[L, B, Q, C]`
         labels       int64 `[L, B, Q]`; K: no object
-        weights      `[L, B, Q]`, 0 or 1: of each prediction in the loss
+        weights      `[L, B, Q]`: factor on the loss of each prediction, 0 where it takes no part
+        counted      `[L, B, Q]`, 0 or 1: predictions that a mean is over
         num_objects  scalar: by which a sum over the predictions is divided, if the loss is no mean over them
         Returns `[L]`.
         """
@@ -171,8 +173,10 @@ class SetHead(Head[SetOutputsT]):
         matched = (layers, pairs.images, pairs.predictions)
         labels = torch.full(group.logits.shape[:3], self.num_classes, device=group.logits.device)
         labels[matched] = objects.labels[pairs.objects]
-        class_weights = (~neutral | (labels < self.num_classes)).float()
-        class_loss = self.classes.loss(at_least_float32(group.logits), labels, class_weights, num_objects)
+        counted = weights = (~neutral | (labels < self.num_classes)).float()
+        if self.class_weights is not None:
+            weights = counted * F.pad(self.class_weights, (0, 1), value=1.0)[labels]
+        class_loss = self.classes.loss(at_least_float32(group.logits), labels, weights, counted, num_objects)
         boxes, target_boxes = at_least_float32(group.boxes[matched]), objects.boxes[pairs.objects]
         l1 = (boxes - target_boxes).abs().sum(dim=(1, 2)) / num_objects
         giou = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes)).sum(dim=1) / num_objects

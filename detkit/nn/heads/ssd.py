@@ -21,8 +21,9 @@ from detkit.nn.anchors import PriorConfig, PriorGrid
 from detkit.nn.assign.iou import BipartiteAssigner
 from detkit.nn.assign.positives import positives_of
 from detkit.nn.blocks import ConvBlock, per_anchor
+from detkit.nn.heads.class_rows import BACKGROUND, rows
 from detkit.nn.heads.head import Head
-from detkit.nn.losses import smooth_l1_loss
+from detkit.nn.losses import background_first, smooth_l1_loss
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.ops.boxes import at_least_float32
@@ -125,8 +126,8 @@ class SSDHead(Head[SSDOutputs]):
         background = torch.stack([assignment.background for assignment in assignments])
         labels = torch.zeros_like(positive, dtype=torch.int64)
         labels[positive] = positives.labels + 1
-        losses = F.cross_entropy(outputs.logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-        losses = losses.view_as(labels)
+        logits, weights = outputs.logits.float().flatten(0, 1), background_first(self.class_weights)
+        losses = F.cross_entropy(logits, labels.flatten(), weights, reduction="none").view_as(labels)
         counted = positive | self._hard_background(losses.detach(), positive, background)
         deltas = self.coder.encode(positives.boxes, outputs.priors[positives.prediction])
         box = smooth_l1_loss(outputs.deltas[positive].float(), deltas, self.config.smooth_l1_beta).sum()
@@ -145,3 +146,11 @@ class SSDHead(Head[SSDOutputs]):
         scores = at_least_float32(outputs.logits).softmax(dim=-1)[..., 1:]
         boxes = self.coder.decode(outputs.deltas, outputs.priors.expand_as(outputs.deltas))
         return select_detections(boxes, scores, None, windows, self.config.selection)
+
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        layer = "classifier.{}.1" if self.config.depthwise else "classifier.{}"
+        return {
+            layer.format(level): rows(BACKGROUND, range(num_classes), repeat=count)
+            for level, count in enumerate(self.priors.per_cell)
+        }

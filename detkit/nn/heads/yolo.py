@@ -19,6 +19,7 @@ from detkit.config import Config
 from detkit.nn.anchors import grid_cells
 from detkit.nn.assign.grid import AnchorAssignment, GridAnchorAssigner, canvas_of
 from detkit.nn.assign.positives import Positives
+from detkit.nn.heads.class_rows import NO_CLASS, rows
 from detkit.nn.heads.head import Head
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
@@ -135,3 +136,12 @@ class YOLOHead(Head[YOLOOutputs]):
         boxes = self.coder.decode(raw[:, :4], outputs.cells[row], outputs.anchors[row], outputs.strides[row])
         scores = objectness[:, None] * self.class_scores(raw[:, 5:])
         return select_detections(boxes, scores, image, windows, self.selection)
+
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        return {
+            f"predict.{level}": rows(
+                *[NO_CLASS] * 5, range(num_classes), repeat=len(self.get_buffer(f"anchors{level}"))
+            )
+            for level in range(len(self.predict))
+        }

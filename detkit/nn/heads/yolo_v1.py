@@ -20,6 +20,7 @@ from detkit.nn.anchors import grid_cells
 from detkit.nn.assign.grid import CellAssigner
 from detkit.nn.assign.positives import positives_of
 from detkit.nn.blocks import LocallyConnected
+from detkit.nn.heads.class_rows import NO_CLASS, rows
 from detkit.nn.heads.head import Head
 from detkit.nn.losses import sum_squared_error
 from detkit.nn.outputs import register_outputs
@@ -148,12 +149,13 @@ class YOLOv1Head(Head[YOLOv1Outputs]):
         cell = positives.prediction // config.boxes_per_cell
         overlap = box_iou(predicted[positive], positives.boxes, paired=True)
         one_hot = F.one_hot(positives.labels, self.num_classes).to(classes.dtype)
+        weights = None if self.class_weights is None else self.class_weights[positives.labels, None]
         box_targets = self._box_targets(positives.boxes, cell, outputs.canvas)
         losses = {
             "yolo_box": config.box_scale * sum_squared_error(boxes[positive], box_targets),
             "yolo_object": config.object_scale * sum_squared_error(confidences[positive], overlap),
             "yolo_background": config.background_scale * (confidences[background] ** 2).sum(),
-            "yolo_class": config.class_scale * sum_squared_error(classes[positives.image, cell], one_hot),
+            "yolo_class": config.class_scale * sum_squared_error(classes[positives.image, cell], one_hot, weights),
         }
         return {name: loss / 2 / len(classes) for name, loss in losses.items()}
 
@@ -169,3 +171,9 @@ class YOLOv1Head(Head[YOLOv1Outputs]):
         confidences, classes = at_least_float32(outputs.confidences), at_least_float32(outputs.classes)
         scores = (confidences[..., None] * classes[:, :, None]).clamp(0, 1).flatten(1, 2)  # [B, C * n, K], eq. 1
         return select_detections(boxes, scores, None, windows, self.config.selection)
+
+    @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        cells = self.config.grid**2 if self.config.output == "connected" else 1
+        boxes = [NO_CLASS] * (5 * self.config.boxes_per_cell * cells)
+        return {"output": rows(*[range(num_classes)] * cells, *boxes)}

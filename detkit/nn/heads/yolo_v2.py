@@ -71,11 +71,12 @@ class YOLOv2Head(YOLOHead):
         centers, log_sides, weights = self.box_targets(outputs, positives)
         box_error = weights * ((xy[positive] - centers) ** 2 + (wh[positive] - log_sides) ** 2)
         overlap = box_iou(self.boxes(outputs).detach()[positive], positives.boxes, paired=True)
+        class_loss = F.cross_entropy(raw[positive][:, 5:], positives.labels, self.class_weights, reduction="sum")
         losses = {
             "yolo_box": config.box_scale * box_error.sum() / 2,
             "yolo_object": config.object_scale * sum_squared_error(confidence[positive], overlap) / 2,
             "yolo_background": config.background_scale * (confidence[background] ** 2).sum() / 2,
-            "yolo_class": config.class_scale * F.cross_entropy(raw[positive][:, 5:], positives.labels, reduction="sum"),
+            "yolo_class": config.class_scale * class_loss,
         }
         if images_seen < config.prior_images:
             idle = torch.stack([~assignment.positive for assignment in assignments])

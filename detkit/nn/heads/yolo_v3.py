@@ -71,9 +71,10 @@ class YOLOv3Head(YOLOHead):
         objectness = F.binary_cross_entropy_with_logits(
             raw[..., 4][counted], positive[counted].to(raw.dtype), reduction="sum"
         )
-        classes = F.binary_cross_entropy_with_logits(
-            predicted[:, 5:], self._class_targets(assignments, positives, targets), reduction="sum"
-        )
+        class_targets = self._class_targets(assignments, positives, targets)
+        # All K logits of a prediction have the weight of the class whose box it learns.
+        factors = None if self.class_weights is None else self.class_weights[positives.labels, None]
+        classes = F.binary_cross_entropy_with_logits(predicted[:, 5:], class_targets, factors, reduction="sum")
         losses = {"yolo_xy": xy, "yolo_wh": wh, "yolo_object": objectness, "yolo_class": classes}
         return {name: loss / len(raw) for name, loss in losses.items()}
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detkit.config import Config
+from detkit.config import Config, PathText
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig
 
 
@@ -17,7 +17,7 @@ class FileProposalsConfig(Config):
     """
 
     name: Literal["file"] = "file"
-    paths: tuple[str, ...] = Field(min_length=1)
+    paths: tuple[PathText, ...] = Field(min_length=1)
     max_boxes: int | None = Field(None, ge=1)
     allow_missing: bool = False
 
@@ -30,7 +30,7 @@ class DetectorProposalsConfig(Config):
     """
 
     name: Literal["detector"] = "detector"
-    source: str
+    source: PathText
     max_boxes: int | None = Field(300, ge=1)
 
 

@@ -45,11 +45,11 @@ def test_focal_loss_and_cost_by_hand() -> None:
     weights, one = torch.ones(1, 1, 1), torch.tensor(1.0)
     positive = -0.25 * 0.1**2 * math.log(0.9)
     expected = positive - 0.75 * (0.2**2 * math.log(0.8) + 0.1**2 * math.log(0.9))
-    loss = classes.loss(logits, torch.tensor([[[0]]]), weights, torch.tensor(2.0))
+    loss = classes.loss(logits, torch.tensor([[[0]]]), weights, weights, torch.tensor(2.0))
     assert loss.item() == pytest.approx(expected / 2, rel=1e-4)
-    no_object = classes.loss(logits, torch.tensor([[[3]]]), weights, one).item()
+    no_object = classes.loss(logits, torch.tensor([[[3]]]), weights, weights, one).item()
     assert no_object == pytest.approx(expected - positive - 0.75 * 0.9**2 * math.log(0.1), rel=1e-4)
-    assert classes.loss(logits, torch.tensor([[[3]]]), 0 * weights, one) == 0
+    assert classes.loss(logits, torch.tensor([[[3]]]), 0 * weights, weights, one) == 0
     cost = classes.cost(logits[0], torch.tensor([0, 1]))
     assert cost[0, 0, 0].item() == pytest.approx(positive + 0.75 * 0.9**2 * math.log(0.1), rel=1e-4)
     assert cost[0, 0, 1].item() == pytest.approx(

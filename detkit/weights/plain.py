@@ -1,0 +1,64 @@
+"""Tensors by name and nothing else, as `torch.save(model.state_dict(), ...)` writes them -> detkit's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from detkit.config import UserError
+
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of DistributedDataParallel, Lightning, torch.compile
+Convert = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+def convert_plain(
+    state: Mapping[str, Tensor], fitting: Callable[[Mapping[str, Tensor]], int]
+) -> tuple[str, Mapping[str, Tensor]]:
+    """Whose names the tensors have, and the tensors under detkit's names: the reading of which most fit.
+
+    fitting  how many tensors of a state dict under detkit's names fit the detector
+    """
+    readings: list[tuple[str, Mapping[str, Tensor]]] = []
+    for whose, convert in READINGS.items():
+        try:
+            readings.append((whose, convert(_without_prefix(state))))
+        except UserError:  # of a publisher who has no such names
+            continue
+    return max(readings, key=lambda reading: fitting(reading[1]))
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for prefix in PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return _without_prefix({key.removeprefix(prefix): tensor for key, tensor in state.items()})
+    return state
+
+
+def _detkit(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return state
+
+
+def _backbone(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A classifier of torchvision, whose convolutions may lie in `features`."""
+    return {f"backbone.{key.removeprefix('features.')}": tensor for key, tensor in state.items()}
+
+
+def _torchvision(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.torchvision import convert_keys  # seconds to import, so not at the head
+
+    return convert_keys(state)
+
+
+def _detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.detr import convert_keys
+
+    return convert_keys(state)
+
+
+READINGS: dict[str, Convert] = {  # of readings that fit equally well the first counts
+    "a detector of detkit": _detkit,
+    "a backbone alone": _backbone,
+    "a detector of torchvision": _torchvision,
+    "a DETR": _detr,
+}
