@@ -428,3 +428,17 @@ def test_interruption_is_no_stack_trace(
     err = capsys.readouterr().err
     assert "--resume" in err
     assert "Traceback" not in err
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    """`detkit configs | head -1`."""
+    program = f"'{sys.executable}' -m detkit configs | head -c 5; echo; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", program], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] in ("0", "141")  # 0 if everything was written before
+    assert done.stderr == ""
+
+
+def test_text_is_written_to_what_is_no_file() -> None:
+    program = "from pathlib import Path; from detkit.files import write_text; write_text(Path('/dev/stdout'), 'text')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
+    assert done.stdout == "text"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -30,11 +31,15 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 def run_command(
     parser: argparse.ArgumentParser, action: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
 ) -> int:
-    """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted."""
+    """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted, 141 for a closed pipe."""
     options = parser.parse_args(arguments)
     prepare_process()
     try:
         action(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 141
     except UserError as error:
         traceback.clear_frames(error.__traceback__)  # ends the progress bars: the message stands on its own line
         print(f"error: {error}", file=sys.stderr)
