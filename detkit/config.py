@@ -109,6 +109,7 @@ def load_config(path: str | Path, schema: type[ConfigT], overrides: Iterable[str
 def parse_config(data: Mapping[str, Any], schema: type[ConfigT], where: str = "configuration") -> ConfigT:
     """Validates a nested dict of plain values. Raises ConfigError with every problem in it."""
     data = _open(data, schema, where)
+    _check_utf8(data, where)
     try:
         return schema.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
@@ -119,6 +120,17 @@ def parse_config(data: Mapping[str, Any], schema: type[ConfigT], where: str = "c
         problems = [_describe(problem, data, schema) for problem in error.errors(include_url=False)]
         count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
         raise ConfigError("\n  ".join([f"{where}: {count}", *problems])) from error
+
+
+def _check_utf8(value: Any, where: str) -> None:
+    """Raises ConfigError for a text that no file can hold: the name of a file that is not UTF-8."""
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{where}: {value!a} is not UTF-8, as a configuration is; rename it") from error
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        _check_utf8(item, where)
 
 
 def _open(tree: Mapping[str, Any], schema: type[Config], where: str) -> dict[str, Any]:
@@ -185,8 +197,12 @@ def _step(node: Any, part: str, where: str) -> int | str:
 
 def dump_config(config: Config) -> str:
     """The resolved tree as YAML, every default included; `load_config` reads it back to an equal tree."""
-    tree = config.model_dump(mode="json")
-    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def to_yaml(value: Any, *, flow: bool | None = False, width: int = 120) -> str:
+    """Plain values as YAML that `parse_yaml` reads back. flow: in brackets, all (True) or the innermost (None)."""
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=width, default_flow_style=flow)
 
 
 def _describe(problem: Any, data: Any, schema: type[Config]) -> str:

@@ -231,7 +231,7 @@ def test_predict_on_single_files(run: Path, media: Path, tmp_path: Path) -> None
     """Above every score nothing is drawn, and the detections are written all the same."""
     files = [media / "one.jpg", media / "deep" / "er" / "two.png"]
     output = tmp_path / "out"
-    arguments = [str(run / "best.pt"), *map(str, files), "--output", str(output), "--score-threshold", "1.1"]
+    arguments = [str(run / "best.pt"), *map(str, files), "--output", str(output), "--score-threshold", "1"]
     assert cli.predict([*arguments, "--device", "cpu"]) == 0
     assert {path.name for path in output.iterdir()} == {"one.jpg", "two.png", "detections.json"}
     results = json.loads((output / "detections.json").read_text())
@@ -442,3 +442,42 @@ def test_text_is_written_to_what_is_no_file() -> None:
     program = "from pathlib import Path; from detkit.files import write_text; write_text(Path('/dev/stdout'), 'text')"
     done = subprocess.run([sys.executable, "-c", program], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
     assert done.stdout == "text"
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_write_is_an_interruption(
+    failure: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's writer of files raises a RuntimeError of its own while it handles one."""
+
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise failure("unexpected pos")
+
+    monkeypatch.setattr(command, "prepare_process", interrupted)
+    assert cli.main(["configs"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
+def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a mistake in detkit")
+
+    monkeypatch.setattr(command, "prepare_process", fail)
+    with pytest.raises(RuntimeError, match="a mistake in detkit"):
+        cli.main(["configs"])
+
+
+@pytest.mark.parametrize("words", [["train", "n" * 300], ["eval", "n" * 300], ["init", "n" * 300, "--data", "."]])
+def test_a_name_that_is_too_long_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threshold", ["2", "-0.1", "nan"])
+def test_a_score_is_from_0_to_1(threshold: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", "run", "a.jpg", "--output", str(tmp_path), "--score-threshold", threshold]
+    assert cli.main(words) == 2
+    assert "--score-threshold: expected 0 to 1" in capsys.readouterr().err

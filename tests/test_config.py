@@ -21,6 +21,7 @@ from detkit.config import (
     parse_config,
     parse_yaml,
 )
+from detkit.data.coco import COCOConfig
 from detkit.engine.settings import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -331,3 +332,10 @@ def test_configurations_are_frozen() -> None:
     page = Page(title="a")
     with pytest.raises(ValidationError, match="frozen"):
         page.title = "b"  # type: ignore[misc]
+
+
+def test_a_name_that_is_not_utf_8_is_one_line() -> None:
+    """The configuration of a run is a file of UTF-8, which could not hold it."""
+    tree = {"name": "coco", "root": "lat\udce9dir"}
+    with pytest.raises(ConfigError, match=r"'lat\\udce9dir' is not UTF-8, as a configuration is; rename it"):
+        parse_config(tree, COCOConfig)

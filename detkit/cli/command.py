@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import sys
@@ -33,8 +34,10 @@ def run_command(
 ) -> int:
     """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted, 141 for a closed pipe."""
     options = parser.parse_args(arguments)
-    prepare_process()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes need not be UTF-8
     try:
+        prepare_process()
         action(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads, such as `head`, has enough
@@ -45,16 +48,23 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG):
             raise
         traceback.clear_frames(error.__traceback__)
-        print(f"error: {error.filename or 'a file'}: cannot write: {error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:
-        traceback.clear_frames(interrupt.__traceback__)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if not _is_interrupt(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
         print("interrupted; a training run goes on with --resume", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is one, or was raised while one was handled: torch's writer of files then complains for itself."""
+    return isinstance(error, KeyboardInterrupt) or (error is not None and _is_interrupt(error.__context__))
 
 
 def write_json(path: Path, value: object) -> None:

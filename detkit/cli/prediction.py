@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detkit.cli.command import SOURCE, run_command, write_json
+from detkit.config import UserError
 
 
 def predict(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +21,8 @@ def predict(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> None:
+    if not 0 <= options.score_threshold <= 1:
+        raise UserError(f"--score-threshold: expected 0 to 1, found {options.score_threshold:g}")
     from detkit.engine.predict import predict_files
 
     results = predict_files(

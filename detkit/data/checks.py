@@ -120,6 +120,7 @@ def check_images(
     checked: list[RawImage] = []
     counts: Counter[str] = Counter()
     problems: list[str] = []
+    dropped: list[str] = []
     sizes = picture_sizes([image.path for image in images], decode, name)
     sound = _sound_images(images, sizes, min_side)
     for image, size, is_sound in zip(images, sizes, sound, strict=True):
@@ -129,6 +130,7 @@ def check_images(
         checked_image, changes, faults = _check_image(image, size, policy, min_side)
         if faults and policy == "drop_image":
             counts["image dropped"] += 1
+            dropped += faults
             continue
         counts += changes
         problems += faults
@@ -136,7 +138,8 @@ def check_images(
     if problems:
         raise DataError(_report(name, problems))
     if not checked:
-        raise DataError(f"{name}: no image is left; on_bad_label: {policy} dropped all {len(images)}")
+        first = f", the first because: {dropped[0]}" if dropped else ""
+        raise DataError(f"{name}: no image is left; on_bad_label: {policy} dropped all {len(images)}{first}")
     return checked, counts
 
 

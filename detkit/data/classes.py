@@ -63,7 +63,7 @@ def _notes(counts: Counter[str], chosen: Sequence[str], config: FilesConfig, whe
     named = config.classes or ()
     absent = [_with_hint(name, left_out) for name in named if not new_counts[name]]
     merged = [old for olds in config.merge.values() for old in olds]
-    absent += [_with_hint(old, set(counts) - set(merged)) for old in merged if not counts[old]]
+    absent += [_with_hint(old, set(counts) - set(merged)) for old in merged if not counts[old] and old not in chosen]
     listed = _listed([f"{name} {new_counts[name]}" for name in left_out])
     return {
         f"object of other classes left out ({listed})": sum(new_counts[name] for name in left_out),

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,7 @@ def _picture_paths(config: COCOConfig, split: str, path: Path, rows: Rows) -> tu
         folder = root / given
         if not folder.is_dir():
             raise DataError(f"data.{split}_images: the folder {folder} does not exist; {SEE}")
-        return locate(names, [folder], str(path))
+        return _locate_once(names, folder, path)
     below = ("", "images", f"{split}2017", split)
     folders = list(dict.fromkeys(base / name for base in (path.parent, root) for name in below))
     first = [name for name in names if name][:10]
@@ -132,7 +133,17 @@ def _picture_paths(config: COCOConfig, split: str, path: Path, rows: Rows) -> tu
             f"data.{split}_images: {first[0]}, the first picture of {path}, is in none of the folders "
             f"{', '.join(map(str, folders))}; set it to the folder of the pictures"
         )
-    return locate(names, [folders[counts.index(max(counts))]], str(path))
+    return _locate_once(names, folders[counts.index(max(counts))], path)
+
+
+def _locate_once(names: Sequence[str], folder: Path, path: Path) -> tuple[list[Path], int]:
+    """As `locate`. Raises DataError if two images are one file: whose objects they are cannot be told."""
+    located, respelled = locate(names, [folder], str(path))
+    counts = Counter(file for name, file in zip(names, located, strict=True) if name)
+    picture, count = max(counts.items(), key=itemgetter(1), default=(None, 0))
+    if count > 1:
+        raise DataError(f"{path}: {count} images are the file {picture}; each needs one of its own")
+    return located, respelled
 
 
 def _picture_name(row: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from detkit.data.checks import DataError, FilesConfig, NoValidation, RawImage, RawObject
 from detkit.data.classes import choose_classes, merge_classes
@@ -29,6 +29,14 @@ VOC_CLASSES = (
 MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when corners are fractions
 
 
+def _allow_text(schema: dict[str, Any]) -> None:
+    """In the JSON schema: one split as text, or none."""
+    schema["type"] = ["array", "string", "null"]
+
+
+Splits = Annotated[tuple[str, ...], Field(json_schema_extra=_allow_text)]
+
+
 class VOCConfig(FilesConfig):
     """A VOC devkit, PASCAL's own or one in its layout, or folders of pictures with VOC's XML files beside them.
 
@@ -43,8 +51,8 @@ class VOCConfig(FilesConfig):
     """
 
     name: Literal["voc"] = "voc"
-    train: tuple[str, ...]
-    val: tuple[str, ...] = ()
+    train: Splits
+    val: Splits = ()
     classes: tuple[str, ...] | Literal["auto"] | None = None  # type: ignore[assignment]
     difficult: Literal["ignore", "train"] = "ignore"
 

@@ -129,7 +129,11 @@ def _read_list(devkit: Path, name: str) -> tuple[VOCFolder, list[str]]:
         known = sorted({other.stem for place in paths for other in place.parent.glob("*.txt")})
         raise DataError(f"{paths[0]} does not exist; lists there: {', '.join(known) or 'none'}")
     try:
-        lines = [line.strip() for line in decode_text(path.read_bytes()).splitlines() if line.strip()]
+        lines = [
+            line.strip()
+            for line in decode_text(path.read_bytes(), errors="surrogateescape").splitlines()
+            if line.strip()
+        ]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:

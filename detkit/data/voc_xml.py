@@ -111,13 +111,14 @@ def _objects(element: ET.Element, number: int) -> Iterator[VOCObject]:
     """One for each box. Tags are read by name, as tools write them in any order; <difficult> may be missing."""
     names = list(dict.fromkeys((child.text or "").strip() for child in element.findall("name")))
     name = names[0] if len(names) == 1 else ""
-    flag = element.findtext("difficult")
-    difficult = parse_flag(flag)
+    flags = {parse_flag(child.text) for child in element.findall("difficult")} or {False}
+    difficult = flags.pop() if len(flags) == 1 else None
     fault = None
     if not name:
         fault = f"expected one <name>, the class, found {', '.join(filter(None, names)) or 'none'}"
     elif difficult is None:
-        fault = f"<difficult>{flag}</difficult>: expected 0 or 1"
+        found = "".join(f"<difficult>{child.text or ''}</difficult>" for child in element.findall("difficult"))
+        fault = f"{found}: expected 0 or 1"
     for corners, box, box_fault, note in _boxes(element):
         where = f"object {number} ({name or 'no name'}, {corners})"
         yield VOCObject(where, name, box, bool(difficult), fault or box_fault, note)

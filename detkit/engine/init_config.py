@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from detkit.config import UserError, parse_config, parse_yaml
+from detkit.config import UserError, parse_config, parse_yaml, to_yaml
 from detkit.data.anchor_kmeans import kmeans_anchors, mean_iou
 from detkit.data.build import DataConfig, build_dataset
 from detkit.data.checks import DataError, NoValidation
@@ -23,6 +22,7 @@ from detkit.engine.anchor_report import anchor_cell, box_shapes
 from detkit.engine.config_files import find_config, load_named
 from detkit.engine.recognise import recognise
 from detkit.engine.settings import RunConfig
+from detkit.engine.sources import check_source
 from detkit.engine.yaml_text import set_value
 from detkit.nn.input import KeepConfig
 
@@ -41,6 +41,8 @@ def init_config(output: Path, base: str, data: Path, init: str | None = None) ->
     """
     if output.exists():
         raise UserError(f"{output}: exists already; name another file, or remove it")
+    if init is not None:
+        check_source(init)
     config = load_named(base)
     recognised = recognise(data)
     train, val, readable, problems = _read(recognised.data)
@@ -89,8 +91,7 @@ def _splits(data: DataConfig) -> tuple[ImageDataset, ImageDataset | None]:
 def _data(config: DataConfig, train: ImageDataset) -> str:
     """The section `data` as YAML: what differs from the defaults, and the classes by name."""
     tree = config.model_dump(mode="json", exclude_defaults=True) | {"classes": list(train.categories.names)}
-    plain = {"name": config.name, **tree}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None).rstrip()
+    return to_yaml({"name": config.name, **tree}, flow=None, width=100).rstrip()
 
 
 def _anchors(config: RunConfig, sides: np.ndarray) -> tuple[Changes, str]:
@@ -155,7 +156,7 @@ def _size(config: RunConfig, sides: np.ndarray) -> str:
 
 def _line(value: Any) -> str:
     """A value as YAML on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("...\n").strip()
+    return to_yaml(value, flow=True, width=10**6).removesuffix("...\n").strip()
 
 
 def _without_header(text: str) -> str:

@@ -45,6 +45,10 @@ def recognise(path: Path, only: str | None = None) -> Recognised:
     for name, look in _FINDERS.items():
         if only in (None, name) and (found := look(path)):
             return found
+    below = [folder for folder in _sorted(path, "*") if folder.is_dir()] if path.is_dir() else []
+    inside = [found for folder in below for look in _FINDERS.values() if only is None and (found := look(folder))]
+    if len(inside) == 1:  # such as the folder that holds a VOCdevkit
+        return inside[0]
     if foreign := foreign_format(path):
         raise UserError(
             f"{path}: is in the format {foreign}; `detkit convert {path} FOLDER --to coco` makes a folder of it "

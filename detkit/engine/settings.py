@@ -23,7 +23,7 @@ from detkit.evaluation.protocols import EvalConfig
 
 class TrainConfig(Config):
     # what the weights start from: a run, a checkpoint, public weights, or a file of tensors; see docs/finetuning.md
-    init: str | None = None
+    init: str | None = Field(None, min_length=1)
     epochs: int = Field(ge=1)
     max_minutes: float | None = Field(None, gt=0)  # the run ends after this time; a cosine has reached its end by then
     patience: int | None = Field(None, ge=1)  # validations without a better score after which the run ends

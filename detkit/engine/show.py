@@ -33,6 +33,7 @@ from detkit.files import writing
 from detkit.nn.input import ImageInput
 from detkit.structures import Batch, Categories, Sample
 
+MAX_WIDTH = 4000  # px of a drawing
 MIN_HEIGHT = 480  # px of a drawing: smaller inputs are enlarged, so that names can be read
 TITLE = 26  # px, height of the line above a drawing
 GAP = 8  # px
@@ -117,11 +118,12 @@ def _draw_pair(file: Sample, network: Sample, categories: Categories) -> tuple[n
 
 def _draw_panel(sample: Sample, categories: Categories, height: int) -> np.ndarray:
     """The image scaled to `height` below its description; proposals thin, objects with their class, ignored dashed."""
-    scale = height / sample.image.shape[0]
+    scale = min(height / sample.image.shape[0], MAX_WIDTH / sample.image.shape[1])
     width = max(1, round(sample.image.shape[1] * scale))
     interpolation = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
-    canvas = cv2.resize(sample.image, (width, height), interpolation=interpolation)
-    stretch = np.array([width / sample.image.shape[1], scale] * 2)
+    rows = max(1, round(sample.image.shape[0] * scale))  # fewer than `height` where the image is very wide
+    canvas = cv2.resize(sample.image, (width, rows), interpolation=interpolation)
+    stretch = np.array([width / sample.image.shape[1], rows / sample.image.shape[0]] * 2)
     if sample.proposals is not None:
         for x1, y1, x2, y2 in (sample.proposals[:MAX_PROPOSALS] * stretch).round().astype(int).tolist():
             cv2.rectangle(canvas, (x1, y1), (x2, y2), WHITE, 1)
@@ -131,7 +133,8 @@ def _draw_panel(sample: Sample, categories: Categories, height: int) -> np.ndarr
         draw_box(canvas, box.tolist(), categories.names[label], colour, dashed=bool(ignored))
     title = np.full((TITLE, width, 3), 255, np.uint8)
     cv2.putText(title, _describe(sample), (4, TITLE - 9), FONT, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([title, canvas])
+    below = np.full((max(0, height - rows), width, 3), 255, np.uint8)
+    return np.concatenate([title, canvas, below])
 
 
 def _describe(sample: Sample) -> str:

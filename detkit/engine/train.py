@@ -183,7 +183,8 @@ class Run:
             save_config(self.folder, self.settings)
         self.log = RunLog(self.folder, resume_step=self.step, enabled=distributed.rank() == 0)
         self.log.message(self.describe())
-        stop, has_stage = self.stopping.reason(self.epoch), self.evaluated.finish_training is not None
+        has_stage = self.evaluated.finish_training is not None
+        stop = self.stopping.reason(self.epoch) if self.epoch else None  # a new run has one step at least
         if stop and (self.finished or not has_stage):
             self.log.message(stop)
         while not stop and self.epoch < (stop_after or math.inf):

@@ -312,3 +312,12 @@ def test_no_validation(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_content())
     with pytest.raises(NoValidation, match=r"data\.val_annotations: null"):
         read(tmp_path, "val", val_annotations=None)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "./a.jpg"])
+def test_two_images_that_are_one_file(name: str, tmp_path: Path) -> None:
+    """Whose objects they are cannot be told."""
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 0, "file_name": name}]
+    write_coco(tmp_path, coco_content(images=images))
+    with pytest.raises(DataError, match=r"2 images are the file .*a\.jpg; each needs one of its own"):
+        read(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,13 @@ def test_pictures_without_xml_in_a_folder(tmp_path: Path) -> None:
     dataset = read(tmp_path, "set")
     assert [len(dataset.ground_truth(index).objects) for index in range(3)] == [1, 0, 0]
     assert "2 pictures without XML read as background" in dataset.summary
+
+
+def test_a_list_with_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """As an old archive leaves them: the list and the names of the files are of the same encoding."""
+    name = os.fsdecode(b"caf\xe9")
+    folder = write_voc(tmp_path, {"cafe": [DOG]})
+    (folder / "JPEGImages/cafe.jpg").rename(folder / f"JPEGImages/{name}.jpg")
+    (folder / "Annotations/cafe.xml").rename(folder / f"Annotations/{name}.xml")
+    write_list(folder, b"caf\xe9\n")
+    assert ids(read(tmp_path)) == [name]

@@ -154,6 +154,12 @@ def test_difficult_that_means_nothing_is_a_problem(read: Read, flag: str) -> Non
     assert item.problem == f"<difficult>{flag}</difficult>: expected 0 or 1"
 
 
+def test_two_flags_that_differ_are_a_problem(read: Read) -> None:
+    flags = "<difficult>0</difficult><difficult>1</difficult>"
+    (item,) = read(objects(f"<object><name>dog</name>{flags}{BNDBOX}</object>")).objects
+    assert item.problem == f"{flags}: expected 0 or 1"
+
+
 @pytest.mark.parametrize(
     "names", ["", "<name></name>", "<name> </name>", "<name/>", "<name>dog</name><name>cat</name>"]
 )

@@ -153,9 +153,11 @@ def test_boxes_that_are_wrong_are_dropped_and_said(tmp_path: Path) -> None:
 
 
 def test_weights_keep_their_anchors(tmp_path: Path) -> None:
-    init_config(tmp_path / "my.yaml", "ssd", devkit(tmp_path / "data"), init="runs/ssd")
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"")  # `init` looks whether they are there; the training reads them
+    init_config(tmp_path / "my.yaml", "ssd", devkit(tmp_path / "data"), init=str(weights))
     config, base = load_config(tmp_path / "my.yaml", RunConfig), load_config("configs/ssd.yaml", RunConfig)
-    assert config.train.init == "runs/ssd"
+    assert config.train.init == str(weights)
     assert config.model == base.model
 
 
@@ -191,3 +193,21 @@ def test_the_configuration_trains(tmp_path: Path) -> None:
     evaluation = train_config(load_config(output, RunConfig, settings), tmp_path / "run")
     assert evaluation is not None
     assert list(evaluation.results["coco"].per_class) == ["cell"]
+
+
+def test_weights_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nope: no such checkpoint"):
+        init_config(tmp_path / "my.yaml", "ssd", devkit(tmp_path / "data"), init="nope")
+    assert not (tmp_path / "my.yaml").exists()
+
+
+def test_the_folder_around_a_devkit_is_recognised(tmp_path: Path) -> None:
+    devkit(tmp_path / "VOCdevkit")
+    assert recognise(tmp_path) == recognise(tmp_path / "VOCdevkit")
+
+
+@pytest.mark.parametrize("name", ["\x85z", "a: b #c", "\u2028"])
+def test_the_name_of_the_folder_reads_back(name: str, tmp_path: Path) -> None:
+    data = devkit(tmp_path / name)
+    init_config(tmp_path / "my.yaml", "ssd", data)
+    assert load_config(tmp_path / "my.yaml", RunConfig).data.root == str(data)

@@ -38,7 +38,7 @@ class RandomAffineConfig(Transform):
     scale: Limits = (0.5, 1.5)
     shear: float = Field(2.0, ge=0, lt=90)
     translate: float = Field(0.1, ge=0, le=1)
-    size: int | None = Field(None, ge=1)
+    size: int | None = Field(None, ge=1, le=8192)
 
     _checked = field_validator("scale")(check_limits)
 

@@ -61,9 +61,8 @@ AugmentEntry = Annotated[
 
 def _allow_short_forms(schema: dict[str, Any]) -> None:
     """In the JSON schema: a preset by its name alone, and as an item of the list."""
-    preset = {"enum": list(PRESETS)}
-    items = {"anyOf": [schema.pop("items"), preset]}
-    schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, preset]
+    items = {"anyOf": [schema.pop("items"), {"type": "string"}]}
+    schema["anyOf"] = [{"type": schema.pop("type"), "items": items}, {"enum": list(PRESETS)}]
 
 
 AugmentList = Annotated[tuple[AugmentEntry, ...], Field(json_schema_extra=_allow_short_forms)]

@@ -42,7 +42,7 @@ class MosaicConfig(Transform):
 
     name: Literal["mosaic"] = "mosaic"
     probability: float | None = Field(1.0, ge=0, le=1)
-    size: int = Field(640, ge=2)
+    size: int = Field(640, ge=2, le=4096)
     grid: Literal[2, 3] = 2
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:

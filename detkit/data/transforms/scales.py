@@ -96,7 +96,7 @@ class LargeScaleJitterConfig(Transform):
 
     name: Literal["large_scale_jitter"] = "large_scale_jitter"
     scale: Limits = (0.1, 2.0)
-    size: int = Field(1024, ge=1)
+    size: int = Field(1024, ge=1, le=8192)
 
     _checked = field_validator("scale")(check_limits)
 

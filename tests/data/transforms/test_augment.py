@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -198,11 +199,13 @@ def test_every_entry_works_with_its_defaults_and_has_an_end(name: str) -> None:
 
 
 def test_editors_are_told_of_presets_and_entries() -> None:
-    schema = json.loads(config_schema())["properties"]["augment"]
-    listed, name = schema["anyOf"]
-    assert name == {"enum": list(PRESETS)}
-    assert listed["type"] == "array"
-    assert name in listed["items"]["anyOf"]
+    whole = json.loads(config_schema())
+    schema, definitions = whole["properties"]["augment"], whole["$defs"]
+    jsonschema.validate([{"name": "mosaic"}, "cutout", "ssd"], {**schema, "$defs": definitions})
+    jsonschema.validate("ssd", {**schema, "$defs": definitions})
+    for wrong in ("sdd", [{"name": "mosaik"}], {"hsv": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, {**schema, "$defs": definitions})
 
 
 def test_what_is_no_list_stays_for_the_check() -> None:
