@@ -134,13 +134,21 @@ def _read_list(devkit: Path, name: str) -> tuple[VOCFolder, list[str]]:
             for line in decode_text(path.read_bytes(), errors="surrogateescape").splitlines()
             if line.strip()
         ]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except UnicodeDecodeError as error:  # half a letter of UTF-16
+        raise DataError(f"{path} is cut short, or not UTF-16 text; save it as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read this list: {error.strerror}") from error
     if not lines:
         raise DataError(f"{path} is empty: expected one image id a line")
-    return folder, _ids(lines, folder, path)
+    ids = _ids(lines, folder, path)
+    if any(not folder.knows(image_id) and not _is_utf_8(image_id) for image_id in ids):
+        raise DataError(f"{path} is not UTF-8 text, and names pictures that are not there; save it as UTF-8")
+    return folder, ids
+
+
+def _is_utf_8(text: str) -> bool:
+    """False for a name from bytes of another encoding, which Python keeps as surrogates."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _ids(lines: Sequence[str], folder: VOCFolder, path: Path) -> list[str]:

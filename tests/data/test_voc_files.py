@@ -266,3 +266,9 @@ def test_a_list_with_names_that_are_not_utf_8(tmp_path: Path) -> None:
     (folder / "Annotations/cafe.xml").rename(folder / f"Annotations/{name}.xml")
     write_list(folder, b"caf\xe9\n")
     assert ids(read(tmp_path)) == [name]
+
+
+def test_a_list_that_is_cut_short(tmp_path: Path) -> None:
+    write_list(write_voc(tmp_path, {"a": [DOG]}), b"\xff\xfea")
+    with pytest.raises(DataError, match=r"train\.txt is cut short, or not UTF-16 text"):
+        read(tmp_path)
