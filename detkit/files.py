@@ -46,10 +46,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes or replaces a file of UTF-8 text; what is no file, as /dev/stdout, is written to. See `replacing`."""
-    if path.exists() and not path.is_file():
-        with writing(path):
-            path.write_text(text, encoding="utf-8")
-        return
+    """Writes or replaces a file of UTF-8 text. Raises UserError as `writing` does."""
     with replacing(path) as file:
         file.write(text.encode("utf-8"))

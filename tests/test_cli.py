@@ -438,12 +438,6 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     assert done.stderr == ""
 
 
-def test_text_is_written_to_what_is_no_file() -> None:
-    program = "from pathlib import Path; from detkit.files import write_text; write_text(Path('/dev/stdout'), 'text')"
-    done = subprocess.run([sys.executable, "-c", program], cwd=TOOLS.parent, capture_output=True, text=True, check=True)
-    assert done.stdout == "text"
-
-
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_write_is_an_interruption(
     failure: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

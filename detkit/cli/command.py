@@ -51,7 +51,8 @@ def run_command(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG):
             raise
         traceback.clear_frames(error.__traceback__)
-        print(f"error: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        what = "" if error.errno == errno.ENAMETOOLONG else "cannot write: "
+        print(f"error: {error.filename or 'a file'}: {what}{error.strerror}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, RuntimeError) as error:
         if not _is_interrupt(error):
