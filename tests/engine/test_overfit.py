@@ -137,15 +137,20 @@ BASE = ("train.optimizer={name: adamw, lr: 2e-3}", "train.epochs=1", "train.ema=
 
 
 @pytest.mark.long
-def test_a_detector_that_learns(data: dict[str, Any], steps: Steps, tmp_path: Path) -> None:
+def test_a_detector_that_learns(
+    data: dict[str, Any], steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a run would make its folder
+    root = Path(data["root"])
     steps(60)
-    before = sorted(tmp_path.parent.rglob("*"))
+    before = sorted(root.rglob("*"))
     result = overfit(make_config(data, *BASE, "train.batch_size=16"), 4)
     assert (result.num_images, result.num_objects, result.batch_size, result.steps) == (4, 8, 4, 60)
     assert result.ap50 > 0.6
     assert verdict(result).startswith("learns")
     assert set(result.gradients) == {"backbone", "neck", "rpn", "roi"}
-    assert sorted(tmp_path.parent.rglob("*")) == before, "nothing is written"
+    assert sorted(root.rglob("*")) == before, "nothing is written to the data"
+    assert list(tmp_path.iterdir()) == [], "nor a run"
 
 
 @pytest.mark.long
