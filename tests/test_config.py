@@ -249,7 +249,7 @@ def test_a_text_on_the_command_line_is_what_was_typed(tmp_path: Path, text: str)
     assert load_config(path, Texts, [f"several.0= {text} "]).several == (text,)
 
 
-def test_what_is_not_wanted_as_text_keeps_its_value(tmp_path: Path) -> None:
+def test_what_is_not_text_in_the_schema_keeps_its_value(tmp_path: Path) -> None:
     path = write(tmp_path, "number: 1e3\noptional: null\nchoice: null\n")
     assert load_config(path, Texts) == Texts(number=1000.0)
     assert load_config(path, Texts, ["optional=~", "choice=null", "number=.5"]) == Texts(number=0.5)

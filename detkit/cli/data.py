@@ -31,7 +31,9 @@ def _anchors(options: argparse.Namespace) -> None:
 
 
 def proposals(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("proposals", description="Proposals for your data, kept beside it, and judged.")
+    parser = argparse.ArgumentParser(
+        "proposals", description="Proposals for your data, stored beside it, and their recall."
+    )
     parser.add_argument("config", type=Path, help=f"{CONFIG}; its data and model.proposals are read")
     parser.add_argument("--split", choices=("train", "val"), default="val", help="(val)")
     parser.add_argument("--mode", choices=("fast", "quality"), help="selective search as in its paper")

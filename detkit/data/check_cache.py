@@ -1,8 +1,8 @@
-"""The sizes of pictures, and what the check found, kept from one start to the next.
+"""The sizes of pictures, and what the check found, stored from one start to the next.
 
 CACHE/checks/FOLDER-HASH.json is for the pictures below one folder. It has for each path the number of bytes, the time
 of change in ns, h, w and whether the picture was decoded. A picture that has changed is read again, and so is one with
-a fault, which is not kept. A damaged file counts for nothing; where none can be written, nothing is kept.
+a fault, which is not stored. A damaged file counts for nothing; where none can be written, nothing is stored.
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ def choose_classes(
     label_of = {old: chosen.index(new) if new in chosen else None for old, new in enumerate(merged)}
     label_of[-1] = -1
     counts = Counter(categories.names[item.label] for image in images for item in image.objects if item.label >= 0)
-    kept = []
+    remaining = []
     for image in images:
         labels = [(item, label_of[item.label]) for item in image.objects]
         objects = tuple(replace(item, label=label) for item, label in labels if label is not None)
-        kept.append(replace(image, objects=objects))
+        remaining.append(replace(image, objects=objects))
     ids = tuple(categories.ids[merged.index(name)] for name in chosen)
-    return kept, replace(categories, names=chosen, ids=ids), _notes(counts, chosen, config, where)
+    return remaining, replace(categories, names=chosen, ids=ids), _notes(counts, chosen, config, where)
 
 
 def _notes(counts: Counter[str], chosen: Sequence[str], config: FilesConfig, where: str) -> dict[str, int]:

@@ -101,7 +101,7 @@ def to_8_bits(samples: np.ndarray) -> np.ndarray:
     """uint8 of the same shape, from samples of any type.
 
     Whole numbers of 0 to 65535: the largest decides how many bits the file has, one of `BIT_DEPTHS`, and the upper 8
-    of them are kept. So a picture of a 12-bit camera is as bright as one of 16 bits. All other numbers, as heights or
+    of them are used. So a picture of a 12-bit camera is as bright as one of 16 bits. All other numbers, as heights or
     temperatures, are scaled from their own range to 0..255; what is not finite becomes 0.
     """
     if samples.dtype.kind in "iu" and samples.min() >= 0 and samples.max() < 2 ** BIT_DEPTHS[-1]:

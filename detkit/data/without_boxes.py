@@ -12,7 +12,7 @@ from typing import Any
 from detkit.data.text_files import decode_text
 from detkit.data.yolo_files import label_path
 
-KEPT = {  # keys of COCO, tags of VOC
+CARRIED_OVER = {  # keys of COCO, tags of VOC
     "annotation": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"},
     "image": {"id", "file_name", "width", "height"},
     "category": {"id", "name"},
@@ -29,7 +29,7 @@ def beside_coco(path: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     for table, noun in (("annotations", "annotation"), ("images", "image"), ("categories", "category")):
         for row in content.get(table) or ():
-            keys = [key for key, value in row.items() if key not in KEPT[noun] and value not in NOTHING]
+            keys = [key for key, value in row.items() if key not in CARRIED_OVER[noun] and value not in NOTHING]
             counts.update(f"{'class' if noun == 'category' else noun} with {key!r}" for key in keys)
     return counts
 
@@ -45,7 +45,7 @@ def beside_voc(paths: Iterable[Path]) -> Counter[str]:
         for noun, elements in (("picture", [root]), ("object", root.findall("object"))):
             for element in elements:
                 tags = {child.tag for child in element if len(child) or (child.text or "").strip() not in NOTHING}
-                counts.update(f"{noun} with <{tag}>" for tag in sorted(tags - KEPT[noun]))
+                counts.update(f"{noun} with <{tag}>" for tag in sorted(tags - CARRIED_OVER[noun]))
     return counts
 
 

@@ -79,12 +79,12 @@ def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDa
     reader = LineReader(description.names, description.keypoints or keypoint_columns(files))
     images = {os.path.normpath(picture.path): _image(picture, root, reader) for picture in pictures}
     unused = [image for folder in folders for image in _unused_label_files(folder, pictures, root)]
-    kept = [images[os.path.normpath(path)] for path in listed] if split == "train" else list(images.values())
+    images_of_split = [images[os.path.normpath(path)] for path in listed] if split == "train" else list(images.values())
     categories = Categories(tuple(description.names.values()), tuple(description.names))
-    kept, categories, left_out = choose_classes([*kept, *unused], categories, config)
+    images_of_split, categories, left_out = choose_classes([*images_of_split, *unused], categories, config)
     repeated = "and trained on as often" if split == "train" else "and read once"
     return ImageDataset(
-        kept,
+        images_of_split,
         name=f"yolo {split} ({description.path})",
         categories=categories,
         on_bad_label=config.on_bad_label,

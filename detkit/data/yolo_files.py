@@ -83,8 +83,8 @@ def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]
 def _read_list(path: Path, root: Path) -> tuple[list[Path], int]:
     """The pictures of a list, and how many of them are spelled differently.
 
-    A path a line: absolute, or relative to the folder of the list, or else to `root`. A name that is not UTF-8 is kept
-    as Python keeps such names. `#` begins a comment, unless a picture is called so.
+    A path a line: absolute, or relative to the folder of the list, or else to `root`. A name that is not UTF-8 stays
+    as Python decodes file names. `#` begins a comment, unless a picture is called so.
     """
     try:
         text = decode_text(path.read_bytes(), errors="surrogateescape")

@@ -19,7 +19,7 @@ class CheckpointError(UserError):
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Raises UserError if the disk is full, or the like; the file that was there before is kept then."""
+    """Raises UserError if the disk is full, or the like; the file that was there before stays."""
     with replacing(path) as file:
         torch.save({"format": FORMAT, **state}, file)
 

@@ -34,7 +34,7 @@ Changes = dict[str, Any]  # path of a setting -> its value
 def init_config(output: Path, base: str, data: Path, init: str | None = None) -> list[str]:
     """Writes a configuration to `output` that trains the packaged `base` on the folder `data`.
 
-    init  weights to start from (`train.init`); the anchors are theirs then and stay
+    init  weights to start from (`train.init`); their anchors stay
 
     Returns what was assumed, a sentence each. Raises UserError if `output` exists, if the folder has no format that
     detkit reads, or if its annotations cannot be used.

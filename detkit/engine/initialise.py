@@ -28,14 +28,14 @@ class Transfer:
     """What went over. Tensors are named; those of whole numbers, such as counters, are not among them.
 
     source      where the weights come from, and as what they were read
-    kept        taken from the source, some as far as their classes are there
-    new         made anew, with the reason
+    loaded      taken from the source, some as far as their classes are there
+    new         initialised at random, with the reason
     left_out    in the source only
     classes     sentences about the classes
     """
 
     source: str
-    kept: tuple[str, ...]
+    loaded: tuple[str, ...]
     new: Mapping[str, str]
     left_out: tuple[str, ...]
     classes: tuple[str, ...]
@@ -43,18 +43,18 @@ class Transfer:
     def describe(self) -> str:
         """A table of the parts of the detector (backbone, neck, head ...), and what is not as in the source."""
         lines = [f"starts from {self.source}"]
-        names = [*self.kept, *self.new, *self.left_out]
+        names = [*self.loaded, *self.new, *self.left_out]
         parts = list(dict.fromkeys(_part(name) for name in names))
-        columns = (self.kept, self.new, self.left_out)
+        columns = (self.loaded, self.new, self.left_out)
         for part in parts[:12]:
-            kept, new, left_out = (sum(_part(name) == part for name in column) for column in columns)
-            lines.append(f"  {part:10} {kept:5} tensors kept {new:5} new {left_out:5} left out")
+            loaded, new, left_out = (sum(_part(name) == part for name in column) for column in columns)
+            lines.append(f"  {part:10} {loaded:5} tensors kept {new:5} new {left_out:5} left out")
         other_shape = [f"{name} ({reason})" for name, reason in self.new.items() if reason != ABSENT]
         absent = [name for name, reason in self.new.items() if reason == ABSENT]
         for title, some in (("new", other_shape), (f"new, {ABSENT}", absent), ("left out", list(self.left_out))):
             if some:
                 lines.append(f"  {title}: {listed(some)}")
-        if not any(_part(name) == "backbone" for name in self.kept) and "backbone" in parts:
+        if not any(_part(name) == "backbone" for name in self.loaded) and "backbone" in parts:
             lines.append("  nothing of the backbone fits: it starts anew, as model.backbone.weights is not read")
         return "\n".join([*lines, *(f"  {sentence}" for sentence in self.classes)])
 
@@ -71,13 +71,13 @@ def initialise(detector: AnyDetector, source: str) -> Transfer:
 
     A tensor of the same name and shape is taken. Of one that has rows for each class (see
     `detkit.nn.heads.class_rows`) the rows of each class are those of the class of the same name or of a synonym (see
-    `match_classes`). Rows of other classes stay as they are; but in a softmax with background, if any class is kept,
+    `match_classes`). Rows of other classes stay as they are; but in a softmax with background, if any class is shared,
     they become copies of the background's rows and together get `NEW_CLASS_PRIOR` of its probability, so that the
-    probabilities of the kept classes do not change. Raises UserError if the source cannot be read, is not finite or
+    probabilities of the shared classes do not change. Raises UserError if the source cannot be read, is not finite or
     fits nowhere.
     """
     transfer = take_over(detector, read_weights(source, detector), source)
-    if not transfer.kept:
+    if not transfer.loaded:
         own, other = (listed(sorted(names)[:3]) for names in (transfer.new, transfer.left_out))
         raise UserError(
             f"train.init: nothing of {transfer.source} fits this {type(detector).__name__}: here are {own}, ..., there "
@@ -177,7 +177,7 @@ def _describe_classes(detector: AnyDetector, weights: Weights, matches: Sequence
     if matches is None:
         return (f"classes: the same {len(names)}, all kept",)
     others = weights.categories.names
-    kept = [
+    shared = [
         name if name == others[match] else f"{name} <- {others[match]}"
         for name, match in zip(names, matches, strict=True)
         if match >= 0
@@ -186,7 +186,7 @@ def _describe_classes(detector: AnyDetector, weights: Weights, matches: Sequence
     left_out = [name for index, name in enumerate(others) if index not in matches and name != UNUSED]
     sentences = [
         f"classes {title}: {len(some)} ({listed(some)})"
-        for title, some in (("kept", kept), ("new", new), ("left out", left_out))
+        for title, some in (("kept", shared), ("new", new), ("left out", left_out))
         if some
     ]
     if not any(isinstance(module, HasClassRows) for module in detector.modules()):

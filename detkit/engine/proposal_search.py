@@ -176,7 +176,7 @@ def proposal_folder(source: ProposalSource, data: Path, chosen: str | Path | Non
 
 
 def _is_writable(folder: Path) -> bool:
-    """Whether one can write in a folder that may have to be made first."""
+    """Whether one can write in a folder that may have to be created first."""
     exists = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
     return os.access(exists, os.W_OK)
 

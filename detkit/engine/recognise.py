@@ -95,7 +95,7 @@ def _yolo(path: Path) -> Recognised | None:
         content = _yaml(file) if file.suffix in (".yaml", ".yml") else None
         if isinstance(content, dict) and "names" in content and ("train" in content or "val" in content):
             val = _first(content, VAL) or _first(content, TEST)
-            assumed = [f"YOLO's layout, described by {file}", _said("val", val)]
+            assumed = [f"YOLO's layout, described by {file}", _describe_split("val", val)]
             return Recognised(YOLODataConfig(root=str(file), val=val or "val"), assumed)
     if path.is_dir() and any((path / name).is_file() for name in ("classes.txt", "obj.names")):
         return Recognised(YOLODataConfig(root=str(path)), ["YOLO's layout without a YAML file"])
@@ -124,11 +124,11 @@ def _voc(path: Path) -> Recognised | None:
     train, val, test = _first(splits, TRAIN), _first(splits, VAL) or _first(splits, TEST), _first(splits, TEST)
     if train:
         config = VOCConfig(root=str(path), train=(train,), val=(val,) if val else (), classes="auto")
-        assumed = [f"pictures with VOC's XML beside them, trained on {train}/", _said("val", val)]
+        assumed = [f"pictures with VOC's XML beside them, trained on {train}/", _describe_split("val", val)]
         return Recognised(config, assumed, {"train": (test,)} if test and test != val else None)
     if _has_xml(path):
         config = VOCConfig(root=str(path), train=(".",), val=(), classes="auto")
-        return Recognised(config, ["one folder of pictures with VOC's XML beside them", _said("val", None)])
+        return Recognised(config, ["one folder of pictures with VOC's XML beside them", _describe_split("val", None)])
     return None
 
 
@@ -145,7 +145,7 @@ def _devkit(root: Path, devkits: Sequence[Path]) -> Recognised:
     train, val = (tuple(f"{year}{name}" for year in years.values() if name) for name in pair)
     test = tuple(f"{years[f.name]}test" for f, names in zip(devkits, lists, strict=True) if "test" in names)
     config = VOCConfig(root=str(root), train=train, val=val, classes="auto")
-    assumed = [f"PASCAL VOC's layout, trained on {', '.join(train)}", _said("val", ", ".join(val))]
+    assumed = [f"PASCAL VOC's layout, trained on {', '.join(train)}", _describe_split("val", ", ".join(val))]
     return Recognised(config, assumed, {"train": test} if test and "test" not in pair else None)
 
 
@@ -179,7 +179,7 @@ def _coco(path: Path) -> Recognised | None:
         val_annotations=val,
         val_images=relative[val] if val else relative[train],
     )
-    assumed = [f"COCO's format, trained on {train} with pictures in {relative[train]}", _said("val", val)]
+    assumed = [f"COCO's format, trained on {train} with pictures in {relative[train]}", _describe_split("val", val)]
     further = test is not None and test not in (train, val)
     settings = {"train_annotations": test, "train_images": relative[test or train]} if further else None
     left_out = [name for name in names if name not in (train, val, test)]
@@ -214,7 +214,7 @@ def _first(names: Any, words: Sequence[str]) -> str | None:
     return next((word for word in words if names.get(word)), None)
 
 
-def _said(split: str, found: str | None) -> str:
+def _describe_split(split: str, found: str | None) -> str:
     return (
         f"{split}: {found}" if found else "no validation split: the run is not measured, and its last weights are kept"
     )

@@ -43,7 +43,7 @@ def claim_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claim_new_folder(candidates: Iterable[Path]) -> Iterator[Path]:
-    """The first of `candidates` that does not exist yet, made and claimed for the time of the block."""
+    """The first of `candidates` that does not exist yet, created and claimed for the time of the block."""
     with _claim(lambda: next(filter(None, map(_claim_if_new, candidates)))) as folder:
         yield folder
 
@@ -84,7 +84,7 @@ class _Claim:
     def __init__(self, folder: Path, *, exist_ok: bool = True) -> None:
         """Raises UserError if another process has the folder, FileExistsError if it must not exist but does."""
         self.folder = folder
-        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
+        self.created = [path for path in (folder, *folder.parents) if not path.exists()]
         create_folder(folder if exist_ok else folder.parent)
         try:
             folder.mkdir(exist_ok=exist_ok)
@@ -98,14 +98,14 @@ class _Claim:
             ) from error
 
     def release(self) -> None:
-        """Removes what was made for the claim, if nothing was written there."""
+        """Removes what was created for the claim, if nothing was written there."""
         (self.folder / LOCK).unlink(missing_ok=True)
         self._remove_empty()
         self.file.close()
 
     def _remove_empty(self) -> None:
         with suppress(OSError):  # something is in it, as there should be
-            for folder in self.made:
+            for folder in self.created:
                 folder.rmdir()
 
 

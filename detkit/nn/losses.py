@@ -51,7 +51,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 def sum_squared_error(predictions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """The sum of the squared differences. darknet reports this sum, but its gradient is that of half of it.
 
-    weights  factors on the squares, in a shape that extends to theirs
+    weights  factors on the squares, in a shape that broadcasts to them
     """
     squares = (predictions - targets) ** 2
     return torch.sum(squares if weights is None else weights * squares)

@@ -152,7 +152,7 @@ def test_a_damaged_or_older_file_counts_for_nothing(
     assert len(opened) == 3
 
 
-def test_without_a_place_to_write_nothing_is_kept_and_nothing_is_said(
+def test_without_a_place_to_write_nothing_is_stored_or_printed(
     paths: list[str], cache: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache.write_text("a file where the folder should be")
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_no_other(
     assert file.read_text() == before
 
 
-def test_names_that_are_not_utf_8_are_kept_too(tmp_path: Path, opened: list[str]) -> None:
+def test_names_that_are_not_utf_8_are_stored_too(tmp_path: Path, opened: list[str]) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
     try:
         path.touch()
@@ -189,7 +189,7 @@ def test_names_that_are_not_utf_8_are_kept_too(tmp_path: Path, opened: list[str]
     assert len(opened) == 1
 
 
-def test_what_was_checked_before_an_interruption_is_kept(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_checked_before_an_interruption_is_stored(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: str, decode: bool) -> Size | str:
         if path == paths[1]:
             raise KeyboardInterrupt

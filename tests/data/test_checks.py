@@ -205,11 +205,13 @@ def test_sound_images_are_those_that_a_look_at_each_object_leaves_alone(tmp_path
         problem = None if rng.random() < 0.9 else "bad"
         images.append(RawImage(number, str(tmp_path / "a.png"), "", size, objects, problem))
     expected = [_check_image(image, (40, 60), "drop_image", 0.5) for image in images]
-    kept = [(image, changes) for image, changes, faults in expected if not faults]
-    assert 50 < len(kept) < 350
+    without_faults = [(image, changes) for image, changes, faults in expected if not faults]
+    assert 50 < len(without_faults) < 350
     checked, counts = check_images(images, "slow", "drop_image", decode=True, min_side=0.5)
-    assert checked == [image for image, _ in kept]
-    assert counts == sum((changes for _, changes in kept), Counter({"image dropped": len(images) - len(kept)}))
+    assert checked == [image for image, _ in without_faults]
+    assert counts == sum(
+        (changes for _, changes in without_faults), Counter({"image dropped": len(images) - len(without_faults)})
+    )
 
 
 def test_ground_truth_is_a_copy(tmp_path: Path) -> None:

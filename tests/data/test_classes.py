@@ -24,9 +24,9 @@ def images(*names: str) -> list[RawImage]:
 
 
 def choose(raw: list[RawImage], **settings: Any) -> tuple[list[list[int]], Categories, dict[str, int]]:
-    kept, categories, notes = choose_classes(raw, DATA, FilesConfig(root="x", **settings))
-    assert [image.image_id for image in kept] == [image.image_id for image in raw]
-    labels = [[item.label for item in image.objects] for image in kept]
+    remaining, categories, notes = choose_classes(raw, DATA, FilesConfig(root="x", **settings))
+    assert [image.image_id for image in remaining] == [image.image_id for image in raw]
+    labels = [[item.label for item in image.objects] for image in remaining]
     return labels, categories, {note: count for note, count in notes.items() if count}
 
 
@@ -65,8 +65,8 @@ def test_classes_are_chosen_after_merging() -> None:
 
 def test_an_object_that_is_left_out_is_no_problem() -> None:
     raw = [RawImage(0, "a.jpg", "a.xml", None, [RawObject("object 1", 2, (0, 0, 0, 0), "has no box")])]
-    kept, _, _ = choose_classes([*raw, *images("car")], DATA, FilesConfig(root="x", classes=("car",)))
-    assert [len(image.objects) for image in kept] == [0, 1]
+    remaining, _, _ = choose_classes([*raw, *images("car")], DATA, FilesConfig(root="x", classes=("car",)))
+    assert [len(image.objects) for image in remaining] == [0, 1]
 
 
 @pytest.mark.parametrize(

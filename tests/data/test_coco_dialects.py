@@ -234,11 +234,11 @@ def test_sizes_may_be_text_or_floats(tmp_path: Path, size: tuple[Any, Any]) -> N
     assert read(tmp_path).ground_truth(0).size == (40, 60)
 
 
-@pytest.mark.parametrize(("size", "said"), [(("40", "60"), "40 x 60"), ((61.6, 40.0), "62 x 40")])
-def test_sizes_that_are_no_integers_are_checked_too(tmp_path: Path, size: tuple[Any, Any], said: str) -> None:
+@pytest.mark.parametrize(("size", "size_text"), [(("40", "60"), "40 x 60"), ((61.6, 40.0), "62 x 40")])
+def test_sizes_that_are_no_integers_are_checked_too(tmp_path: Path, size: tuple[Any, Any], size_text: str) -> None:
     images = [{"id": 7, "file_name": "a.jpg", "width": size[0], "height": size[1]}]
     write_coco(tmp_path, coco_content(images=images, annotations=[item(0)]))
-    with pytest.raises(DataError, match=f"says {said}"):
+    with pytest.raises(DataError, match=f"says {size_text}"):
         read(tmp_path)
 
 

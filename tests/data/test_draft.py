@@ -67,7 +67,7 @@ def test_a_turned_jpeg_is_as_large_as_is_asked_for_when_it_is_upright(tmp_path: 
     assert np.abs(read.astype(int) - expected).mean() < 5
 
 
-def test_no_other_kind_is_made_smaller(tmp_path: Path) -> None:
+def test_no_other_kind_is_decoded_smaller(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif", "a.gif"):
         Image.new("RGB", (80, 64)).save(tmp_path / name)
         assert read_picture(tmp_path / name, (8, 8)).shape == (64, 80, 3)

@@ -54,7 +54,7 @@ def test_the_formats_of_a_configuration_are_none_of_them(write: Callable[[Path],
     assert foreign_format(tmp_path / "set") is None
 
 
-# What is not a box: the box around it is kept and counted. Extents by hand, pictures 60 x 40.
+# What is not a box: the box around it is read and counted. Extents by hand, pictures 60 x 40.
 @pytest.mark.parametrize(
     ("shape", "box", "lost"),
     [

@@ -117,7 +117,7 @@ def test_a_list_of_classes_leaves_the_others_out_and_counts_them(tmp_path: Path)
     assert "1 image without objects" in dataset.summary
 
 
-def test_a_misspelt_class_is_said_and_refused_only_if_nothing_is_left(tmp_path: Path) -> None:
+def test_a_misspelt_class_is_reported_and_refused_only_if_nothing_is_left(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": [voc_object("dgo", (1, 1, 9, 9)), voc_object("cat", (1, 1, 9, 9))]})
     summary = read_voc(config(tmp_path, classes=("dog", "cat")), "train").summary
     assert "1 class without objects (dog: did you mean 'dgo'?)" in summary
@@ -144,7 +144,7 @@ def test_merged_classes_are_one(tmp_path: Path, classes: Any, names: tuple[str, 
 
 
 @pytest.mark.parametrize(("name", "hint"), [("van", "vann: did you mean 'van'?"), ("vans", "vann")])
-def test_a_misspelt_class_to_merge_is_said(tmp_path: Path, name: str, hint: str) -> None:
+def test_a_misspelt_class_to_merge_is_reported(tmp_path: Path, name: str, hint: str) -> None:
     """It may be another class of the data, but none that is merged already."""
     write_voc(tmp_path, {"1": [voc_object(name, (1, 1, 9, 9)), voc_object("car", (1, 1, 9, 9))]})
     merge = {"vehicle": ("car", "vans", "vann") if name == "vans" else ("car", "vann")}
@@ -153,7 +153,7 @@ def test_a_misspelt_class_to_merge_is_said(tmp_path: Path, name: str, hint: str)
     )
 
 
-def test_no_validation_is_said_so(tmp_path: Path) -> None:
+def test_no_validation_split_is_an_error_of_its_own(tmp_path: Path) -> None:
     write_voc(tmp_path, {"1": []})
     for text in ("val: []", "val: null", ""):
         given = parse_config(parse_yaml(f"root: {tmp_path}\ntrain: 2007_train\n{text}", "here"), VOCConfig)
@@ -175,9 +175,9 @@ def test_a_split_may_be_given_as_text(tmp_path: Path) -> None:
 def test_a_split_of_ignored_objects_has_a_line_of_its_own(tmp_path: Path, split: Any) -> None:
     easy, hard = voc_object("dog", (1, 1, 9, 9)), voc_object("dog", (1, 1, 9, 9), difficult=1)
     line = "\n  Every object is ignored (marked difficult or as a crowd): nothing can be learned or measured."
-    for objects, said in (([hard, hard], True), ([hard, easy], False), ([], False)):
+    for objects, expected in (([hard, hard], True), ([hard, easy], False), ([], False)):
         write_voc(tmp_path, {"1": objects})
-        assert (line in read_voc(config(tmp_path), split).summary) == said
+        assert (line in read_voc(config(tmp_path), split).summary) == expected
 
 
 def test_unknown_class_names_the_file_the_object_and_the_nearest_name(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_missing_annotation_and_missing_picture_are_named(tmp_path: Path) -> Non
     assert "3.jpg: neither this picture nor its annotation file" in str(raised.value)
 
 
-def test_a_picture_without_xml_is_background_if_others_have_theirs(tmp_path: Path) -> None:
+def test_a_picture_without_xml_is_background_if_others_have_xml(tmp_path: Path) -> None:
     folder = write_voc(tmp_path, {"1": [], "2": [voc_object("dog", (1, 1, 9, 9))]})
     (folder / "Annotations" / "1.xml").unlink()
     dataset = read_voc(config(tmp_path), "train")

@@ -41,11 +41,11 @@ def write_list(folder: Path, content: str | bytes, name: str = "train") -> None:
 
 def write_flat(folder: Path, *names: str) -> None:
     """Pictures with XML beside them."""
-    made = write_voc(folder.parent / "made", {name: [BOXES.get(name, DOG)] for name in names})
+    source = write_voc(folder.parent / "made", {name: [BOXES.get(name, DOG)] for name in names})
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (made / "JPEGImages" / f"{name}.jpg").rename(folder / f"{name}.jpg")
-        (made / "Annotations" / f"{name}.xml").rename(folder / f"{name}.xml")
+        (source / "JPEGImages" / f"{name}.jpg").rename(folder / f"{name}.jpg")
+        (source / "Annotations" / f"{name}.xml").rename(folder / f"{name}.xml")
 
 
 # ---- lists

@@ -1,4 +1,4 @@
-"""`detkit convert`: what is written is read back the same, by detkit and by others, and what is lost is said."""
+"""`detkit convert`: what is written is read back the same, by detkit and by others, and what is lost is reported."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def test_round_trip_of_two_formats(first: str, second: str, tmp_path: Path) -> N
 
 
 def test_round_trip_through_all_three(tmp_path: Path) -> None:
-    """VOC -> COCO -> YOLO -> VOC; what YOLO cannot mark is said."""
+    """VOC -> COCO -> YOLO -> VOC; what YOLO cannot mark is reported."""
     names = ["voc", "coco", "yolo", "voc2"]
     convert(coco_set(tmp_path / "start"), tmp_path / "voc", "voc")
     for old, new in itertools.pairwise(names):
         lines = convert(tmp_path / old, tmp_path / new, new.rstrip("2"))
-        said = any("marked as ignored (difficult or a crowd)" in line for line in lines)
-        assert said == (new == "yolo")
+        reported = any("marked as ignored (difficult or a crowd)" in line for line in lines)
+        assert reported == (new == "yolo")
     ends = [read_source(tmp_path / name, None, "raise") for name in ("voc", "voc2")]
     assert without_ignored(boxes_of(ends[0])) == boxes_of(ends[1])
     assert ends[0].categories == ends[1].categories
@@ -191,7 +191,7 @@ def test_what_files_hold_besides_boxes_is_counted(tmp_path: Path) -> None:
     content["images"][0] |= {"license": 3, "caption": "a zebra"}
     content["categories"][0] |= {"supercategory": "animal"}
     (root / "train.json").write_text(json.dumps(content))
-    said = "\n".join(convert(root, tmp_path / "out", "voc"))
+    reported = "\n".join(convert(root, tmp_path / "out", "voc"))
     for line in (
         "1 annotation with 'segmentation'",
         "1 annotation with 'keypoints'",
@@ -199,7 +199,7 @@ def test_what_files_hold_besides_boxes_is_counted(tmp_path: Path) -> None:
         "1 image with 'caption'",
         "1 class with 'supercategory'",
     ):
-        assert f"  {line}\n" in f"{said}\n"
+        assert f"  {line}\n" in f"{reported}\n"
 
 
 def test_further_files_of_coco_are_named(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_further_files_of_coco_are_named(tmp_path: Path) -> None:
     assert "  1 annotation file (person_keypoints_train.json)" in convert(root, tmp_path / "out", "yolo")
 
 
-def test_darknets_description_without_a_split_is_said(tmp_path: Path) -> None:
+def test_darknets_description_without_a_split_is_reported(tmp_path: Path) -> None:
     (tmp_path / "obj.data").write_text("classes = 1\nnames = obj.names\n")
     (tmp_path / "obj.names").write_text("cat\n")
     with pytest.raises(UserError, match=r"obj\.data: describes no train, val or test split"):
@@ -223,17 +223,17 @@ def test_flags_of_voc_and_files_in_no_list_are_counted(tmp_path: Path) -> None:
     text = xml.read_text().replace("<truncated>0", "<truncated>1", 1).replace("<pose>Unspecified", "<pose>Left", 1)
     xml.write_text(text)
     write_picture(tmp_path / "voc/VOC2007/JPEGImages/z.jpg")
-    said = "\n".join(convert(tmp_path / "voc", tmp_path / "out", "yolo"))
+    reported = "\n".join(convert(tmp_path / "voc", tmp_path / "out", "yolo"))
     for line in ("1 object with <truncated>", "1 object with <pose>", "1 file that no list names (picture or XML)"):
-        assert f"  {line}\n" in said
+        assert f"  {line}\n" in reported
 
 
 def test_polygons_and_confidences_of_yolo_are_counted(tmp_path: Path) -> None:
     convert(coco_set(tmp_path / "in"), tmp_path / "yolo", "yolo")
     (tmp_path / "yolo/labels/train/cam1/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.5 0.5 0.1 0.1 0.9\n")
-    said = "\n".join(convert(tmp_path / "yolo", tmp_path / "out", "coco"))
-    assert "  1 line with a polygon or keypoints, of which the box is kept" in said
-    assert "  1 line with a confidence" in said
+    reported = "\n".join(convert(tmp_path / "yolo", tmp_path / "out", "coco"))
+    assert "  1 line with a polygon or keypoints, of which the box is kept" in reported
+    assert "  1 line with a confidence" in reported
 
 
 def test_what_a_format_cannot_hold_is_counted(tmp_path: Path) -> None:

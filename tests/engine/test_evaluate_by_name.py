@@ -67,7 +67,7 @@ def test_shared_classes_are_measured_alone(tmp_path: Path) -> None:
     assert evaluation.results["coco"].score == pytest.approx(1.0)
 
 
-def test_what_was_matched_is_said() -> None:
+def test_what_was_matched_is_reported() -> None:
     notes = describe_match(["sofa", "zebra", "cat"], ["cat", "couch", "bird"], ["cat", "couch"], [1, -1, 0])
     assert notes == [
         "classes under another name in the data: sofa is couch",

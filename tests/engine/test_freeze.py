@@ -94,7 +94,7 @@ def test_something_must_be_left_to_train() -> None:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "numbers"),  # of each parameter that need not be kept: its gradient and the optimizer's state
+    ("optimizer", "numbers"),  # of each parameter that need not be stored: its gradient and the optimizer's state
     [
         (SGDConfig(lr=0.1, momentum=0.0), 1),
         (SGDConfig(lr=0.1), 2),

@@ -123,14 +123,14 @@ def test_what_is_written_loads_and_has_the_anchors_of_the_data(
     output = tmp_path / "my.yaml"
     data = write(tmp_path / "data")
     assert cli.main(["init", str(output), "--from", base, "--data", str(data)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     config = load_config(output, RunConfig)
     assert config.eval.protocol == "coco"
     assert config.train.epochs == 100  # 7 pictures; the most that is written
-    assert "10" not in said.splitlines()[-1]
+    assert "10" not in printed.splitlines()[-1]
     text = output.read_text()
     assert text.startswith(f"# Made from {base} by detkit init.")
-    for sentence in said.splitlines()[:-1]:
+    for sentence in printed.splitlines()[:-1]:
         assert sentence.split(":")[0][:60] in " ".join(line.removeprefix("#").strip() for line in text.splitlines())
     if base == "ssd":  # at 224 x 224: 224 / 96 and 224 / 72 times as large
         more = 1 if write in (devkit, roboflow_voc) else 0  # VOC's corners are inside the box
@@ -139,10 +139,10 @@ def test_what_is_written_loads_and_has_the_anchors_of_the_data(
         assert priors.min_sizes[0] == round(float(np.quantile(roots, 0.05)))
         assert priors.max_sizes[-1] == round(float(np.quantile(roots, 0.95)))
     else:
-        assert "anchors stay as they are: anchors: 9 need as many different box shapes, found 7" in said
+        assert "anchors stay as they are: anchors: 9 need as many different box shapes, found 7" in printed
 
 
-def test_boxes_that_are_wrong_are_dropped_and_said(tmp_path: Path) -> None:
+def test_boxes_that_are_wrong_are_dropped_and_reported(tmp_path: Path) -> None:
     data = devkit(tmp_path / "data")
     (data / "VOC2007/Annotations/3.xml").write_text(xml((8, 8, 8, 8)))
     assumed = init_config(tmp_path / "my.yaml", "ssd", data)
@@ -161,7 +161,7 @@ def test_weights_keep_their_anchors(tmp_path: Path) -> None:
     assert config.model == base.model
 
 
-def test_a_folder_without_validation_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_validation_is_reported(tmp_path: Path) -> None:
     data = roboflow_voc(tmp_path / "data")
     shutil.rmtree(data / "valid")
     assumed = init_config(tmp_path / "my.yaml", "ssd", data)

@@ -189,7 +189,7 @@ def started(build: Callable[[Categories], Any], names: str, source: Any) -> Any:
     torch.manual_seed(1)
     detector = build(Categories.of_names(names))
     transfer = take_over(detector, Weights(source.state_dict(), source.categories, "a test"), "source")
-    assert transfer.kept
+    assert transfer.loaded
     return detector.eval()
 
 
@@ -378,7 +378,7 @@ def test_torchvisions_public_classes_go_over_by_name(tmp_path: Path) -> None:
     assert "classes left out: 78 (bicycle, car, motorcycle" in detector.notes[-1]
 
 
-def test_the_table_names_what_is_kept_new_and_left_out(tmp_path: Path) -> None:
+def test_the_table_names_what_is_loaded_new_and_left_out(tmp_path: Path) -> None:
     source = trained(build_tiny, "abc")
     state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("neck.output.0")}
     state["roi.hidden.0.bias"] = torch.zeros(7)
@@ -398,7 +398,7 @@ def test_the_table_names_what_is_kept_new_and_left_out(tmp_path: Path) -> None:
     assert len(lines) < 25
 
 
-def test_a_backbone_that_fits_nowhere_is_said() -> None:
+def test_a_backbone_that_fits_nowhere_is_reported() -> None:
     source = trained(EVERY["yolov3"], "ab")
     state = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith("backbone")}
     detector = EVERY["yolov3"](Categories.of_names("ab"))

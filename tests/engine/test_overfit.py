@@ -1,4 +1,4 @@
-"""`detkit overfit`: a detector that learns, ones that are broken on purpose, and the verdict on numbers made up."""
+"""`detkit overfit`: a detector that learns, ones that are broken on purpose, and the verdict on chosen numbers."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -137,10 +137,10 @@ def test_they_lie_in_the_cache_where_the_data_cannot_be_written_to(
     before = proposal_folder(source, searched).folder
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and access(path, mode))
-    kept = proposal_folder(source, data).folder
-    assert kept.is_relative_to(tmp_path / "cache/proposals")
-    assert f"{data}/proposals is not writable: proposals are kept in {kept}" in capsys.readouterr().out
-    assert proposal_folder(source, other).folder != kept
+    fallback = proposal_folder(source, data).folder
+    assert fallback.is_relative_to(tmp_path / "cache/proposals")
+    assert f"{data}/proposals is not writable: proposals are kept in {fallback}" in capsys.readouterr().out
+    assert proposal_folder(source, other).folder != fallback
     assert proposal_folder(source, searched).folder == before, "what is there already can be read"
     assert proposal_folder(source, data, tmp_path / "mine").folder.parent == tmp_path / "mine"
     assert os.listdir(data) == []
@@ -150,7 +150,7 @@ def test_training_and_evaluation_find_those_of_the_tool(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = shutil.copytree(run.parent / "shapes", tmp_path / "shapes", ignore=shutil.ignore_patterns("proposals"))
-    config, keep = str(run.parent / "tiny.yaml"), tmp_path / "kept"
+    config, keep = str(run.parent / "tiny.yaml"), tmp_path / "stored"
     data = ["--set", f"data.root={root}"]
     for split in ("train", "val"):
         assert cli.proposals([config, *data, "--split", split, "--output", str(keep)]) == 0
@@ -261,7 +261,7 @@ def test_those_of_a_file(run: Path, dataset: ImageDataset, tmp_path: Path) -> No
     results(dataset, tmp_path / "b.json", images=2)
     changed = proposal_source(moved)
     other = proposal_folder(changed, tmp_path, tmp_path)
-    assert other.folder != folder.folder
+    assert other.folder != fallback.folder
     with pytest.raises(
         DataError, match=r"model.proposals: .*b.json: no entry for 1 of 3 images of .*val.*: 'val_00002'"
     ):

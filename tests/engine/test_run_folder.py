@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time, is never left half made, and goes on from whatever is in it."""
+"""A run folder belongs to one process at a time, is never left half written, and goes on from whatever is in it."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_the_claim_of_detkit_train_is_that_of_the_loop(tmp_path: Path) -> None:
     assert os.listdir("mine") == ["metrics.jsonl"]
 
 
-def test_a_file_system_without_locks_is_said(
+def test_a_file_system_without_locks_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_lock(*_: object) -> None:
@@ -365,7 +365,7 @@ def test_drawings_and_videos_of_a_full_disk(run: Path, capsys: pytest.CaptureFix
 def test_a_full_disk_ends_a_command_with_one_line(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where no writer of ours is at work."""
+    """Also where detkit does not write the file itself."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")

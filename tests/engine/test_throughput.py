@@ -44,7 +44,7 @@ def test_the_slower_one_limits(workers: int, wait: float, work: float, text: str
     assert str(throughput.report(end_of_epoch=True)).startswith(text)
 
 
-def test_it_is_said_once_after_the_first_epoch_or_many_batches(clock: list[float]) -> None:
+def test_it_is_reported_once_after_the_first_epoch_or_many_batches(clock: list[float]) -> None:
     throughput = Throughput(2, max_batches=5)
     run(throughput, clock, 5, wait=0.1, work=0.1)
     assert throughput.report() is None, "four batches count"

@@ -55,8 +55,8 @@ class Picture:
             )
             inside = max(cut[2] - cut[0], 0) * max(cut[3] - cut[1], 0)
             visible = inside / ((x2 - x1) * (y2 - y1)) if inside else 0
-            wanted = visible >= 0.25 or self.ignore[row] if keep is None else keep[row]
-            if visible > 0 and wanted:
+            stays = visible >= 0.25 or self.ignore[row] if keep is None else keep[row]
+            if visible > 0 and stays:
                 stay.append(row)
                 boxes.append(cut)
         self.image = result

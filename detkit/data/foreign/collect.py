@@ -57,7 +57,7 @@ class ForeignData:
     def has_box(self, kind: str, plain: str, shapes: Container[str]) -> bool:
         """Counts an object that is drawn as `kind` as lost, unless it is `plain`; whether it is one of `shapes`.
 
-        Around these there is a box, which is kept.
+        Of these the box around them is read.
         """
         known = kind in shapes
         self.lost[f"object drawn as {kind}, of which the box is kept"] += known and kind != plain

@@ -100,18 +100,18 @@ def _cover(sample: Sample, covered: np.ndarray, max_covered: float) -> Sample:
     """
     objects = _hide_points(sample.objects, covered)
     if objects.masks is None:
-        kept = _covered_parts(objects.boxes, covered) <= max_covered
-        return replace(sample, objects=objects.take(kept))
+        keep = _covered_parts(objects.boxes, covered) <= max_covered
+        return replace(sample, objects=objects.take(keep))
     before = objects.masks.sum(axis=(1, 2))
     masks = objects.masks & ~covered
     after = masks.sum(axis=(1, 2))
-    kept = (after >= (1 - max_covered) * before) & ((after > 0) | (before == 0))
+    keep = (after >= (1 - max_covered) * before) & ((after > 0) | (before == 0))
     boxes = objects.boxes.copy()
-    for row in np.nonzero(kept & (after < before))[0]:
+    for row in np.nonzero(keep & (after < before))[0]:
         x, y, w, h = cv2.boundingRect(masks[row].astype(np.uint8))
         boxes[row] = x, y, x + w, y + h
     area = None if objects.area is None else (objects.area * (after / before.clip(min=1))).astype(np.float32)
-    return replace(sample, objects=replace(objects, boxes=boxes, masks=masks, area=area).take(kept))
+    return replace(sample, objects=replace(objects, boxes=boxes, masks=masks, area=area).take(keep))
 
 
 def _hide_points(objects: Objects[np.ndarray], covered: np.ndarray) -> Objects[np.ndarray]:
@@ -149,5 +149,5 @@ class CutoutConfig(Transform):
             covered[max(top, 0) : top + side, max(left, 0) : left + side] = True
         image = sample.image.copy()
         image[covered] = FILL
-        kept = _covered_parts(sample.objects.boxes, covered) <= self.max_covered
-        return replace(sample, image=image, objects=_hide_points(sample.objects, covered).take(kept))
+        keep = _covered_parts(sample.objects.boxes, covered) <= self.max_covered
+        return replace(sample, image=image, objects=_hide_points(sample.objects, covered).take(keep))

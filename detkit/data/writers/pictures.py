@@ -102,8 +102,8 @@ def _plain_name(source: str, base: str) -> str:
     *folders, name = PurePosixPath(Path(relative).as_posix()).parts
     stem, suffix = os.path.splitext(name)
     known = suffix if suffix.lower() in IMAGE_SUFFIXES else f"{suffix}.jpg"  # others would not be looked for
-    kept = [part for part in folders if part.lower() not in CONTAINERS]
-    return "/".join(_NOT_IN_NAMES.sub("_", part.strip()) for part in (*kept, f"{stem.strip() or 'picture'}{known}"))
+    parents = [part for part in folders if part.lower() not in CONTAINERS]
+    return "/".join(_NOT_IN_NAMES.sub("_", part.strip()) for part in (*parents, f"{stem.strip() or 'picture'}{known}"))
 
 
 def _free_name(name: str, folder: str, content: object, taken: dict[tuple[str, str], object]) -> str:

@@ -1,4 +1,4 @@
-"""Hand-made samples for the tests of augmentation."""
+"""Samples drawn by hand for the tests of augmentation."""
 
 from __future__ import annotations
 

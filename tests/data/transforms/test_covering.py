@@ -26,12 +26,12 @@ def test_rectangles_are_pasted_as_in_the_reference() -> None:
             other, boxes[:, [0, 2]] = other[:, ::-1], 40 - boxes[:, [2, 0]]
         pasted = sorted(reference.with_companions(boxes.tolist(), chosen))
         image, covered = reference.paste(one.image, other, boxes[pasted].tolist())
-        kept = [row for row, box in enumerate(one.objects.boxes) if reference.hidden_part(box, covered) <= 0.6]
+        visible = [row for row, box in enumerate(one.objects.boxes) if reference.hidden_part(box, covered) <= 0.6]
         result = augment(one, seed, 0, handed_out([two]))
         np.testing.assert_array_equal(result.image, image)
-        assert result.objects.labels.tolist() == [*(100 + row for row in kept), *(200 + row for row in pasted)]
-        np.testing.assert_allclose(result.objects.boxes, [*one.objects.boxes[kept], *boxes[pasted]], atol=1e-4)
-        dropped, along = dropped + (len(kept) < 5), along + (len(pasted) > len(chosen))
+        assert result.objects.labels.tolist() == [*(100 + row for row in visible), *(200 + row for row in pasted)]
+        np.testing.assert_allclose(result.objects.boxes, [*one.objects.boxes[visible], *boxes[pasted]], atol=1e-4)
+        dropped, along = dropped + (len(visible) < 5), along + (len(pasted) > len(chosen))
     assert dropped > 5
     assert along > 5
 
@@ -123,10 +123,10 @@ def test_cutout_hides_squares_and_drops_what_is_hidden(holes: int) -> None:
         result = augment(sample, seed)
         assert (result.image[covered] == 114).all()
         np.testing.assert_array_equal(result.image[~covered], sample.image[~covered])
-        kept = [row for row, box in enumerate(sample.objects.boxes) if reference.hidden_part(box, covered) <= 0.7]
-        assert result.objects.labels.tolist() == [100 + row for row in kept]
-        np.testing.assert_array_equal(result.objects.boxes, sample.objects.boxes[kept])
-        dropped += len(kept) < 6
+        visible = [row for row, box in enumerate(sample.objects.boxes) if reference.hidden_part(box, covered) <= 0.7]
+        assert result.objects.labels.tolist() == [100 + row for row in visible]
+        np.testing.assert_array_equal(result.objects.boxes, sample.objects.boxes[visible])
+        dropped += len(visible) < 6
     assert dropped > 3
     assert outside > 0
 

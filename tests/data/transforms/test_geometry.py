@@ -138,7 +138,7 @@ def test_warp_is_bilinear_between_the_centres_of_pixels() -> None:
 
 def test_a_warped_box_is_the_one_around_its_corners() -> None:
     rng = np.random.default_rng(0)
-    image, kept = np.zeros((60, 80, 3), np.uint8), []
+    image, counts = np.zeros((60, 80, 3), np.uint8), []
     for _ in range(40):
         matrix = random_matrix(rng)
         corners = np.sort(rng.uniform(0, 1, (6, 2, 2)), axis=1) * (75, 55)
@@ -150,8 +150,8 @@ def test_a_warped_box_is_the_one_around_its_corners() -> None:
         np.testing.assert_allclose(
             result.objects.boxes, np.reshape([expected[row][0] for row in stay], (-1, 4)), atol=1e-4
         )
-        kept.append(len(stay))
-    assert 60 < sum(kept) < 230
+        counts.append(len(stay))
+    assert 60 < sum(counts) < 230
 
 
 def test_warp_drops_what_has_become_tiny_but_for_regions_to_ignore() -> None:

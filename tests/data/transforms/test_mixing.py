@@ -100,14 +100,14 @@ def test_mixup_blends_pixels_and_keeps_the_objects_of_both(beta: float | None) -
         result = only("mixup", beta=beta)(one, seed, 0, handed_out([two]))
         np.testing.assert_allclose(result.image, share * one.image + (1 - share) * other, atol=9)
         moved = [reference.warp_box(box, matrix, 24, 30) for box in boxes]
-        kept = [
+        rows = [
             row
             for row, (box, visible) in enumerate(moved)
             if visible >= 0.25 and min(box[2] - box[0], box[3] - box[1]) >= 1
         ]
-        assert result.objects.labels.tolist() == [100, 101, 102, 103, *(200 + row for row in kept)]
+        assert result.objects.labels.tolist() == [100, 101, 102, 103, *(200 + row for row in rows)]
         np.testing.assert_array_equal(result.objects.boxes[:4], one.objects.boxes)
-        np.testing.assert_allclose(result.objects.boxes[4:], [moved[row][0] for row in kept], atol=1e-4)
+        np.testing.assert_allclose(result.objects.boxes[4:], [moved[row][0] for row in rows], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", MIXING)
@@ -171,7 +171,7 @@ def test_without_other_pictures_an_entry_says_what_it_needs(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*MIXING, "cutout", "large_scale_jitter", "random_affine"])
 def test_colours_that_change_before_are_those_of_the_picture_alone(name: str) -> None:
-    """As if the picture had come with them: canvas, hole and the other pictures keep theirs."""
+    """As if the picture had come with them: canvas, hole and the other pictures keep their colours."""
     samples = [random_sample(number, 32, 40) for number in range(4)]
     entries: list[Any] = [{"name": "hsv", "hue": 0}, {"name": name}]
     for seed in range(5):
