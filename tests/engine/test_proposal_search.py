@@ -261,7 +261,7 @@ def test_those_of_a_file(run: Path, dataset: ImageDataset, tmp_path: Path) -> No
     results(dataset, tmp_path / "b.json", images=2)
     changed = proposal_source(moved)
     other = proposal_folder(changed, tmp_path, tmp_path)
-    assert other.folder != fallback.folder
+    assert other.folder != folder.folder
     with pytest.raises(
         DataError, match=r"model.proposals: .*b.json: no entry for 1 of 3 images of .*val.*: 'val_00002'"
     ):
