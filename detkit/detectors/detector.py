@@ -34,13 +34,14 @@ class Detector(nn.Module, ABC, Generic[OutputsT]):
     `finish_training(loader)`: the engine calls it once when the epochs are done, with every training image as it is,
     and logs the line that it returns. The loop keeps `images_seen`, the training images of this process so far.
     `notes` are sentences about how it was built, for the user. `export_obstacle` says why its core cannot be exported;
-    None: it can be.
+    None: it can be. An exported program with `needs_fixed_canvas` takes images of one height and width.
     """
 
     proposals: ProposalsConfig | None = None
     finish_training: Callable[[Iterable[Batch]], str] | None = None
     images_seen: int = 0
     export_obstacle: str | None = None
+    needs_fixed_canvas: bool = False
 
     def __init__(self, image_input: ImageInput, categories: Categories) -> None:
         super().__init__()

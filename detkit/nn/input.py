@@ -78,6 +78,7 @@ class ImageInput(nn.Module):
 
     def __init__(self, config: InputConfig, stride: int) -> None:
         super().__init__()
+        self.config = config
         self.resize = config.resize
         self.stride = stride  # H and W of a batch are padded to a multiple of this
         self.flip_channels = config.channel_order == "bgr"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from detkit.nn.outputs import register_outputs
 from detkit.ops.boxes import clip_to_windows, valid_boxes
 from detkit.ops.nms import class_aware_merge, class_aware_nms, diou_nms, soft_nms
 from detkit.ops.rows import ranks_in_groups, to_rows
+from detkit.ops.suppress import suppress
 from detkit.structures import Categories, Detections, ImageInfo, Objects
 
 MIN_SIZE = 1e-2  # input px; smaller detections are degenerate
@@ -75,6 +77,8 @@ def select_detections(
              and scores `[B, N, K]`
     windows  `[B, 4]` xyxy in input px: where each picture lies on its canvas
     """
+    if torch.compiler.is_compiling():
+        return _select_densely(boxes, scores, windows, config)
     num_images, num_classes = windows.shape[0], scores.shape[-1]
     boxes, scores, group = _candidates(boxes, scores, images, num_images, config)
     boxes = clip_to_windows(boxes, windows[group // num_classes])
@@ -95,9 +99,8 @@ def _candidates(
     if images is None:
         images = images_of_rows(num_images, scores.shape[1], scores.device)
         if top_k is not None:  # quicker than below, where images have different numbers of candidates
-            if torch.compiler.is_compiling() or int(likely.sum(dim=1).max()) > top_k:
-                best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
-                likely = likely & torch.zeros_like(likely).scatter(1, best, True)
+            if int(likely.sum(dim=1).max()) > top_k:
+                likely = likely & _best_of_classes(scores, top_k)
             top_k = None
         boxes, scores, likely = boxes.flatten(0, 1), scores.flatten(0, 1), likely.flatten(0, 1)
     candidate, label = torch.nonzero(likely, as_tuple=True)
@@ -133,6 +136,54 @@ def _suppressed(boxes: Tensor, scores: Tensor, group: Tensor, config: SelectionC
         )
         return boxes[rows], lowered, group[rows]
     return boxes[rows], scores[rows], group[rows]
+
+
+def _best_of_classes(scores: Tensor, top_k: int) -> Tensor:
+    """bool `[B, N, K]`: the `top_k` best candidates of each class."""
+    best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, True)
+
+
+def _select_densely(boxes: Tensor, scores: Tensor, windows: Tensor, config: SelectionConfig) -> DetectionRows:
+    """`select_detections` for a program that is exported: no shape depends on how many candidates are likely.
+
+    Every image has N candidates, so those with the image of each are `[B * N, ...]`.
+    """
+    if config.nms_threshold is not None and config.suppression != "nms":
+        raise NotImplementedError(f"suppression {config.suppression!r} cannot be exported; nms can")
+    num_images, num_classes = windows.shape[0], scores.shape[-1]
+    if scores.ndim == 2:
+        boxes, scores = boxes.unflatten(0, (num_images, -1)), scores.unflatten(0, (num_images, -1))
+    boxes, scores = boxes.float(), scores.float()
+    if boxes.ndim == 3:
+        boxes = boxes[:, :, None]  # [B, N, 1 or K, 4]
+    boxes = clip_to_windows(boxes, windows[:, None, None])
+    likely = (scores > config.score_threshold) & valid_boxes(boxes, MIN_SIZE)
+    if config.top_k_per_class is not None:
+        likely = likely & _best_of_classes(scores, config.top_k_per_class)
+    scores = torch.where(likely, scores, -torch.inf)
+    if config.nms_threshold is not None:
+        # a group of boxes is an image, or, with a box for each class, a class of an image
+        groups = boxes.transpose(1, 2).flatten(0, 1)
+        by_class = scores.transpose(1, 2).reshape(groups.shape[0], -1, groups.shape[1])
+        stays = suppress(groups, by_class, config.nms_threshold)
+        scores = torch.where(stays.view(num_images, num_classes, -1).transpose(1, 2), scores, -torch.inf)
+    best, rows, filled = best_rows(scores.flatten(1), config.max_detections)
+    boxes = boxes.expand(-1, -1, num_classes, -1).flatten(1, 2)
+    boxes = torch.where(filled[..., None], boxes.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0)
+    return DetectionRows(boxes, torch.where(filled, best, 0.0), rows % num_classes, filled.sum(dim=1))
+
+
+def best_rows(scores: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of each image, for a program that is exported.
+
+    scores  `[B, M]`; -inf: none
+    Returns the scores and int64 indices `[B, limit]`, best first, and bool `[B, limit]`: whether there is one; the
+    others have the index 0.
+    """
+    best, rows = F.pad(scores, (0, limit), value=-torch.inf).topk(limit, dim=1)
+    filled = best > -torch.inf
+    return best, torch.where(filled, rows, 0), filled
 
 
 def best_of_levels(logits: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor, Tensor]:

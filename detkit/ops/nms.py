@@ -48,10 +48,7 @@ def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold
     """
     _check(boxes, scores, labels)
     if torch.compiler.is_compiling():
-        # torchvision tells the compiler that at least two boxes are kept; these two always are, as the last
-        boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
-        labels = torch.cat([labels, labels.new_tensor([-1, -2])])
-        return nms(_moved_apart(boxes, labels), scores, iou_threshold)[:-2]
+        return traceable_nms(boxes, scores, labels, iou_threshold)
     if boxes.is_cuda and len(boxes) <= AT_ONCE_ON_CUDA:
         return nms(_moved_apart(boxes, labels), scores, iou_threshold)
 
@@ -65,6 +62,17 @@ def class_aware_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold
         boxes, scores, groups = boxes[order], scores[order], torch.split(ranks, counts.tolist())
         kept = torch.cat([ranks[:0], *(group[nms(boxes[group], scores[group], iou_threshold)] for group in groups)])
     return order[kept.sort().values]
+
+
+def traceable_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
+    """`class_aware_nms` in operators of torch and torchvision alone, none of which asks for a value."""
+    from torchvision.ops import nms as kernel  # seconds to import, so not at the head
+
+    # torchvision tells the compiler that at least two boxes are kept; these two always are, as the last
+    boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
+    labels = F.pad(F.pad(labels, (0, 1), value=-1), (0, 1), value=-2)
+    kept: Tensor = kernel(_moved_apart(boxes, labels), scores.double(), iou_threshold)
+    return kept[:-2]
 
 
 def diou_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:

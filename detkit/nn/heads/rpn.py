@@ -22,11 +22,12 @@ from detkit.nn.blocks import per_anchor
 from detkit.nn.losses import smooth_l1_loss
 from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals.regions import Regions
-from detkit.nn.selection import best_of_levels, images_of_rows
+from detkit.nn.selection import best_of_levels, best_rows, images_of_rows
 from detkit.ops.boxes import clip_to_windows, valid_boxes
 from detkit.ops.coders import BoxCoder
 from detkit.ops.nms import class_aware_nms
 from detkit.ops.rows import to_rows
+from detkit.ops.suppress import suppress
 from detkit.structures import Size, Target
 
 
@@ -162,9 +163,25 @@ class RPN(nn.Module):
         boxes = clip_to_windows(boxes, outputs.windows[images])
         scores = logits.flatten().float().sigmoid()
         valid = valid_boxes(boxes, config.min_size) & (scores >= config.score_threshold)
+        if torch.compiler.is_compiling():
+            return self._best_proposals(boxes, torch.where(valid, scores, -torch.inf), levels, num_images, limit)
         rows = torch.nonzero(valid).squeeze(1)
         groups = (images * num_levels + levels.repeat(num_images))[rows]
         rows = rows[class_aware_nms(boxes[rows], scores[rows], groups, config.nms_threshold)]
         (proposals,), counts = to_rows([boxes[rows]], images[rows], num_images, limit)
         filled = torch.arange(limit, device=counts.device) < counts[:, None]
         return Regions(proposals.flatten(0, 1), images_of_rows(num_images, limit, counts.device), filled.flatten())
+
+    def _best_proposals(self, boxes: Tensor, scores: Tensor, levels: Tensor, num_images: int, limit: int) -> Regions:
+        """What `propose` does last, for a program that is exported: no shape depends on the scores.
+
+        boxes, scores  `[B * M, 4]` and `[B * M]`, -inf where a box is not valid
+        levels         `[M]`
+        """
+        boxes, scores = boxes.unflatten(0, (num_images, -1)), scores.unflatten(0, (num_images, -1))
+        on_level = torch.arange(len(self.anchors.strides), device=levels.device)[:, None] == levels
+        by_level = torch.where(on_level, scores[:, None], -torch.inf)  # [B, L, M]
+        stays = suppress(boxes, by_level, self.config.nms_threshold).any(dim=1)
+        _, rows, filled = best_rows(torch.where(stays, scores, -torch.inf), limit)
+        proposals = torch.where(filled[..., None], boxes.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0)
+        return Regions(proposals.flatten(0, 1), images_of_rows(num_images, limit, rows.device), filled.flatten())

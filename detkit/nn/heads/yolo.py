@@ -130,6 +130,9 @@ class YOLOHead(Head[YOLOOutputs]):
     def detect(self, outputs: YOLOOutputs, windows: Tensor) -> DetectionRows:
         raw = at_least_float32(outputs.raw)
         objectness = raw[..., 4].sigmoid()
+        if torch.compiler.is_compiling():  # an exported program has candidates of a fixed number
+            scores = objectness[..., None] * self.class_scores(raw[..., 5:])
+            return select_detections(self.boxes(outputs), scores, None, windows, self.selection)
         # no class score is above 1, so the others cannot reach the threshold
         image, row = torch.nonzero(objectness > self.selection.score_threshold, as_tuple=True)
         raw, objectness = raw[image, row], objectness[image, row]

@@ -1,0 +1,93 @@
+"""Programs as files: ONNX, torch.export and OpenVINO, each with its metadata inside."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.export import ExportedProgram
+
+from detkit.config import UserError
+from detkit.export.metadata import KEY, Metadata
+from detkit.files import writing
+from detkit.ops.suppress import decomposed_suppress
+
+Format = Literal["onnx", "torch_export", "openvino"]
+SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch_export", ".xml": "openvino"}
+PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "export": ("write and run ONNX files", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ("write and run OpenVINO files", ("openvino",)),
+}
+
+
+def format_of(path: Path) -> Format:
+    """Raises UserError if the suffix is that of no format."""
+    if path.suffix.lower() not in SUFFIXES:
+        known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
+        raise UserError(f"{path}: the format follows from the suffix; expected {known}, found {path.suffix or 'none'!r}")
+    return SUFFIXES[path.suffix.lower()]
+
+
+def require_extra(extra: str) -> None:
+    """Raises UserError if a package of the extra is not installed."""
+    purpose, packages = PACKAGES[extra]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"to {purpose}, {' and '.join(missing)} must be installed: pip install -e '.[{extra}]'")
+
+
+def require_packages(format: Format) -> None:
+    """Raises UserError if what a format needs is not installed; OpenVINO's is made from an ONNX file."""
+    for extra in {"onnx": ("export",), "torch_export": (), "openvino": ("export", "openvino")}[format]:
+        require_extra(extra)
+
+
+def write_torch_export(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
+    """The file loads with torch and torchvision alone: detkit's own operator becomes some of theirs."""
+    with torch.no_grad(), _quietly():
+        plain = program.run_decompositions({torch.ops.detkit.suppress.default: decomposed_suppress})
+        with writing(path):
+            torch.export.save(plain, path, extra_files={KEY: metadata.to_text()})
+
+
+def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
+    """`metadata.outputs` are the first outputs of the program; those that come after are left out."""
+    from detkit.export.onnx_ops import OPSET, TRANSLATIONS
+
+    with torch.no_grad(), _quietly():
+        model: Any = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
+            output_names=list(metadata.outputs),
+            verbose=False,
+        )
+    assert model is not None
+    model.model.metadata_props[KEY] = metadata.to_text()
+    with writing(path):
+        model.save(path)
+
+
+def write_openvino(onnx: Path, metadata: Metadata, path: Path) -> None:
+    """From an ONNX file; the weights lie beside the `.xml` in a `.bin`, as float32."""
+    import openvino
+
+    model = openvino.convert_model(onnx)
+    model.set_rt_info(metadata.to_text(), KEY)
+    with writing(path):
+        openvino.save_model(model, path, compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the warnings that torch and its exporter address to each other's authors."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
