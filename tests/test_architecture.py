@@ -17,7 +17,8 @@ NN = DATA = EVALUATION = {"ops", *OPS, *LEAVES}
 DETECTORS = {"nn", *NN}
 ENGINE = WEIGHTS = {"detectors", "data", "evaluation", "engine", "weights", *DETECTORS}
 FRONT_DOORS = ENGINE  # `detkit.load`, `detkit.predict`, `detkit.train`
-CLI = {"__init__", "cli", *ENGINE}
+EXPORT = {"__init__", "export", *ENGINE}  # `__init__` for the version
+CLI = {"__init__", "cli", *EXPORT}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": FRONT_DOORS,
     "config": {"config_yaml"},
@@ -31,11 +32,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "detectors": DETECTORS,
     "engine": ENGINE,
     "weights": WEIGHTS,
+    "export": EXPORT,
     "accelerate": {"nn", "evaluation", *NN},
     "cli": CLI,
     "__main__": CLI,
 }
-MAY_IMPORT_ACCELERATE = {"ops/dispatch.py", "engine/speed.py"}  # nothing else needs to know that there are fast paths
+# One dispatch each: nothing else needs to know that there are fast paths, or that a file can be a detector.
+DISPATCHES = {"ops/dispatch.py": "accelerate", "engine/speed.py": "accelerate", "engine/sources.py": "export"}
 HEAVY = {"torchvision", "cv2", "albumentations", "pycocotools", "matplotlib", "pydantic"}
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 50, 370  # the ceiling; a function is best below 40, a file at 80 to 250
 FILES = sorted((ROOT / "detkit").rglob("*.py"))
@@ -64,8 +67,7 @@ def imported_rooms(source: str, package: tuple[str, ...]) -> Iterator[tuple[int,
 def upward_imports(path: Path, source: str) -> list[str]:
     own = room(path)
     allowed = {own, *MAY_IMPORT[own]}
-    if path.relative_to(ROOT / "detkit").as_posix() in MAY_IMPORT_ACCELERATE:
-        allowed.add("accelerate")
+    allowed.add(DISPATCHES.get(path.relative_to(ROOT / "detkit").as_posix(), own))
     package = path.relative_to(ROOT).parts[:-1]
     return [
         f"{path.relative_to(ROOT)}:{line}: {own} may not import {other}"

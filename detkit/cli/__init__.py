@@ -10,20 +10,22 @@ from detkit.cli.configurations import configs, init, schema
 from detkit.cli.convert import convert
 from detkit.cli.data import anchors, proposals
 from detkit.cli.evaluation import evaluate
+from detkit.cli.export import export
 from detkit.cli.prediction import predict
 from detkit.cli.show import show
 from detkit.cli.training import overfit, train
 from detkit.cli.weights import compress
 
-__all__ = ["anchors", "compress", "convert", "evaluate", "main", "overfit", "predict", "proposals", "show", "train"]
+__all__ = ["anchors", "compress", "convert", "evaluate", "export", "main", "overfit", "predict", "proposals", "show", "train"]
 
-TOP = "Object detection from the sliding window to DETR: train, evaluate, predict."
+TOP = "Object detection from the sliding window to DETR: train, evaluate, predict, export."
 COMMANDS: dict[str, Callable[[Sequence[str] | None], int]] = {
     "train": train,
     "overfit": overfit,
     "show": show,
     "eval": evaluate,
     "predict": predict,
+    "export": export,
     "anchors": anchors,
     "proposals": proposals,
     "compress": compress,

@@ -26,12 +26,15 @@ def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
     `:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or
-    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A checkpoint's weights come from the file: none are
+    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A file that `detkit export` wrote is a detector too, though
+    none that can be trained. A checkpoint's weights come from the file: none are
     downloaded. Raises UserError if it is none of these.
     """
     if public := _load_public(str(source)):
         return public, None
     path = _checkpoint_file(source)
+    if is_exported(path):
+        return _load_exported(path)
     state = upgrade_state(load_last(path.parent) if Path(source).is_dir() else load_checkpoint(path))
     tree = upgrade_config(parse_yaml(state["config"], f"{path}: its configuration"))
     if "model" not in tree:
@@ -90,6 +93,22 @@ def check_source(source: str) -> None:
     path = _checkpoint_file(source)
     if not _is_public(source) and not path.exists():
         raise UserError(f"{path}: no such checkpoint; expected a run, a checkpoint or public weights")
+
+
+def is_exported(path: Path) -> bool:
+    """Whether its suffix is one that `detkit export` writes."""
+    return path.suffix.lower() in (".onnx", ".pt2", ".xml")
+
+
+def _load_exported(path: Path) -> tuple[AnyDetector, RunConfig | None]:
+    from detkit.export.runtime import load_exported
+
+    detector = load_exported(path)
+    text = detector.metadata.configuration
+    if text is None:
+        return detector, None
+    where = f"{path}: its configuration"
+    return detector, parse_config(upgrade_config(parse_yaml(text, where)), RunConfig, where=where)
 
 
 def _is_public(source: str) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ def write_torch_export(program: ExportedProgram, metadata: Metadata, path: Path)
 
 
 def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
-    """`metadata.outputs` are the first outputs of the program; those that come after are left out."""
+    """`metadata.outputs` are those of the program."""
     from detkit.export.onnx_ops import OPSET, TRANSLATIONS
 
     with torch.no_grad(), _quietly():
@@ -69,10 +69,21 @@ def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None
             output_names=list(metadata.outputs),
             verbose=False,
         )
-    assert model is not None
     model.model.metadata_props[KEY] = metadata.to_text()
     with writing(path):
         model.save(path)
+
+
+def take_outputs(source: Path, metadata: Metadata, path: Path) -> None:
+    """Writes the ONNX file `source` with `metadata.outputs` alone, and without what only others need."""
+    import onnx
+
+    model = onnx.load(source)
+    extracted = onnx.utils.Extractor(model).extract_model([value.name for value in model.graph.input], [*metadata.outputs])
+    extracted.ir_version = model.ir_version
+    onnx.helper.set_model_props(extracted, {KEY: metadata.to_text()})
+    with writing(path):
+        onnx.save(extracted, path)
 
 
 def write_openvino(onnx: Path, metadata: Metadata, path: Path) -> None:

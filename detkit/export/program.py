@@ -36,7 +36,7 @@ class Form:
     canvas: Size | None = None
 
 
-def complete(form: Form, detector: AnyDetector) -> Form:
+def complete_form(form: Form, detector: AnyDetector) -> Form:
     """The form with the batch and canvas that follow from the detector and from `raw`."""
     rule, fixed = detector.input.resize, form.raw or detector.needs_fixed_canvas
     batch = form.batch or (1 if form.raw else None)
@@ -59,7 +59,7 @@ def complete(form: Form, detector: AnyDetector) -> Form:
 
 
 def export_program(detector: AnyDetector, form: Form, *, raw_too: bool = False) -> ExportedProgram:
-    """The detector, in evaluation mode, as a program; `form` is complete.
+    """The detector, in evaluation mode, as a program; `form` is one of `complete_form`.
 
     raw_too  the outputs of the network beside the detections
 
@@ -80,6 +80,13 @@ def export_program(detector: AnyDetector, form: Form, *, raw_too: bool = False) 
                 f"--raw: {type(detector).__name__} suppresses proposals inside its network; export it without --raw"
             )
     return program
+
+
+def output_names(detector: AnyDetector, form: Form, *, raw_too: bool = False) -> tuple[str, ...]:
+    """The names of what `export_program` with these arguments gives, in its order."""
+    module = Whole(detector.eval(), form.pictures, detections=not form.raw, raw=form.raw or raw_too)
+    with torch.no_grad():
+        return tuple(module(**example_inputs(detector, form)))
 
 
 def example_inputs(detector: AnyDetector, form: Form) -> dict[str, Tensor]:
