@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detkit.accelerate.convolution import FastConv2d, Sources
 from detkit.nn.blocks import BatchNorm2d
+from detkit.ops.dispatch import is_traced
 
 
 def run_in_order(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def _folded(conv: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
     if not isinstance(conv, FastConv2d):
         y: Tensor = conv._conv_forward(x, *_weight_and_bias(conv, norm))
         return y
-    if not conv.constant or torch.is_grad_enabled() or conv.weight.is_inference():
+    if not conv.constant or torch.is_grad_enabled() or is_traced() or conv.weight.is_inference():
         return conv.convolve(x, *_weight_and_bias(conv, norm))
     tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
     sources = [(tensor, tensor._version, tensor.data_ptr()) for tensor in tensors if tensor is not None]

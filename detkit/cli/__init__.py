@@ -16,7 +16,19 @@ from detkit.cli.show import show
 from detkit.cli.training import overfit, train
 from detkit.cli.weights import compress
 
-__all__ = ["anchors", "compress", "convert", "evaluate", "export", "main", "overfit", "predict", "proposals", "show", "train"]
+__all__ = [
+    "anchors",
+    "compress",
+    "convert",
+    "evaluate",
+    "export",
+    "main",
+    "overfit",
+    "predict",
+    "proposals",
+    "show",
+    "train",
+]
 
 TOP = "Object detection from the sliding window to DETR: train, evaluate, predict, export."
 COMMANDS: dict[str, Callable[[Sequence[str] | None], int]] = {

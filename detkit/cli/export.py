@@ -9,7 +9,6 @@ from pathlib import Path
 
 from detkit.cli.command import CONFIG, SOURCE, add_set, run_command
 from detkit.config import UserError
-from detkit.structures import Size
 
 
 def export(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +17,11 @@ def export(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", metavar="RUN", help=SOURCE)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="NAME.onnx, NAME.pt2 (torch.export) or NAME.xml (OpenVINO)"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="its suffix says the format: .onnx, .pt2 (torch.export) or .xml (OpenVINO)",
     )
     parser.add_argument(
         "--input",
@@ -41,7 +44,7 @@ def export(arguments: Sequence[str] | None = None) -> int:
     return run_command(parser, _export, arguments)
 
 
-def _size(text: str) -> Size:
+def _size(text: str) -> tuple[int, int]:
     sides = re.fullmatch(r"(\d+)x(\d+)", text)
     if not sides or "0" in (sides[1].lstrip("0") or "0", sides[2].lstrip("0") or "0"):
         raise argparse.ArgumentTypeError(f"expected HxW in px, such as 480x640, found {text!r}")

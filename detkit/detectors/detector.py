@@ -33,14 +33,13 @@ class Detector(nn.Module, ABC, Generic[OutputsT]):
     is given its proposals says in `proposals` how they are made. One with a stage that is not gradient descent also has
     `finish_training(loader)`: the engine calls it once when the epochs are done, with every training image as it is,
     and logs the line that it returns. The loop keeps `images_seen`, the training images of this process so far.
-    `notes` are sentences about how it was built, for the user. `export_obstacle` says why its core cannot be exported;
-    None: it can be. An exported program with `needs_fixed_canvas` takes images of one height and width.
+    `notes` are sentences about how it was built, for the user. An exported program with `needs_fixed_canvas` takes
+    images of one height and width.
     """
 
     proposals: ProposalsConfig | None = None
     finish_training: Callable[[Iterable[Batch]], str] | None = None
     images_seen: int = 0
-    export_obstacle: str | None = None
     needs_fixed_canvas: bool = False
 
     def __init__(self, image_input: ImageInput, categories: Categories) -> None:

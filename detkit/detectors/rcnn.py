@@ -55,7 +55,6 @@ class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
     """`batch.proposals` come with the images."""
 
     roi: RCNNHead
-    export_obstacle = "the crops of an image pass the network in parts, and their number depends on its proposals"
 
     def __init__(
         self,
@@ -81,7 +80,8 @@ class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
 
     def pool5(self, images: Tensor, regions: Regions) -> Tensor:
         """`[P, C, output_size, output_size]`: the maximum over each cell of the last map of each crop."""
-        if self.training:  # batch statistics are those of all crops
+        # In training, because batch statistics are those of all crops; an exported program cannot count its parts.
+        if self.training or torch.compiler.is_compiling():
             return self._pool5_at_once(images, regions.rois())
         parts = [
             self._pool5_at_once(image, F.pad(part, (1, 0)))  # of image 0
@@ -97,7 +97,8 @@ class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
     def _pool5_at_once(self, images: Tensor, rois: Tensor) -> Tensor:
         config = self.roi.config
         crops = roi_warp(images, rois, config.crop_size, context=config.context)
-        return F.adaptive_max_pool2d(self.backbone(crops)[-1], config.output_size)
+        pool = maximum_of_cells if torch.compiler.is_compiling() else F.adaptive_max_pool2d
+        return pool(self.backbone(crops)[-1], config.output_size)
 
     @torch.no_grad()
     def finish_training(self, loader: Iterable[Batch]) -> str:
@@ -212,6 +213,15 @@ class Examples:
     deltas: dict[int, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     fc7_norms: list[float] = field(default_factory=list)
     pool5_norms: list[float] = field(default_factory=list)
+
+
+def maximum_of_cells(level: Tensor, cells: int) -> Tensor:
+    """`F.adaptive_max_pool2d` to `cells` a side in operators that ONNX has, also where cells differ in size."""
+    for dim in (2, 3):
+        side = level.shape[dim]
+        borders = [(i * side // cells, -(-(i + 1) * side // cells)) for i in range(cells)]
+        level = torch.stack([level.narrow(dim, start, end - start).amax(dim) for start, end in borders], dim)
+    return level
 
 
 def objects_and_proposals(target: Target, proposals: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ from detkit.nn.heads.regions import RegionTargets, RoIOutputs
 from detkit.nn.heads.sliding_window import WindowHead, WindowHeadConfig
 from detkit.nn.input import ImageInput, InputConfig, KeepConfig
 from detkit.nn.proposals.regions import Regions
-from detkit.nn.proposals.windows import Level, PyramidConfig, cut_windows, pyramid
+from detkit.nn.proposals.windows import Level, PyramidConfig, canvas_pyramid, cut_windows, pyramid
+from detkit.nn.selection import images_of_rows
 from detkit.structures import Categories, Target
 
 
@@ -54,10 +55,14 @@ class SlidingWindow(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
 
     A pass over a whole level equals one window after the other where the trunk pads nothing (LeNet-5). A padded trunk
     sees zeros at the border of a crop, and the neighbourhood in the level.
+
+    An exported program has the levels of its canvas. A padded trunk sees zeros beyond a picture that is smaller, as its
+    own padding is, but later layers see what the first ones make of those: windows near the right and lower border
+    differ from PyTorch's, which do not in a picture as large as the canvas.
     """
 
     roi: WindowHead
-    export_obstacle = "the levels of the image pyramid follow the size of each image"
+    needs_fixed_canvas = True
 
     def __init__(
         self,
@@ -79,6 +84,9 @@ class SlidingWindow(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
         targets: Sequence[Target] | None = None,
     ) -> RegionBasedOutputs[RoIOutputs]:
         """The windows are the regions; `proposals` are not read."""
+        if torch.compiler.is_compiling() and not self.training:
+            roi = self.windows_of_canvas(images, sizes)
+            return RegionBasedOutputs(roi, self.detect_in_evaluation(roi, sizes))
         pyramids = [
             self.pyramid(image[:, :height, :width])
             for image, (height, width) in zip(images, sizes.tolist(), strict=True)
@@ -99,10 +107,20 @@ class SlidingWindow(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
 
     def dense(self, levels: Sequence[Level]) -> tuple[Tensor, Tensor]:
         """Logits `[N, K + 1]` and deltas `[N, K + 1, 4]` of all windows of an image, level after level."""
-        logits, deltas = zip(
-            *(self.roi.dense(self.backbone(level.image[None])[-1], level.grid) for level in levels), strict=True
-        )
-        return torch.cat(logits), torch.cat(deltas)
+        outputs = [self.roi.dense(self.backbone(level.image[None])[-1], level.grid) for level in levels]
+        logits, deltas = (torch.cat(parts, dim=1)[0] for parts in zip(*outputs, strict=True))
+        return logits, deltas
+
+    def windows_of_canvas(self, images: Tensor, sizes: Tensor) -> RoIOutputs:
+        """What an exported program computes: as many windows of every image, of which those in its picture are valid."""
+        levels = canvas_pyramid(images, sizes, self.windows, self.backbone.out_strides[-1])
+        boxes = torch.cat([level.boxes for level in levels], dim=1)
+        valid = torch.cat([level.valid for level in levels], dim=1)
+        image = images_of_rows(images.shape[0], boxes.shape[1], images.device)
+        regions = Regions(boxes.flatten(0, 1), image, valid.flatten())
+        outputs = [self.roi.dense(self.backbone(level.images)[-1], level.grid) for level in levels]
+        logits, deltas = (torch.cat(parts, dim=1).flatten(0, 1) for parts in zip(*outputs, strict=True))
+        return RoIOutputs(regions, logits, deltas, None)
 
     @torch.no_grad()
     def sample(self, levels: list[Level], target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -26,8 +26,8 @@ def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
     `:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or
-    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. A file that `detkit export` wrote is a detector too, though
-    none that can be trained. A checkpoint's weights come from the file: none are
+    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file that
+    `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are
     downloaded. Raises UserError if it is none of these.
     """
     if public := _load_public(str(source)):
@@ -75,6 +75,7 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
     if public := _load_public(source):
         return Weights(_public_state(public, detector, source), public.categories, "public weights")
     path = _checkpoint_file(source)
+    _refuse_exported(path)
     content = read_archive(path, "detkit")
     if isinstance(content, dict) and content.get("format") == FORMAT:
         checkpoint = upgrade_state(content)
@@ -89,10 +90,16 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
 
 
 def check_source(source: str) -> None:
-    """Raises UserError if `source` is a file or a folder that is not there, which costs no time to say."""
+    """Raises UserError if nothing can start from `source`: it is not there, or was exported. It costs no time to say."""
     path = _checkpoint_file(source)
+    _refuse_exported(path)
     if not _is_public(source) and not path.exists():
         raise UserError(f"{path}: no such checkpoint; expected a run, a checkpoint or public weights")
+
+
+def _refuse_exported(path: Path) -> None:
+    if is_exported(path):
+        raise UserError(f"{path}: an exported file has no weights to start from; name the run that it was exported from")
 
 
 def is_exported(path: Path) -> bool:

@@ -28,7 +28,6 @@ from detkit.export.files import (
     write_openvino,
     write_torch_export,
 )
-from detkit.export.graph import DETECTIONS
 from detkit.export.metadata import Metadata
 from detkit.export.program import Form, complete_form, export_program, output_names
 from detkit.export.quantise import calibration_inputs, quantise
@@ -53,7 +52,7 @@ class ExportOptions:
     licence      of the weights; None: what is known of the source
     """
 
-    form: Form = Form()
+    form: Form
     int8: bool = False
     calibration: int = 128
     config: Path | None = None
@@ -88,13 +87,11 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
     detector, trained = load_detector(source)
     if isinstance(detector, ExportedDetector):
         raise UserError(f"{source}: is an exported file already; export the run or the weights that it comes from")
-    if detector.export_obstacle:
-        raise UserError(f"{source}: {type(detector).__name__} cannot be exported: {detector.export_obstacle}")
     settings = load_named(options.config, options.overrides) if options.config else trained
     if options.int8 and settings is None:
         raise UserError("--int8: needs training pictures to calibrate on; name a configuration with --config")
     form = complete_form(options.form, detector)
-    data = comparison_data(detector, settings, options.num_pictures, canvas=form.canvas)
+    data = comparison_data(detector, settings, options.num_pictures, canvas=form.canvas, pictures=form.pictures)
     metadata = describe(detector, form, trained, options.licence or _licence(source))
     report_file = output.with_suffix(".report.json")
     create_folder(output.parent)

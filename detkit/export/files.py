@@ -30,7 +30,9 @@ def format_of(path: Path) -> Format:
     """Raises UserError if the suffix is that of no format."""
     if path.suffix.lower() not in SUFFIXES:
         known = ", ".join(f"{suffix} ({name})" for suffix, name in SUFFIXES.items())
-        raise UserError(f"{path}: the format follows from the suffix; expected {known}, found {path.suffix or 'none'!r}")
+        raise UserError(
+            f"{path}: the format follows from the suffix; expected {known}, found {path.suffix or 'none'!r}"
+        )
     return SUFFIXES[path.suffix.lower()]
 
 
@@ -79,7 +81,9 @@ def take_outputs(source: Path, metadata: Metadata, path: Path) -> None:
     import onnx
 
     model = onnx.load(source)
-    extracted = onnx.utils.Extractor(model).extract_model([value.name for value in model.graph.input], [*metadata.outputs])
+    extracted = onnx.utils.Extractor(model).extract_model(
+        [value.name for value in model.graph.input], [*metadata.outputs]
+    )
     extracted.ir_version = model.ir_version
     onnx.helper.set_model_props(extracted, {KEY: metadata.to_text()})
     with writing(path):
@@ -90,7 +94,7 @@ def write_openvino(onnx: Path, metadata: Metadata, path: Path) -> None:
     """From an ONNX file; the weights lie beside the `.xml` in a `.bin`, as float32."""
     import openvino
 
-    model = openvino.convert_model(onnx)
+    model = openvino.Core().read_model(onnx)  # convert_model does the same and sends statistics to its makers
     model.set_rt_info(metadata.to_text(), KEY)
     with writing(path):
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detkit.detectors.detector import AnyDetector
 from detkit.export.metadata import Pictures
-from detkit.export.resize import resize_pictures
+from detkit.export.resize import resize_pictures, sizes_of
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows, images_of_rows
 from detkit.ops.boxes import clip_to_windows
@@ -49,9 +49,10 @@ class Whole(nn.Module):
         original_sizes: Tensor | None = None,
         proposals: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        detector, results = self.detector, {}
+        detector = self.detector
+        results: dict[str, Tensor] = {}
         if self.pictures == "resize":
-            original_sizes = image_sizes(images)
+            original_sizes = sizes_of(images, images.shape[2:])
             images, sizes = resize_pictures(images, detector.input)
         assert sizes is not None
         original_sizes = sizes if original_sizes is None else original_sizes
@@ -71,14 +72,8 @@ class Whole(nn.Module):
             boxes = torch.where(filled[..., None], clip_to_windows(boxes, windows[:, None]), 0.0)
             results |= dict(zip(DETECTIONS, (boxes, rows.scores, rows.labels, rows.counts), strict=True))
         if self.raw:
-            results |= named_tensors(outputs)
+            results |= named_tensors(outputs, "raw")  # darknet has `scores` of its own
         return results
-
-
-def image_sizes(images: Tensor) -> Tensor:
-    """int64 `[B, 2]`: (h, w) of images `[B, 3, H, W]`, which have one size."""
-    sides = [images.new_full((images.shape[0],), side, dtype=torch.int64) for side in images.shape[2:]]
-    return torch.stack(sides, dim=1)
 
 
 def _regions(proposals: Tensor) -> Regions:
@@ -88,7 +83,7 @@ def _regions(proposals: Tensor) -> Regions:
 
 
 def named_tensors(outputs: object, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors in dataclasses and tuples of outputs, by their path: `rpn.logits.0`. Detections are left out."""
+    """The tensors in dataclasses and tuples of outputs, by their path: `raw.rpn.logits.0`. Detections are left out."""
     if isinstance(outputs, Tensor):
         return {prefix: outputs}
     if outputs is None or isinstance(outputs, DetectionRows):

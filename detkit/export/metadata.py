@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from detkit.config import Config, UserError
+from detkit.data.dataset import plural
 from detkit.nn.input import InputConfig
 from detkit.nn.proposals import ProposalsConfig
 from detkit.structures import Categories
@@ -50,6 +51,15 @@ class Metadata(Config):
     configuration: str | None
     licence: str
 
+    @field_validator("classes")
+    @classmethod
+    def _are_categories(cls, plain: dict[str, Any]) -> dict[str, Any]:
+        try:
+            Categories.from_plain(plain)
+        except (KeyError, TypeError) as error:
+            raise ValueError("expected names and ids") from error
+        return plain
+
     def to_text(self) -> str:
         return json.dumps(self.model_dump(mode="json"))
 
@@ -61,11 +71,13 @@ class Metadata(Config):
 def parse_metadata(text: str | None, file: object) -> Metadata:
     """Raises UserError if the text is not that of an exported file of this version."""
     if text is None:
-        raise UserError(f"{file}: not a file that detkit exported: it has no metadata under {KEY!r}; see `detkit export`")
+        raise UserError(
+            f"{file}: not a file that detkit exported: it has no metadata under {KEY!r}; see `detkit export`"
+        )
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
         raise UserError(
-            f"{file}: its metadata are not those of this version of detkit ({error.error_count()} differences, the "
+            f"{file}: its metadata are not those of this version of detkit ({plural(error.error_count(), 'difference')}, the "
             f"first at {'.'.join(map(str, error.errors()[0]['loc'])) or 'the text'}); export the detector again"
         ) from error

@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 import torchvision  # noqa: F401, registers its operators
-from onnxscript import opset21 as op
+from onnxscript import opset21
 
+import detkit.ops.suppress  # noqa: F401, registers the operator
+
+op: Any = opset21  # its stubs know no chains of calls
 OPSET = 21  # the newest of which onnxruntime 1.32 has all operators; it lacks the RoiAlign of 22
 BOOL = 9  # in ONNX's enumeration of types
 LOWEST = -3.0e38  # below every score, above -inf

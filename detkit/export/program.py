@@ -45,8 +45,11 @@ def complete_form(form: Form, detector: AnyDetector) -> Form:
     match rule:
         case StretchConfig() | LetterboxConfig():
             own: Size | None = (rule.size, rule.size)
-            if form.canvas not in (None, own):
-                raise UserError(f"--size: this detector takes pictures of {rule.size} x {rule.size} px")
+            if form.canvas is not None and form.canvas != own:
+                raise UserError(
+                    f"--size {form.canvas[0]}x{form.canvas[1]}: this detector takes pictures on {rule.size} x "
+                    f"{rule.size} px; leave --size out"
+                )
         case ShortSideConfig():
             own = (rule.size, rule.max_size) if fixed else None
         case _:
@@ -67,7 +70,7 @@ def export_program(detector: AnyDetector, form: Form, *, raw_too: bool = False) 
     """
     module = Whole(detector.eval(), form.pictures, detections=not form.raw, raw=form.raw or raw_too)
     inputs = example_inputs(detector, form)
-    dims = _dynamic_dims(detector, form)
+    dims = _dynamic_dims(form)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about torch
         program = torch.export.export(
@@ -104,7 +107,7 @@ def example_inputs(detector: AnyDetector, form: Form) -> dict[str, Tensor]:
     return inputs
 
 
-def _dynamic_dims(detector: AnyDetector, form: Form) -> dict[str, dict[int, object]]:
+def _dynamic_dims(form: Form) -> dict[str, dict[int, object]]:
     batch = {} if form.batch else {0: Dim("batch")}
     sides = {} if form.canvas else {2: Dim.AUTO, 3: Dim.AUTO}
     count = {} if form.raw else {1: Dim("proposals")}

@@ -5,10 +5,13 @@ Legend: B pictures, all of H x W px, on a canvas of h x w px.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from detkit.nn.input import ImageInput, LetterboxConfig, ShortSideConfig, StretchConfig
+from detkit.nn.input import ImageInput, KeepConfig, LetterboxConfig, ShortSideConfig, StretchConfig
 
 
 def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Tensor]:
@@ -18,6 +21,8 @@ def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Te
     """
     height, width = images.shape[2], images.shape[3]
     rule, stride = image_input.resize, image_input.stride
+    size: tuple[Any, ...]  # int, or the symbol of one
+    canvas: tuple[Any, ...]
     longer, shorter = torch.sym_max(height, width), torch.sym_min(height, width)
     match rule:
         case StretchConfig():
@@ -38,15 +43,18 @@ def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Te
                 for side in (height, width)
             )
             canvas = tuple((side + stride - 1) // stride * stride for side in size)
-        case _:
-            size = canvas = (height, width)
-    sizes = torch.stack([images.new_full((images.shape[0],), side, dtype=torch.int64) for side in size], dim=1)
-    if canvas == (height, width) and size == canvas:
-        return images.float(), sizes
+        case KeepConfig():
+            return images.float(), sizes_of(images, (height, width))
+    sizes = sizes_of(images, size)
     corner = image_input.windows(sizes[:1])[0]
     down = _interpolation(canvas[0], size[0], height, corner[1])
     across = _interpolation(canvas[1], size[1], width, corner[0])
     return (down @ images.float() @ across.T).round(), sizes
+
+
+def sizes_of(images: Tensor, size: Sequence[int]) -> Tensor:
+    """int64 `[B, 2]`: the same (h, w) for each of B images."""
+    return torch.stack([images.new_full((images.shape[0],), side, dtype=torch.int64) for side in size], dim=1)
 
 
 def _interpolation(canvas: int, size: int, source: int, offset: Tensor) -> Tensor:

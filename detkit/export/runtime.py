@@ -22,13 +22,17 @@ from detkit.nn.input import ImageInput, KeepConfig
 from detkit.nn.selection import DetectionRows
 from detkit.structures import Batch, Detections, ImageInfo, Target
 
-READABLE = "not a file that can be run: it is damaged, cut short, or of another kind"
+UNREADABLE = "not a file that can be run: it is damaged, cut short, or of another kind"
 
 
 class Runner(ABC):
-    """Runs a file. `metadata` is the text under `KEY`, None if there is none."""
+    """
+    metadata  the text under `KEY`; None: there is none
+    names     of the outputs
+    """
 
     metadata: str | None
+    names: Sequence[str]
 
     @abstractmethod
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -61,6 +65,7 @@ class TorchRunner(Runner):
         texts = {KEY: ""}
         program = torch.export.load(path, extra_files=texts)
         self.module = program.module()
+        self.names = list(program.call_spec.out_spec.context)  # the keys of a dict
         self.metadata = texts[KEY] or None
 
     @override
@@ -76,6 +81,9 @@ class OpenVinoRunner(Runner):
         require_extra("openvino")
         import openvino
 
+        with path.open("rb") as file:
+            if b"<net" not in file.read(200):  # other XML makes OpenVINO's readers complain on the terminal
+                raise ValueError("not OpenVINO's XML")
         core = openvino.Core()
         model = core.read_model(path)
         self.metadata = str(model.get_rt_info(KEY).astype(str)) if model.has_rt_info(KEY) else None
@@ -102,8 +110,14 @@ def open_runner(path: Path) -> tuple[Runner, Metadata]:
     except UserError:
         raise
     except Exception as error:  # each runtime has errors of its own for a file that it cannot read
-        raise UserError(f"{path}: {READABLE}") from error
-    return runner, parse_metadata(runner.metadata, path)
+        raise UserError(f"{path}: {UNREADABLE}") from error
+    metadata = parse_metadata(runner.metadata, path)
+    if set(metadata.outputs) != set(runner.names):
+        raise UserError(
+            f"{path}: its outputs are {', '.join(runner.names)}, but its metadata name {', '.join(metadata.outputs)}; "
+            "export the detector again"
+        )
+    return runner, metadata
 
 
 class ExportedDetector(Detector[DetectionRows]):
@@ -190,8 +204,16 @@ def _as_rows(boxes: Sequence[Tensor]) -> Tensor:
     return torch.stack([F.pad(part, (0, 0, 0, most - len(part))) for part in boxes])
 
 
-def load_exported(path: Path) -> ExportedDetector:
-    """Raises UserError for a file that is not there, is damaged, is none of detkit's, or gives no detections."""
+def load_exported(path: Path, *, trusted: bool = False) -> ExportedDetector:
+    """Raises UserError for a file that is not there, is damaged, is none of detkit's, or gives no detections.
+
+    trusted  it may be a `.pt2`, of which torch.export.load runs any code that somebody has put into it
+    """
+    if format_of(path) == "torch_export" and not trusted:
+        raise UserError(
+            f"{path}: not loaded, as torch.export.load runs any code that a .pt2 file brings; take the .onnx or .xml of "
+            "this detector, or, for a file of your own, detkit.export.runtime.load_exported(path, trusted=True)"
+        )
     runner, metadata = open_runner(path)
     if metadata.raw:
         raise UserError(f"{path}: was exported with --raw and gives no detections; export the detector without it")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detkit.config import Config
+from detkit.config import Config, UserError
 from detkit.nn.outputs import register_outputs
 from detkit.ops.boxes import clip_to_windows, valid_boxes
 from detkit.ops.nms import class_aware_merge, class_aware_nms, diou_nms, soft_nms
@@ -140,8 +140,13 @@ def _suppressed(boxes: Tensor, scores: Tensor, group: Tensor, config: SelectionC
 
 def _best_of_classes(scores: Tensor, top_k: int) -> Tensor:
     """bool `[B, N, K]`: the `top_k` best candidates of each class."""
-    best = scores.topk(min(top_k, scores.shape[1]), dim=1).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, True)
+    num_candidates = scores.shape[1]
+    if torch.compiler.is_compiling():  # a program that is exported cannot ask whether there are so many
+        scores = F.pad(scores, (0, 0, 0, top_k), value=-torch.inf)
+    else:
+        top_k = min(top_k, num_candidates)
+    best = scores.topk(top_k, dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, best, True)[:, :num_candidates]
 
 
 def _select_densely(boxes: Tensor, scores: Tensor, windows: Tensor, config: SelectionConfig) -> DetectionRows:
@@ -150,10 +155,10 @@ def _select_densely(boxes: Tensor, scores: Tensor, windows: Tensor, config: Sele
     Every image has N candidates, so those with the image of each are `[B * N, ...]`.
     """
     if config.nms_threshold is not None and config.suppression != "nms":
-        raise NotImplementedError(f"suppression {config.suppression!r} cannot be exported; nms can")
+        raise UserError(f"selection.suppression: {config.suppression} is a loop that cannot be exported; nms can be")
     num_images, num_classes = windows.shape[0], scores.shape[-1]
     if scores.ndim == 2:
-        boxes, scores = boxes.unflatten(0, (num_images, -1)), scores.unflatten(0, (num_images, -1))
+        boxes, scores = (value.reshape(num_images, -1, *value.shape[1:]) for value in (boxes, scores))
     boxes, scores = boxes.float(), scores.float()
     if boxes.ndim == 3:
         boxes = boxes[:, :, None]  # [B, N, 1 or K, 4]

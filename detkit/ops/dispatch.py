@@ -43,8 +43,7 @@ def attempt(name: str, *arguments: Any) -> Any:
 def are_plain(*tensors: Tensor) -> bool:
     """Whether these are ordinary dense tensors in the memory of the CPU, whose values an op may read and write itself.
 
-    False within a transform of torch.func (vmap, grad, jvp, ...), forward-mode differentiation, a dispatch mode (as of
-    fake tensors or make_fx), tracing and compilation: there torch must see every single operation.
+    False in forward-mode differentiation, and where torch traces.
     """
     return (
         all(
@@ -55,10 +54,21 @@ def are_plain(*tensors: Tensor) -> bool:
             and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
             for tensor in tensors
         )
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and _get_current_dispatch_mode() is None
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch.compiler.is_compiling()
+        and not is_traced()
+    )
+
+
+def is_traced() -> bool:
+    """Whether torch must see every single operation, and tensors may have no memory that can be read.
+
+    True within a transform of torch.func (vmap, grad, jvp, ...), a dispatch mode (as of fake tensors or make_fx),
+    tracing and compilation.
+    """
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or _get_current_dispatch_mode() is not None
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch.compiler.is_compiling()
     )
 
 

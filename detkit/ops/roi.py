@@ -139,21 +139,54 @@ def roi_warp(images: Tensor, boxes: Boxes, output_size: int, *, context: int = 0
     half = half * output_size / (output_size - 2 * context)
     start = torch.floor(center - half + 0.5)
     end = torch.maximum(torch.floor(center + half + 0.5), start + 1)
-    limit = rois.new_tensor([images.shape[3], images.shape[2]])
+    limit = torch.stack([rois.new_full((), side) for side in (images.shape[3], images.shape[2])])
     steps = (torch.arange(output_size, device=rois.device, dtype=rois.dtype) + 0.5) / output_size
     points = start[:, :, None] + (end - start)[:, :, None] * steps  # [P, 2, output_size], continuous x and y
     inside = (points >= 0) & (points <= limit[:, None])
     first, last = start.clamp(min=0) + 0.5, torch.minimum(end, limit) - 0.5  # centres of the outermost pixels
     points = torch.maximum(torch.minimum(points, last[:, :, None]), first[:, :, None])
-    x, y = (points / limit[:, None] * 2 - 1).unbind(dim=1)
-    grid = torch.stack((x[:, None].expand(-1, output_size, -1), y[:, :, None].expand(-1, -1, output_size)), dim=-1)
-    crops = source.new_empty(rois.shape[0], images.shape[1], output_size, output_size)
-    for number, image in enumerate(source):
-        rows = torch.nonzero(rois[:, 0] == number).squeeze(1)
-        copies = image.expand(len(rows), -1, -1, -1)
-        crops[rows] = F.grid_sample(copies, grid[rows], mode="bilinear", align_corners=False)
+    points = points / limit[:, None] * 2 - 1
+    read = _read_by_index if torch.compiler.is_compiling() else _read_image_by_image
+    crops = read(source, rois[:, 0], points)
     inside_both = inside[:, 1, None, :, None] & inside[:, 0, None, None, :]
     return (crops * inside_both).to(_result_dtype(images))
+
+
+def _read_image_by_image(source: Tensor, images: Tensor, points: Tensor) -> Tensor:
+    """Bilinear values `[P, C, S, S]` of images `[B, C, H, W]` at x and y `[P, 2, S]` of columns and rows, both as
+    `F.grid_sample` counts them, in the image of each region, `[P]`."""
+    size = points.shape[2]
+    x, y = points.unbind(dim=1)
+    grid = torch.stack((x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)), dim=-1)
+    crops = source.new_empty(len(points), source.shape[1], size, size)
+    for number, image in enumerate(source):
+        rows = torch.nonzero(images == number).squeeze(1)
+        copies = image.expand(len(rows), -1, -1, -1)
+        crops[rows] = F.grid_sample(copies, grid[rows], mode="bilinear", align_corners=False)
+    return crops
+
+
+def _read_by_index(source: Tensor, images: Tensor, points: Tensor) -> Tensor:
+    """`_read_image_by_image` in a program for any number of images, which cannot loop over them."""
+    height, width = source.shape[2:]
+    x, y = (((part + 1) * side - 1) / 2 for part, side in zip(points.unbind(dim=1), (width, height), strict=True))
+    pixels = source.permute(0, 2, 3, 1).flatten(0, 2)  # [B * H * W, C]
+    crops: Tensor | int = 0
+    for row, row_weight in _neighbours(y, height):
+        first = (images.long()[:, None] * height + row) * width  # pixel of each row of the crop
+        for column, column_weight in _neighbours(x, width):
+            weight = row_weight[:, :, None] * column_weight[:, None]
+            crops = crops + pixels[first[:, :, None] + column[:, None]] * weight[..., None]
+    assert isinstance(crops, Tensor)
+    return crops.permute(0, 3, 1, 2)
+
+
+def _neighbours(positions: Tensor, side: int) -> list[tuple[Tensor, Tensor]]:
+    """The pixels, int64, before and after each position, counted from the centre of the first of `side`, and their
+    weights."""
+    before = positions.floor()
+    share = positions - before
+    return [((before + step).long().clamp(0, side - 1), weight) for step, weight in ((0, 1 - share), (1, share))]
 
 
 def _align(

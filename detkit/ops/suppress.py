@@ -25,7 +25,7 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 
 @suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:  # noqa: ARG001
     return torch.empty_like(scores, dtype=torch.bool)
 
 

@@ -1,5 +1,6 @@
 """What else torch does with a function gives the same for ops and accelerated networks as for plain ones."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from torchvision import ops as torchvision_ops
 from torchvision.ops import FrozenBatchNorm2d
 
+from detkit.accelerate import accelerate
 from detkit.nn.blocks import ConvBlock
 from detkit.ops import dispatch
 from detkit.ops.iou import box_iou
@@ -212,6 +214,38 @@ def test_export_of_an_accelerated_network() -> None:
     plain, fast = networks()
     program = torch.export.export(fast, (X,)).module()
     assert_close(program(X * 2), plain(X * 2), atol=1e-5, rtol=1e-5)
+
+
+def constant_networks() -> tuple[nn.Module, nn.Module]:
+    """The same, plain and accelerated as for prediction, after a first run that has computed the folded weights."""
+    plain, _ = networks()
+    fast = accelerate(nn.ModuleList([copy.deepcopy(plain)]), constant=True)[0]
+    with torch.no_grad():
+        assert_close(fast(X), plain(X), atol=1e-5, rtol=1e-5)
+    assert fast[0].folded is not None
+    return plain, fast
+
+
+@torch.no_grad()
+def test_export_of_a_network_with_constant_weights() -> None:
+    plain, fast = constant_networks()
+    program = torch.export.export(fast, (X,)).module()
+    assert_close(program(X * 2), plain(X * 2), atol=1e-5, rtol=1e-5)
+    assert_close(fast(X), plain(X), atol=1e-5, rtol=1e-5)  # no tensor of the trace has stayed in it
+
+
+@torch.no_grad()
+def test_transforms_of_a_network_with_constant_weights() -> None:
+    """Of its input, and of its weights, which then are others for each sample."""
+    plain, fast = constant_networks()
+    batch = torch.stack([X, 2 * X])
+    assert_close(vmap(fast)(batch), vmap(plain)(batch), atol=1e-5, rtol=1e-5)
+    state = {name: torch.stack([value, value * 2]) for name, value in plain.named_parameters()}
+    actual, expected = (
+        vmap(lambda state, network=network: functional_call(network, state, (X,)))(state) for network in (fast, plain)
+    )
+    assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    assert_close(fast(X), plain(X), atol=1e-5, rtol=1e-5)
 
 
 def test_gradgradcheck_of_the_fast_gradient_of_weights() -> None:

@@ -145,13 +145,9 @@ def as_rows(found: Detections) -> Tensor:
     indirect=True,
 )
 def test_its_core_is_exported(case: tuple[RunConfig, Detector]) -> None:
-    """With a dynamic batch, and the same results on batches of several sizes; or docs/export.md says why not."""
+    """With a dynamic batch, and the same results on batches of several sizes."""
     _, detector = case
-    if detector.export_obstacle is None:
-        check_export(detector, make_batch(detector, [3, 2], [(120, 160), (96, 100)], targets=False))
-    else:
-        page = (ROOT / "docs/export.md").read_text(encoding="utf-8")
-        assert f"| {type(detector).__name__} | {detector.export_obstacle} |" in page
+    check_export(detector, make_batch(detector, [3, 2], [(120, 160), (96, 100)], targets=False))
 
 
 @torch.inference_mode()

@@ -9,16 +9,20 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
+from torch.testing import assert_close
 
 from detkit.detectors.build import build_detector
-from detkit.detectors.rcnn import RCNN, RCNNConfig
+from detkit.detectors.rcnn import RCNN, RCNNConfig, maximum_of_cells
+from detkit.export.program import Form, complete_form, export_program
+from detkit.nn.backbones import BackboneConfig
+from detkit.nn.backbones.lenet import LeNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.heads.rcnn import RCNNHeadConfig
 from detkit.nn.heads.rcnn_stages import SVMConfig
 from detkit.nn.proposals.regions import Regions
 from detkit.ops.roi import roi_warp
 from detkit.structures import Categories, Objects, Target
-from tests.detectors.batches import ROOT, enliven, make_batch
+from tests.detectors.batches import ROOT, enliven, images_of, make_batch
 from tests.detectors.overfit import overfit
 
 ANIMALS = Categories.of_names(["cat", "dog", "cow"])
@@ -34,10 +38,12 @@ def test_parameters_as_published() -> None:
     assert sizes["box_weight"] + sizes["box_bias"] == 20 * 4 * 9_217
 
 
-def small(**fields: Any) -> RCNN:
+RESNET = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(8,))
+
+
+def small(backbone: BackboneConfig = RESNET, **fields: Any) -> RCNN:
     torch.manual_seed(0)
     roi = RCNNHeadConfig(crop_size=32, context=3, output_size=2, hidden=(16,), dropout=0.0, **fields)
-    backbone = ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(8,))
     detector = build_detector(RCNNConfig(backbone=backbone, roi=roi), ANIMALS)
     assert isinstance(detector, RCNN)
     enliven(detector)
@@ -67,6 +73,39 @@ def test_pool5_is_the_pooling_of_the_published_networks(cells: int, kernel: int,
     """CaffeNet's 3 x 3 over 13 cells and VGG16's 2 x 2 over 14, both with stride 2."""
     level = torch.randn(2, 4, cells, cells)
     assert torch.equal(F.adaptive_max_pool2d(level, size), F.max_pool2d(level, kernel, 2))
+
+
+# ---- the exported program
+
+
+@pytest.mark.parametrize(("cells", "size"), [(13, 6), (14, 7), (3, 3), (7, 2), (11, 4), (1, 6), (2, 3)])
+def test_an_exported_program_pools_the_same_cells(cells: int, size: int) -> None:
+    level = torch.randn(2, 4, cells, cells)
+    assert torch.equal(maximum_of_cells(level, size), F.adaptive_max_pool2d(level, size))
+
+
+@torch.no_grad()
+def test_a_program_has_the_way_that_holds_when_it_is_exported() -> None:
+    """The softmax before the last stages, SVMs and regressors after them; with other numbers of images and regions."""
+    detector = small(LeNetConfig(), svm=SVMConfig(easy_margin=-100.0))
+    batch = make_batch(detector, [3, 1], [(90, 120), (60, 100)])
+    for finished in (False, True):
+        if finished:
+            detector.finish_training([batch])
+        program = export_program(detector, complete_form(Form(), detector), raw_too=True).module()
+        for images in (batch, images_of(batch, 1)):
+            assert images.proposals is not None
+            proposals = torch.stack([boxes[:20] for boxes in images.proposals])
+            regions = Regions.from_list(list(proposals))
+            sizes = images.sizes()
+            expected = detector.network(detector.input(images.images, sizes), sizes, regions)
+            outputs = program(images=images.images, sizes=sizes, original_sizes=sizes, proposals=proposals)
+            assert ("roi.margins" in outputs, "roi.deltas" in outputs) == (finished, finished)
+            assert_close(outputs["roi.logits"], expected.roi.logits, atol=1e-4, rtol=1e-4)
+            assert expected.detections is not None
+            assert expected.detections.counts.min() > 0
+            assert torch.equal(outputs["counts"], expected.detections.counts)
+            assert_close(outputs["scores"], expected.detections.scores, atol=1e-4, rtol=1e-4)
 
 
 # ---- the stages after gradient descent
@@ -119,11 +158,6 @@ def test_images_without_proposals() -> None:
     assert [len(detections) for detections in detector.postprocess(detector(none), none.infos)] == [0, 0]
     losses = detector.train().criterion(detector(none), none.targets or ())
     assert losses["roi_class"] > 0, "the objects themselves are proposals in training"
-
-
-def test_it_says_why_it_is_not_exported() -> None:
-    assert RCNN.export_obstacle is not None
-    assert "the crops of an image pass the network in parts" in RCNN.export_obstacle
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:

@@ -121,10 +121,6 @@ def test_mining_leaves_the_network_in_its_mode() -> None:
     assert all(module.training for module in detector.modules())
 
 
-def test_it_says_why_it_is_not_exported() -> None:
-    assert SlidingWindow.export_obstacle == "the levels of the image pyramid follow the size of each image"
-
-
 def test_mining_can_be_left_out() -> None:
     detector = build(roi=WindowHeadConfig(mined=0))
     levels = detector.pyramid(torch.randn(3, 64, 64))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detkit.config import UserError
 from detkit.detectors.fast_rcnn import FastRoIConfig
 from detkit.nn.heads.dab_detr import DABDETRHeadConfig
 from detkit.nn.heads.detr import DETRHeadConfig
@@ -199,6 +200,13 @@ def test_an_exported_selection_does_the_same_for_every_batch_size(name: str, box
         assert_same(program(boxes, scores, windows), expected, config)
         nothing = program(boxes, torch.zeros_like(scores), windows)
         assert_same(nothing, [[] for _ in range(num_images)], config)
+
+
+def test_what_cannot_be_exported_is_an_error_of_one_line() -> None:
+    config = SelectionConfig(suppression="merge")
+    boxes, scores, windows = torch.zeros(2, 5, 4), torch.zeros(2, 5, 3), WINDOWS[:2]
+    with pytest.raises(UserError, match=r"selection\.suppression: merge is a loop that cannot be exported; nms can be"):
+        torch.export.export(Selection(config), (boxes, scores, windows), strict=False)
 
 
 def test_images_of_rows() -> None:

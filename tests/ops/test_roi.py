@@ -1,7 +1,12 @@
+from functools import cache
+
 import pytest
 import torch
 import torchvision
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.export import Dim
 from torch.testing import assert_close
 from torchvision.ops.poolers import LevelMapper
 
@@ -65,6 +70,45 @@ CROPS = [
 def test_roi_warp_equals_the_definition(output_size: int, context: int) -> None:
     expected = by_hand(reference.roi_warp, IMAGES, CROPS, output_size, context)
     assert_close(roi_warp(IMAGES, CROPS, output_size, context=context), expected)
+
+
+class Warp(nn.Module):
+    def __init__(self, output_size: int, context: int) -> None:
+        super().__init__()
+        self.output_size, self.context = output_size, context
+
+    def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
+        return roi_warp(images, boxes, self.output_size, context=self.context)
+
+
+@cache
+def warp_program(output_size: int, context: int) -> nn.Module:
+    """As an exported program has it: for any number of images, of any size, and any number of boxes."""
+    shapes = ({0: Dim("images"), 2: Dim("height"), 3: Dim("width")}, {0: Dim("boxes")})
+    inputs = (torch.zeros(2, 3, 20, 24, dtype=torch.float64), torch.zeros(4, 5, dtype=torch.float64))
+    return torch.export.export(Warp(output_size, context), inputs, dynamic_shapes=shapes, strict=False).module()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    corners=st.lists(st.tuples(*[st.floats(-60, 60, width=32)] * 2), min_size=2, max_size=5),
+    sides=st.sampled_from([(0.0, 0.0), (0.3, 25.0), (30.0, 1e-3), (17.0, 9.0), (300.0, 500.0)]),
+    form=st.sampled_from([(1, 0), (9, 2)]),
+)
+def test_a_program_warps_the_same(
+    size: tuple[int, int],
+    corners: list[tuple[float, float]],
+    sides: tuple[float, float],
+    form: tuple[int, int],
+) -> None:
+    """Boxes inside, outside, thin and larger than the image, of several images in any order."""
+    images = random_features(2, 3, *size, seed=size[0])
+    corner = torch.tensor(corners, dtype=torch.float64)
+    image = torch.arange(len(corner), 0, -1)[:, None] % 2
+    rois = torch.cat([image, corner, corner + torch.tensor(sides)], dim=1)
+    expected = roi_warp(images, rois, form[0], context=form[1])
+    assert_close(warp_program(*form)(images, rois), expected, atol=1e-9, rtol=1e-9)
 
 
 def rois_of(boxes: list[Tensor]) -> Tensor:

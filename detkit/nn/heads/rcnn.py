@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from detkit.nn.heads.class_rows import rows
 from detkit.nn.heads.rcnn_stages import NEVER, BoxRegressionConfig, SVMConfig
@@ -63,7 +63,8 @@ class RCNNOutputs:
 class RCNNHead(RegionHead[RCNNOutputs]):
     """SVMs and regressors are buffers: part of every checkpoint, but not trained by the optimizer.
 
-    `finished` says whether they are fitted to the network as it is; training it further makes them stale.
+    `finished` says whether they are fitted to the network as it is; training it further makes them stale. A program
+    that is exported cannot ask a tensor: it computes what `finished` was when the mode was set last.
     """
 
     config: RCNNHeadConfig
@@ -80,6 +81,7 @@ class RCNNHead(RegionHead[RCNNOutputs]):
         super().__init__(config, in_features, num_classes)
         self.coder = BoxCoder()
         self.register_buffer("finished", torch.tensor(False))
+        self.finished_when_exported = False
         if config.svm:
             self.register_buffer("fc7_scale", torch.tensor(1.0))
             self.register_buffer("svm_weight", torch.zeros(num_classes, self.classifier.in_features))
@@ -89,13 +91,18 @@ class RCNNHead(RegionHead[RCNNOutputs]):
             self.register_buffer("box_weight", torch.zeros(num_classes, 4, in_features))
             self.register_buffer("box_bias", torch.zeros(num_classes, 4))
 
+    @override
+    def train(self, mode: bool = True) -> Self:
+        self.finished_when_exported = bool(self.finished)
+        return super().train(mode)
+
     def forward(self, pool5: Tensor, regions: Regions, targets: RegionTargets | None = None) -> RCNNOutputs:
         """pool5 `[P, C, output_size, output_size]` of the regions."""
         fc7 = self.last_hidden(pool5)
         margins = deltas = None
         if self.training:
             self.finished.fill_(False)
-        elif self.finished:
+        elif self.finished_when_exported if torch.compiler.is_compiling() else self.finished:
             if self.config.svm:
                 margins = F.linear(fc7 * self.fc7_scale, self.svm_weight, self.svm_bias)
             if self.config.box_regression:

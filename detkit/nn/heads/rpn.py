@@ -178,7 +178,7 @@ class RPN(nn.Module):
         boxes, scores  `[B * M, 4]` and `[B * M]`, -inf where a box is not valid
         levels         `[M]`
         """
-        boxes, scores = boxes.unflatten(0, (num_images, -1)), scores.unflatten(0, (num_images, -1))
+        boxes, scores = boxes.view(num_images, -1, 4), scores.view(num_images, -1)
         on_level = torch.arange(len(self.anchors.strides), device=levels.device)[:, None] == levels
         by_level = torch.where(on_level, scores[:, None], -torch.inf)  # [B, L, M]
         stays = suppress(boxes, by_level, self.config.nms_threshold).any(dim=1)

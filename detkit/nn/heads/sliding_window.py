@@ -1,6 +1,6 @@
 """The head of a sliding window: fully connected layers on the trunk's map of a window, or of a whole image at once.
 
-Legend: P windows of the batch together, N windows of one map, K classes, C channels, c x c cells of a window's map.
+Legend: P windows of the batch together, B maps, N windows of one, K classes, C channels, c x c cells of a window's map.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DenseLinear(nn.Linear):
 
 
 class WindowHead(RefiningHead):
-    """`forward` takes the maps of windows, `dense` the map of an image; both give the same for the same window."""
+    """`forward` takes the maps of windows, `dense` those of whole images; both give the same for the same window."""
 
     config: WindowHeadConfig
 
@@ -61,12 +61,14 @@ class WindowHead(RefiningHead):
         return self.predict(maps, regions, targets)
 
     def dense(self, features: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Logits `[N, K + 1]` and deltas `[N, K + 1, 4]` of every window of a map `[1, C, h, w]`, row by row.
+        """Logits `[B, N, K + 1]` and deltas `[B, N, K + 1, 4]` of every window of maps `[B, C, h, w]`, row by row.
 
         grid  rows and columns of windows; a padded trunk has room for one more on its map
         """
         first, *others = self.hidden
-        hidden = F.relu(first(features))[:, :, : grid[0], : grid[1]].flatten(2)[0].T
+        hidden = F.relu(first(features))[:, :, : grid[0], : grid[1]].flatten(2).mT.flatten(0, 1)
         for layer in others:
             hidden = F.relu(layer(hidden))
-        return self.classifier(hidden), self.regressor(hidden).unflatten(1, (-1, 4))
+        of_each_map = (features.shape[0], grid[0] * grid[1])
+        logits, deltas = self.classifier(hidden), self.regressor(hidden).unflatten(1, (-1, 4))
+        return logits.unflatten(0, of_each_map), deltas.unflatten(0, of_each_map)

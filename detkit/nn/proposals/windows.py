@@ -1,6 +1,6 @@
 """Sliding windows over an image pyramid: their boxes and their crops.
 
-Legend: C channels, H x W pixels of the image, h x w of a level, N windows of a level, row by row.
+Legend: B images, C channels, H x W pixels of the image, h x w of a level, N windows of a level, row by row.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detkit.config import Config
+from detkit.structures import Size
 
 
 class PyramidConfig(Config):
@@ -41,10 +42,8 @@ class Level:
 
     def boxes(self) -> Tensor:
         """`[N, 4]` xyxy in pixels of the image."""
-        rows, columns = (torch.arange(count, device=self.image.device) * self.stride for count in self.grid)
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        corner = torch.stack([x, y], dim=-1).view(-1, 2).float()
-        return torch.cat([corner, corner + self.window], dim=1) / corner.new_tensor(self.scale * 2)
+        boxes = _windows(self.grid, self.window, self.stride, self.image.device)
+        return boxes / boxes.new_tensor(self.scale * 2)
 
     def crops(self, indices: Tensor) -> Tensor:
         """`[n, C, window, window]`: the crops of the windows of these indices `[n]`."""
@@ -59,14 +58,34 @@ def pyramid(image: Tensor, config: PyramidConfig, stride: int) -> list[Level]:
     An image that holds none at `largest_scale` is enlarged until it does.
     """
     height, width = image.shape[1:]
-    scale = max(config.largest_scale, config.window / min(height, width))
     levels = []
-    while round(min(height, width) * scale) >= config.window:
-        size = (round(height * scale), round(width * scale))
+    for size in level_sizes((height, width), config):
         resized = F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
         levels.append(Level(resized, (size[1] / width, size[0] / height), config.window, stride))
-        scale *= 2 ** (-1 / config.levels_per_octave)
     return levels
+
+
+def level_sizes(size: Size, config: PyramidConfig) -> list[Size]:
+    """The size of each level of an image of `size`."""
+    height, width = size
+    scale = max(config.largest_scale, config.window / min(height, width))
+    sizes = []
+    while round(min(height, width) * scale) >= config.window:
+        sizes.append((round(height * scale), round(width * scale)))
+        scale *= _step(config)
+    return sizes
+
+
+def _step(config: PyramidConfig) -> float:
+    return 2 ** (-1 / config.levels_per_octave)
+
+
+def _windows(grid: tuple[int, int], window: int, stride: int, device: torch.device) -> Tensor:
+    """float32 `[N, 4]` xyxy in pixels of the level."""
+    rows, columns = (torch.arange(count, device=device) * stride for count in grid)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    corner = torch.stack([x, y], dim=-1).view(-1, 2).float()
+    return torch.cat([corner, corner + window], dim=1)
 
 
 def cut_windows(levels: list[Level], indices: Tensor) -> Tensor:
@@ -80,3 +99,64 @@ def cut_windows(levels: list[Level], indices: Tensor) -> Tensor:
         crops[on_level] = level.crops(indices[on_level] - start)
         start += count
     return crops
+
+
+@dataclass(frozen=True, eq=False)
+class CanvasLevel:
+    """A level of pictures of several sizes on canvases of one size, in an exported program.
+
+    images  `[B, C, h, w]`, zero beyond each picture
+    grid    rows and columns of windows
+    boxes   `[B, N, 4]` xyxy in pixels of each picture
+    valid   bool `[B, N]`: the window lies within the picture
+    """
+
+    images: Tensor
+    grid: tuple[int, int]
+    boxes: Tensor
+    valid: Tensor
+
+
+def canvas_pyramid(images: Tensor, sizes: Tensor, config: PyramidConfig, stride: int) -> list[CanvasLevel]:
+    """`pyramid` of each picture, for an exported program, whose levels have one size whatever the pictures are.
+
+    images  `[B, C, H, W]` with pictures of `sizes`, int64 `[B, 2]` (h, w), in the upper left corner
+    Number and size of the levels are those of a picture of H x W. The valid windows of a picture are those of its own
+    pyramid, in the same order, without those beyond the level. Only pictures that must be enlarged beyond
+    `largest_scale` have such windows, and only if longer side / shorter side * window exceeds the finest level.
+    A picture without pixels has no valid window.
+    """
+    height, width = images.shape[2:]
+    sides = sizes.clamp(min=1).double()
+    scale = (config.window / sides.amin(dim=1, keepdim=True)).clamp(min=config.largest_scale)
+    levels = []
+    for h, w in level_sizes((height, width), config):
+        on_level = (sides * scale).round()  # half to even, as Python's
+        grid = (h - config.window) // stride + 1, (w - config.window) // stride + 1
+        windows = _windows(grid, config.window, stride, images.device)
+        valid = (windows[:, 2:] <= on_level.flip(1)[:, None]).all(dim=2) & (sizes > 0).all(dim=1, keepdim=True)
+        on_level = on_level.clamp(min=1)
+        down, across = (
+            _antialiased(*side)
+            for side in zip((h, w), on_level.unbind(dim=1), (height, width), sides.unbind(dim=1), strict=True)
+        )
+        ratio = (on_level / sides).flip(1).repeat(1, 2).float()
+        resized = down[:, None].to(images.dtype) @ images @ across[:, None].mT.to(images.dtype)
+        levels.append(CanvasLevel(resized, grid, windows / ratio[:, None], valid))
+        scale = scale * _step(config)
+    return levels
+
+
+def _antialiased(level: int, on_level: Tensor, canvas: int, side: Tensor) -> Tensor:
+    """`F.interpolate` with `antialias` along one side, where pictures of `side` px become `on_level` px, both `[B]`.
+
+    Returns float32 `[B, level, canvas]`: what each pixel of a level takes of each pixel of the canvas. Zero beyond the
+    picture.
+    """
+    scale = (side / on_level).float()[:, None]
+    target, source = (torch.arange(count, device=side.device) for count in (level, canvas))
+    center = (target + 0.5) * scale
+    distance = (source + 0.5 - center[..., None]).abs() / scale.clamp(min=1)[..., None]
+    inside = (target < on_level[:, None])[..., None] & (source < side[:, None])[:, None]
+    weights = torch.where(inside, 1 - distance, 0.0).clamp(min=0)
+    return weights / weights.sum(dim=2, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
