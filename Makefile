@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+RUNS ?= runs
 
-.PHONY: install train quick test test-slow lint parity bench schema
+.PHONY: install train quick test test-slow lint parity bench export-report schema
 
 install: .venv/installed
 
@@ -43,3 +44,6 @@ bench: install
 	$(BIN)/python benchmarks/sliding_window.py
 	$(BIN)/python benchmarks/torchvision_detectors.py
 	$(BIN)/python benchmarks/detr.py
+
+export-report: install
+	$(BIN)/python benchmarks/export_report.py --runs $(RUNS)

@@ -86,8 +86,10 @@ def _last_layers(detector: AnyDetector) -> Iterator[tuple[nn.Module, Sequence[Ai
 
 def _scale_to(aims: Sequence[Aim]) -> Callable[..., Tensor]:
     def hook(layer: Any, inputs: tuple[Tensor], outputs: Tensor) -> Tensor:
-        channels = 1 if isinstance(layer, nn.Conv2d) else outputs.ndim - 1
-        columns = outputs.movedim(channels, -1).flatten(0, -2)
+        if isinstance(layer, nn.Conv2d):
+            channels, columns = 1, outputs.movedim(1, -1).flatten(0, -2)
+        else:  # of a transformer's layers `[L, B, Q, C]` the last alone: they differ more than its queries
+            channels, columns = outputs.ndim - 1, (outputs[-1] if outputs.ndim == 4 else outputs).flatten(0, -2)
         means = columns.mean(dim=0)
         target = torch.tensor(aims).repeat(len(means) // len(aims), 1)
         factors = target[:, 1] / (columns - means).std(correction=0)

@@ -56,22 +56,23 @@ def _export(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}: expected at least 1, found {value}")
-    from detkit.export.export import ExportOptions, export_source
+    from detkit.export.export import DifferenceError, ExportOptions, export_source
     from detkit.export.program import Form
 
-    report = export_source(
-        options.source,
-        options.output,
-        ExportOptions(
-            form=Form(options.input, options.raw, options.batch, options.size),
-            int8=options.int8,
-            calibration=options.calibration,
-            config=options.config,
-            overrides=tuple(options.set),
-            num_pictures=options.pictures,
-            accept=options.accept,
-            licence=options.licence,
-        ),
+    chosen = ExportOptions(
+        form=Form(options.input, options.raw, options.batch, options.size),
+        int8=options.int8,
+        calibration=options.calibration,
+        config=options.config,
+        overrides=tuple(options.set),
+        num_pictures=options.pictures,
+        accept=options.accept,
+        licence=options.licence,
     )
+    try:
+        report = export_source(options.source, options.output, chosen)
+    except DifferenceError as error:
+        print(error.report.table())
+        raise
     print(report.table())
     print(f"{options.output}: {report.summary()}")

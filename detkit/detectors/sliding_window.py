@@ -112,7 +112,7 @@ class SlidingWindow(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
         return logits, deltas
 
     def windows_of_canvas(self, images: Tensor, sizes: Tensor) -> RoIOutputs:
-        """What an exported program computes: as many windows of every image, of which those in its picture are valid."""
+        """What an exported program computes: as many windows of every image; those within its picture are valid."""
         levels = canvas_pyramid(images, sizes, self.windows, self.backbone.out_strides[-1])
         boxes = torch.cat([level.boxes for level in levels], dim=1)
         valid = torch.cat([level.valid for level in levels], dim=1)

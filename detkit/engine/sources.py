@@ -99,7 +99,9 @@ def check_source(source: str) -> None:
 
 def _refuse_exported(path: Path) -> None:
     if is_exported(path):
-        raise UserError(f"{path}: an exported file has no weights to start from; name the run that it was exported from")
+        raise UserError(
+            f"{path}: an exported file has no weights to start from; name the run that it was exported from"
+        )
 
 
 def is_exported(path: Path) -> bool:

@@ -23,7 +23,7 @@ from detkit.export.metadata import Pictures
 from detkit.structures import Batch, Objects, Sample, Size
 
 BATCH_SIZES = (1, 2, 7)  # of the first batches; the others are as large as the last of these
-DRAWN = ((480, 640), (640, 480), (360, 640))  # (h, w) px of drawn pictures: of these, the first two that fit
+DRAWN = ((480, 640), (640, 480))  # (h, w) px of drawn pictures, where they fit
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,6 +62,17 @@ class ExportOptions:
     licence: str | None = None
 
 
+class DifferenceError(UserError):
+    """A file that was not written, because it does something else than the detector; `report` has the numbers."""
+
+    def __init__(self, output: Path, report: Report) -> None:
+        super().__init__(
+            f"{output}: not written, as it differs from the detector: {'; '.join(report.problems)}; --accept writes it "
+            "all the same"
+        )
+        self.report = report
+
+
 @dataclass(frozen=True)
 class Files:
     """
@@ -78,7 +89,7 @@ class Files:
 def export_source(source: str | Path, output: Path, options: ExportOptions) -> Report:
     """Writes `output`, in the format of its suffix, and a report under its name with `.report.json` as suffix.
 
-    Raises UserError, and leaves only the report, if the file differs from the detector by more than the bounds.
+    Raises DifferenceError, and leaves only the report, if the file differs from the detector by more than the bounds.
     """
     format = format_of(output)
     require_packages(format)
@@ -103,10 +114,7 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
         report = compare(detector, files.program, files.complete, files.result, data)
         write_text(report_file, report.to_json())
         if report.problems and not options.accept:
-            raise UserError(
-                f"{output}: not written, as it differs from the detector: {'; '.join(report.problems)}; {report_file} "
-                "has the numbers; --accept writes it all the same"
-            )
+            raise DifferenceError(output, report)
         for file in files.result.parent.iterdir():
             os.replace(file, output.with_suffix(file.suffix))
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch_export", ".xml": 
 PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "export": ("write and run ONNX files", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("write and run OpenVINO files", ("openvino",)),
+}
+AXES = {  # names of the sides of an input, for those that may change
+    "images": ("batch", "channels", "height", "width"),
+    "sizes": ("batch", "sides"),
+    "original_sizes": ("batch", "sides"),
+    "proposals": ("batch", "proposals", "corners"),
 }
 
 
@@ -54,8 +61,10 @@ def write_torch_export(program: ExportedProgram, metadata: Metadata, path: Path)
     """The file loads with torch and torchvision alone: detkit's own operator becomes some of theirs."""
     with torch.no_grad(), _quietly():
         plain = program.run_decompositions({torch.ops.detkit.suppress.default: decomposed_suppress})
-        with writing(path):
-            torch.export.save(plain, path, extra_files={KEY: metadata.to_text()})
+        archive = io.BytesIO()  # torch's own writer ends the process when a disk is full
+        torch.export.save(plain, archive, extra_files={KEY: metadata.to_text()})
+    with writing(path):
+        path.write_bytes(archive.getbuffer())
 
 
 def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
@@ -69,11 +78,21 @@ def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None
             opset_version=OPSET,
             custom_translation_table=TRANSLATIONS,
             output_names=list(metadata.outputs),
+            dynamic_shapes=_names_of_axes(program),
             verbose=False,
         )
     model.model.metadata_props[KEY] = metadata.to_text()
     with writing(path):
         model.save(path)
+
+
+def _names_of_axes(program: ExportedProgram) -> dict[str, dict[int, str]]:
+    """By input and place, of those that may change."""
+    shapes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.name in AXES}
+    return {
+        name: {place: AXES[name][place] for place, side in enumerate(shape) if not isinstance(side, int)}
+        for name, shape in shapes.items()
+    }
 
 
 def take_outputs(source: Path, metadata: Metadata, path: Path) -> None:
@@ -84,6 +103,10 @@ def take_outputs(source: Path, metadata: Metadata, path: Path) -> None:
     extracted = onnx.utils.Extractor(model).extract_model(
         [value.name for value in model.graph.input], [*metadata.outputs]
     )
+    # An output that is a constant, such as SSD's priors, comes from no node, and is forgotten.
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in metadata.outputs]
+    present = {tensor.name for tensor in extracted.graph.initializer}
+    extracted.graph.initializer.extend(tensor for tensor in constants if tensor.name not in present)
     extracted.ir_version = model.ir_version
     onnx.helper.set_model_props(extracted, {KEY: metadata.to_text()})
     with writing(path):
@@ -96,13 +119,20 @@ def write_openvino(onnx: Path, metadata: Metadata, path: Path) -> None:
 
     model = openvino.Core().read_model(onnx)  # convert_model does the same and sends statistics to its makers
     model.set_rt_info(metadata.to_text(), KEY)
-    with writing(path):
+    try:
         openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # OpenVINO does not hand on what the system told it
+        raise UserError(f"{path}: OpenVINO cannot write this file and its .bin ({error}); is there space left?") from error
 
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without the warnings that torch and its exporter address to each other's authors."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -60,6 +60,8 @@ class Whole(nn.Module):
         offset = detector.input.windows(sizes)[:, :2].repeat(1, 2)
         inputs: list[Any] = [detector.input(images, sizes), sizes]
         if proposals is not None:
+            # Else a program takes the two numbers for different ones, and concludes that a batch of one is not allowed.
+            torch._check(proposals.shape[0] == images.shape[0])
             if self.pictures == "resize":
                 proposals = proposals * scale[:, None] + offset[:, None]
             inputs.append(_regions(proposals))

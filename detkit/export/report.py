@@ -6,7 +6,7 @@ Legend: B images, P regions of a batch, N detections of an image.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -72,14 +72,15 @@ def compare(
     in_torch: list[Limited] = []
     in_program: list[Limited] = []
     in_file: list[Limited] = []
-    steps = zip(batches(detector, data), batches(file, data), strict=True)
-    for batch, file_batch in tqdm(steps, desc="comparing", unit="batch", leave=False, dynamic_ncols=True):
+    for batch in _watched(batches(file, data)):
         if metadata.raw:
-            both(file_batch)
+            both(batch)
         else:
-            in_program += _detect(both, file_batch)
-            in_file += _detect(file, file_batch)
-            in_torch += _detect(detector, _on_canvas(batch, metadata))
+            in_program += _detect(both, batch)
+            in_file += _detect(file, batch)
+    if not metadata.raw:
+        for batch in _watched(_batches_in_torch(detector, data, metadata)):
+            in_torch += _detect(detector, batch)
     resizes = metadata.pictures == "resize"
     metrics, no_metrics = measure(detector, data, in_torch, in_file)
     return Report(
@@ -138,7 +139,8 @@ class ProgramAndFile(Runner):
             other = actual[name]
             for owner in filter(name.startswith, owners):
                 value, other = value[rows[owner][0]], other[rows[owner][1]]
-            self.differences[name] = max(difference(value, other), self.differences.get(name, 0.0))
+            largest = difference(value, other, boxes=name.endswith(".boxes"))
+            self.differences[name] = max(largest, self.differences.get(name, 0.0))
 
     def _match_regions(
         self, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], prefix: str
@@ -152,11 +154,18 @@ class ProgramAndFile(Runner):
         return rows, other_rows
 
 
-def difference(expected: Tensor, actual: Tensor) -> float:
-    """The largest |actual - expected| / max(1, |expected|); inf where one is not a number or the shapes differ."""
+def difference(expected: Tensor, actual: Tensor, *, boxes: bool = False) -> float:
+    """The largest |actual - expected| / max(1, |expected|); inf where one is not a number or the shapes differ.
+
+    boxes  rows `[..., 4]`: in place of |expected| the largest of the row. A side near 0 is the difference of a centre
+           and half a width, and as exact as those are
+    """
     if actual.shape != expected.shape:
         return float("inf")
-    relative = (actual.double() - expected.double()).abs() / expected.double().abs().clamp(min=1)
+    scale = expected.double().abs()
+    if boxes:
+        scale = scale.amax(dim=-1, keepdim=True)
+    relative = (actual.double() - expected.double()).abs() / scale.clamp(min=1)
     relative = torch.where(actual == expected, 0.0, relative)  # infinities of the same sign too
     return float(relative.nan_to_num(nan=float("inf")).max()) if relative.numel() else 0.0
 
@@ -248,12 +257,19 @@ def _detect(detector: AnyDetector, batch: Batch) -> list[Limited]:
     return [(detections, limit) for detections in detector.postprocess(outputs, batch.infos)]
 
 
-def _on_canvas(batch: Batch, metadata: Metadata) -> Batch:
-    """The batch on the canvas of the file, as far as it has one: what lies around a picture changes it a little."""
-    if metadata.canvas is None or metadata.pictures == "resize":
-        return batch
-    missing = [side - own for side, own in zip(metadata.canvas, batch.images.shape[2:], strict=True)]
-    return replace(batch, images=F.pad(batch.images, (0, missing[1], 0, missing[0])))
+def _watched(steps: Iterable[Batch]) -> Iterable[Batch]:
+    return tqdm(steps, desc="comparing", unit="batch", leave=False, dynamic_ncols=True)
+
+
+def _batches_in_torch(detector: AnyDetector, data: ComparisonData, metadata: Metadata) -> Iterator[Batch]:
+    """On the canvases that the file has, as what lies around a picture changes its detections a little."""
+    if metadata.pictures == "resize":
+        yield from (batch_of(detector, (sample,)) for sample in data.samples)
+        return
+    for batch in batches(detector, data):
+        height, width = batch.images.shape[2:]
+        canvas = metadata.canvas or (height, width)
+        yield replace(batch, images=F.pad(batch.images, (0, canvas[1] - width, 0, canvas[0] - height)))
 
 
 def measure(

@@ -22,9 +22,10 @@ MAX_LISTED = 6  # canvas sizes in the table
 class Bounds:
     """Above which a file is refused.
 
-    raw_difference  of an output of the network, |file - PyTorch| / max(1, |PyTorch|); float32 only
+    raw_difference  of an output of the network, |file - PyTorch| / max(1, |PyTorch|), of boxes by their largest
+                    coordinate; float32 only
     unmatched       part of the detections that have no counterpart; float32 only
-    ap_loss         COCO AP that the file may lose; int8 only
+    ap_loss         COCO AP that the file may lose, where the pictures have labels: in 8 bits, or by resizing itself
     """
 
     raw_difference: float = 1e-4
@@ -141,7 +142,7 @@ class Report:
 
     def _metric_problems(self) -> list[str]:
         ap = self.metrics.get("AP")
-        if self.precision == "float32" or ap is None or not ap.torch - ap.file > self.bounds.ap_loss:
+        if ap is None or not ap.torch - ap.file > self.bounds.ap_loss:
             return []
         return [f"AP falls from {ap.torch:.4f} to {ap.file:.4f} (expected a loss of at most {self.bounds.ap_loss:g})"]
 
@@ -188,7 +189,12 @@ class Report:
         ]
 
     def _raw_rows(self) -> list[tuple[str, str]]:
-        rows = [("largest difference", "of outputs of the network, |file - PyTorch| / max(1, |PyTorch|)")]
+        rows = [
+            (
+                "largest difference",
+                "of outputs of the network, |file - PyTorch| / max(1, |PyTorch|), of boxes by their largest coordinate",
+            )
+        ]
         rows += [(f"  {name}", f"{value:.1e}") for name, value in self.raw_differences.items()]
         if self.regions or self.stray_regions:
             strays = f"{self.stray_regions} without a counterpart within {REGION_DISTANCE} px"
@@ -205,15 +211,16 @@ class Report:
         return rows
 
     def _bounds(self) -> str:
+        parts = [f"AP may fall by {self.bounds.ap_loss:g}"] if self.metrics else []
         if self.precision == "int8":
-            if not self.metrics:
+            if not parts:
                 return "none: 8 bits change every output, and without labelled pictures no loss of AP can be measured"
-            return f"AP may fall by {self.bounds.ap_loss:g}; outputs and matches have no bound in 8 bits"
-        text = f"differences up to {self.bounds.raw_difference:.0e}"
-        if self.matches is None:
-            return text
-        share = f"all but {100 * self.bounds.unmatched:g} %" if self.bounds.unmatched else "all"
-        return f"{text}, {share} of the detections matched"
+            return f"{parts[0]}; outputs and matches have no bound in 8 bits"
+        parts.insert(0, f"outputs may differ by {self.bounds.raw_difference:.0e}")
+        if self.matches:
+            share = f"all but {100 * self.bounds.unmatched:g} %" if self.bounds.unmatched else "all"
+            parts.append(f"{share} of the detections have a counterpart")
+        return ", ".join(parts)
 
 
 def _finite(value: Any) -> Any:

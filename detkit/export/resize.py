@@ -15,9 +15,10 @@ from detkit.nn.input import ImageInput, KeepConfig, LetterboxConfig, ShortSideCo
 
 
 def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Tensor]:
-    """uint8 `[B, 3, H, W]` -> float `[B, 3, h, w]` of whole numbers on their canvas, and int64 `[B, 2]`, their sizes.
+    """uint8 `[B, 3, H, W]` -> float `[B, 3, h, w]` on their canvas, and int64 `[B, 2]`, their sizes.
 
-    Bilinear without antialiasing, as OpenCV's; its fixed point rounds one in some thousand numbers otherwise.
+    Bilinear without antialiasing, as OpenCV's, but not rounded to whole numbers: of two runtimes, whose last digits
+    differ, one would round up what the other rounds down.
     """
     height, width = images.shape[2], images.shape[3]
     rule, stride = image_input.resize, image_input.stride
@@ -49,7 +50,7 @@ def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Te
     corner = image_input.windows(sizes[:1])[0]
     down = _interpolation(canvas[0], size[0], height, corner[1])
     across = _interpolation(canvas[1], size[1], width, corner[0])
-    return (down @ images.float() @ across.T).round(), sizes
+    return down @ images.float() @ across.T, sizes
 
 
 def sizes_of(images: Tensor, size: Sequence[int]) -> Tensor:

@@ -65,7 +65,7 @@ class TorchRunner(Runner):
         texts = {KEY: ""}
         program = torch.export.load(path, extra_files=texts)
         self.module = program.module()
-        self.names = list(program.call_spec.out_spec.context)  # the keys of a dict
+        self.names = list(program.call_spec.out_spec.context or ())  # the keys, if it gives a dict
         self.metadata = texts[KEY] or None
 
     @override
@@ -217,4 +217,4 @@ def load_exported(path: Path, *, trusted: bool = False) -> ExportedDetector:
     runner, metadata = open_runner(path)
     if metadata.raw:
         raise UserError(f"{path}: was exported with --raw and gives no detections; export the detector without it")
-    return ExportedDetector(runner, metadata)
+    return ExportedDetector(runner, metadata).eval()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.detectors.detector import Detector
-from detkit.detectors.region_based import RegionBasedOutputs
+from detkit.detectors.region_based import RegionBasedDetector, RegionBasedOutputs
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows, images_of_rows
 from detkit.ops import dispatch
@@ -43,12 +43,13 @@ def check_export(detector: Detector[Any], batch: Batch) -> None:
     """
     core = Core(detector.eval())
     inputs = [batch.images, batch.sizes()]
+    if isinstance(detector, RegionBasedDetector):
+        # Two regions in which a detector sees the same have one score, and either may suppress the other. So no part of
+        # a picture is plain, and no two proposals are one in whole pixels, to which R-CNN rounds them.
+        noise = torch.randint(16, batch.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        inputs[0] = batch.images ^ noise
     if batch.proposals is not None:
-        # R-CNN must not see the same in two regions: with one score, either may suppress the other.
         proposals = [boxes.round().unique(dim=0) for boxes in batch.proposals]
-        inputs[0] = batch.images ^ torch.randint(
-            16, batch.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-        )
         least = min(map(len, proposals))
         inputs.append(torch.stack([boxes[:least] for boxes in proposals]))
     batch_dim = {0: torch.export.Dim("batch")}

@@ -7,11 +7,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from detkit.detectors.build import build_detector
 from detkit.detectors.sliding_window import SlidingWindow, SlidingWindowConfig
 from detkit.nn.backbones.lenet import LeNetConfig
 from detkit.nn.backbones.resnet import ResNetConfig
+from detkit.nn.heads.regions import RoIOutputs
 from detkit.nn.heads.sliding_window import WindowHeadConfig, WindowSelectionConfig
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.proposals.windows import PyramidConfig, cut_windows
@@ -119,6 +121,55 @@ def test_mining_leaves_the_network_in_its_mode() -> None:
     detector.sample(levels, Target(Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))))
     assert modes == [True]
     assert all(module.training for module in detector.modules())
+
+
+# ---- the exported program
+
+
+@torch.inference_mode()
+def on_canvas_and_alone(detector: SlidingWindow, sizes: list[tuple[int, int]]) -> list[tuple[RoIOutputs, RoIOutputs]]:
+    """Of the valid windows of each picture on a canvas of 70 x 90 px, and of the picture alone."""
+    canvas = torch.randint(256, (len(sizes), 3, 70, 90), generator=torch.Generator().manual_seed(1))
+    every_size = torch.tensor(sizes)
+    outputs = detector.windows_of_canvas(detector.input(canvas, every_size), every_size)
+    results = []
+    for number, (height, width) in enumerate(sizes):
+        rows = outputs.regions.valid & (outputs.regions.images == number)
+        size = torch.tensor([[height, width]])
+        picture = detector.input(canvas[number : number + 1, :, :height, :width], size)
+        results.append((tree_map(lambda value, rows=rows: value[rows], outputs), detector.network(picture, size).roi))
+    return results
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [LeNetConfig(widths=(32, 64), activation="relu", pool="max"), LeNetConfig(connections="sparse")],
+    ids=["wide", "1998"],
+)
+def test_a_program_computes_what_each_picture_alone_gives(backbone: LeNetConfig) -> None:
+    """At every window, also of pictures that are enlarged: LeNet pads nothing."""
+    detector = build(backbone=backbone, roi=WindowHeadConfig(hidden=(24, 16)))
+    for actual, expected in on_canvas_and_alone(detector, [(70, 90), (50, 41), (33, 90), (12, 30)]):
+        assert torch.equal(actual.regions.boxes, expected.regions.boxes)
+        assert expected.logits.std() > 0.05
+        torch.testing.assert_close(actual.logits, expected.logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(actual.deltas, expected.deltas, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_a_padded_trunk_sees_what_lies_beside_a_smaller_picture() -> None:
+    """Then windows at the right and the lower border differ; in a picture as large as the canvas none does."""
+    detector = build(backbone=ResNetConfig(name="resnet18", norm="bn", frozen_stages=0, strides=(4,)))
+    (full, full_alone), (small, small_alone) = on_canvas_and_alone(detector, [(70, 90), (60, 64)])
+    torch.testing.assert_close(full.logits, full_alone.logits, atol=1e-4, rtol=1e-4)
+    differs = ((small.logits - small_alone.logits).abs() > 1e-4).any(dim=1)
+    x2, y2 = small.regions.boxes[:, 2:].unbind(dim=1)
+    assert (differs & (x2 > 60)).any()
+    assert (differs & (y2 > 56)).any()
+    assert not differs[(x2 < 20) & (y2 < 20)].any()
+
+
+# ---- training
 
 
 def test_mining_can_be_left_out() -> None:

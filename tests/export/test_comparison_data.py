@@ -48,8 +48,11 @@ class InputOnly(Detector[Any]):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """On five pictures of 64 x 96 px (h x w)."""
-    return make_config(write_pictures(tmp_path_factory.mktemp("data"), 5))
+    """Seven pictures of 64 x 96 px (h x w), of which the last five are for validation."""
+    root = tmp_path_factory.mktemp("data")
+    data = write_pictures(root, 7)
+    (root / "VOC2007/ImageSets/Main/val.txt").write_text("".join(f"{index:03d}\n" for index in range(2, 7)))
+    return make_config(data)
 
 
 def pictures_of(sizes: list[Size]) -> ComparisonData:
@@ -60,6 +63,7 @@ def pictures_of(sizes: list[Size]) -> ComparisonData:
 def test_the_first_pictures_of_the_validation_data(settings: RunConfig) -> None:
     data = comparison_data(InputOnly(SHORT_SIDE), settings, 3, canvas=None)
     every = build_dataset(settings.data, "val")
+    assert Path(every.path(0)).stem == "002"
     assert data.dataset is not None
     assert len(data.samples) == len(data.dataset) == 3
     assert "3 pictures of the validation data" in data.label

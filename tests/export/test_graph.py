@@ -58,9 +58,7 @@ def test_without_original_sizes_boxes_stay_in_pixels_of_the_resized_picture(rule
     batch = batch_of(detector, random_pictures(*SIZES))
     resized = [ImageInfo(i.image_id, i.input_size, i.input_size, (1.0, 1.0), i.offset) for i in batch.infos]
     expected = detector.postprocess(detector(batch), resized)
-    for one, other in zip(
-        detections_of(Whole(detector)(batch.images, batch.sizes()), detector), expected, strict=True
-    ):
+    for one, other in zip(detections_of(Whole(detector)(batch.images, batch.sizes()), detector), expected, strict=True):
         assert_same(one, other)
 
 
@@ -115,7 +113,9 @@ def test_proposals_are_in_pixels_of_the_images_and_those_without_area_do_nothing
     images = torch.from_numpy(np.stack(random_pictures((64, 64)))).permute(0, 3, 1, 2)
     sizes = () if pictures == "resize" else (torch.tensor([[64, 64]]),)
     boxes = torch.tensor([[[4.0, 8.0, 20.0, 30.0], [32.0, 30.0, 60.0, 50.0]]])
-    filled = torch.cat([boxes[:, :1], torch.tensor([[[0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 40.0]]]), boxes[:, 1:]], dim=1)
+    filled = torch.cat(
+        [boxes[:, :1], torch.tensor([[[0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 40.0]]]), boxes[:, 1:]], dim=1
+    )
     module = Whole(detector, pictures)
     rows = module(images, *sizes, proposals=filled)
     count = int(rows["counts"])

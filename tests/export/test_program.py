@@ -78,6 +78,16 @@ def test_batch_and_sides_change_where_they_may() -> None:
         run(Form(), "stretch", 2, (24, 40))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_any_number_of_images_has_proposals(batch: int) -> None:
+    detector = Proposed()
+    program = export_program(detector, complete_form(Form(), detector), raw_too=True).module()
+    sizes = torch.tensor([[16, 24]] * batch)
+    images, proposals = torch.zeros(batch, 3, 16, 24, dtype=torch.uint8), torch.tensor([4.0, 4, 20, 12]).repeat(batch, 5, 1)
+    outputs = program(images=images, sizes=sizes, original_sizes=sizes, proposals=proposals)
+    assert outputs["boxes"].shape == (batch, 20, 4)
+
+
 def test_a_raw_program_is_the_network_alone() -> None:
     detector, form = Cells(), complete_form(Form(raw=True), Cells())
     program = export_program(detector, form)
@@ -88,5 +98,7 @@ def test_a_raw_program_is_the_network_alone() -> None:
 def test_a_network_that_suppresses_has_no_raw_program() -> None:
     config = make_config({"name": "shapes"})
     detector = build_detector(config.model, Categories.of_names(["cat"]))
-    with pytest.raises(UserError, match=r"--raw: FasterRCNN suppresses proposals inside its network; export it without"):
+    with pytest.raises(
+        UserError, match=r"--raw: FasterRCNN suppresses proposals inside its network; export it without"
+    ):
         export_program(detector, complete_form(Form(raw=True), detector))

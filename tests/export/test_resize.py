@@ -46,7 +46,7 @@ def resized_by_opencv(picture: np.ndarray, image_input: ImageInput) -> tuple[Ten
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(RULES)), st.integers(1, 150), st.integers(1, 150), st.integers(0, 9))
 def test_as_the_data_path_does(rule: str, height: int, width: int, seed: int) -> None:
-    """The same size and place; the same numbers but for the fixed point of OpenCV, which is off by at most one."""
+    """The same size and place; the same numbers but that OpenCV rounds them, in fixed point."""
     image_input = ImageInput(InputConfig(resize=RULES[rule]), stride=1 if rule == "keep" else 16)
     picture = smooth(height, width, seed)
     expected, size = resized_by_opencv(picture, image_input)
@@ -55,7 +55,6 @@ def test_as_the_data_path_does(rule: str, height: int, width: int, seed: int) ->
     assert sizes.tolist() == [size, size]
     assert actual.shape == (2, *expected.shape[1:])
     assert (actual - expected.float()).abs().max() <= 1
-    assert torch.equal(actual, actual.round())
 
 
 def test_bilinear_weights_are_those_of_torch() -> None:
@@ -63,7 +62,7 @@ def test_bilinear_weights_are_those_of_torch() -> None:
     images = torch.from_numpy(smooth(31, 77, 0)).permute(2, 0, 1)[None]
     actual, _ = resize_pictures(images, image_input)
     expected = F.interpolate(images.float(), (48, 48), mode="bilinear", align_corners=False)
-    assert (actual - expected).abs().max() < 0.5 + 1e-4
+    assert (actual - expected).abs().max() < 1e-3
 
 
 class Resize(nn.Module):

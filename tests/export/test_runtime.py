@@ -65,7 +65,7 @@ def test_a_batch_that_is_fixed_is_filled_and_cut(exported: Exported, batch: int)
     assert_same_predictions(detector, Cells(), random_pictures(*SIZES[:batch]))
 
 
-@pytest.mark.parametrize(("rule", "form"), [("short_side", {}), ("stretch", {"batch": 2})])
+@pytest.mark.parametrize(("rule", "form"), [("letterbox", {}), ("stretch", {"batch": 2})])
 @torch.inference_mode()
 def test_a_file_that_resizes_takes_pictures_of_several_sizes_at_once(
     exported: Exported, rule: str, form: dict[str, int]
@@ -196,9 +196,7 @@ def test_an_openvino_file_without_all_of_its_weights(exported: Exported, tmp_pat
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".xml"])
 @pytest.mark.parametrize("content", [b"", b"hello", b"<annotation><size/></annotation>", b"PK\x03\x04", bytes(999)])
-def test_a_file_of_another_kind(
-    tmp_path: Path, suffix: str, content: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_another_kind(tmp_path: Path, suffix: str, content: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
     assert refusal(path) == DAMAGED
@@ -243,7 +241,9 @@ def test_metadata_that_are_of_another_version_or_not_of_this_model(exported: Exp
     write_bare(path, {KEY: metadata.to_text().replace("detkit export 1", "detkit export 2")})
     assert refusal(path).startswith("its metadata are not those of this version of detkit (1 difference, the first at")
     write_bare(path, {KEY: metadata.to_text()})
-    assert refusal(path) == f"its outputs are y, but its metadata name {', '.join(DETECTIONS)}; export the detector again"
+    assert (
+        refusal(path) == f"its outputs are y, but its metadata name {', '.join(DETECTIONS)}; export the detector again"
+    )
 
 
 def test_a_raw_file_is_no_detector(exported: Exported) -> None:

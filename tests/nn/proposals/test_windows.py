@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from detkit.nn.proposals.windows import Level, PyramidConfig, cut_windows, pyramid
+from detkit.nn.proposals.windows import Level, PyramidConfig, canvas_pyramid, cut_windows, pyramid
 
 
 def test_windows_of_a_level() -> None:
@@ -47,6 +47,42 @@ def test_an_image_smaller_than_the_window_is_enlarged() -> None:
     (level,) = pyramid(torch.rand(3, 8, 12), PyramidConfig(window=32, largest_scale=1.0), stride=4)
     assert level.image.shape == (3, 32, 48)
     assert level.boxes()[0].tolist() == [0, 0, 8, 8]
+
+
+SIZES = [(90, 120), (70, 61), (33, 120), (17, 40), (16, 16), (12, 70), (3, 5)]  # the last two are enlarged
+
+
+@pytest.mark.parametrize("levels_per_octave", [1, 3])
+def test_pictures_on_a_canvas_have_the_levels_and_windows_of_their_own_pyramids(levels_per_octave: int) -> None:
+    """Whatever lies beyond them on the canvas."""
+    config = PyramidConfig(levels_per_octave=levels_per_octave)
+    images = torch.randn(len(SIZES), 3, 90, 120, generator=torch.Generator().manual_seed(1))
+    levels = canvas_pyramid(images, torch.tensor(SIZES), config, stride=4)
+    assert len(levels) == len(pyramid(images[0], config, stride=4))
+    for number, (height, width) in enumerate(SIZES):
+        own = pyramid(images[number, :, :height, :width], config, stride=4)
+        windows = torch.cat([level.boxes[number][level.valid[number]] for level in levels])
+        assert torch.equal(windows, torch.cat([level.boxes() for level in own]))
+        for level, alone in zip(levels, own, strict=False):
+            h, w = alone.image.shape[1:]
+            torch.testing.assert_close(level.images[number, :, :h, :w], alone.image, atol=1e-5, rtol=0)
+            assert not level.images[number, :, h:].any()
+            assert not level.images[number, :, :, w:].any()
+
+
+def test_a_long_picture_that_is_enlarged_lacks_the_windows_beyond_the_canvas() -> None:
+    """5 x 120 px become 32 x 768 px, of which the finest level of the canvas, 240 px wide, has the first."""
+    config, image = PyramidConfig(largest_scale=2.0), torch.rand(3, 90, 120)
+    levels = canvas_pyramid(image[None], torch.tensor([[5, 120]]), config, stride=4)
+    assert [int(level.valid.sum()) for level in levels] == [(240 - 32) // 4 + 1, *[0] * (len(levels) - 1)]
+    (own,) = pyramid(image[:, :5], config, stride=4)
+    assert torch.equal(levels[0].boxes[levels[0].valid], own.boxes()[:53])
+
+
+def test_a_picture_without_pixels_has_no_window() -> None:
+    levels = canvas_pyramid(torch.rand(2, 3, 40, 40), torch.tensor([[0, 0], [0, 40]]), PyramidConfig(), stride=4)
+    assert not any(level.valid.any() for level in levels)
+    assert all(level.images.isfinite().all() and level.boxes.isfinite().all() for level in levels)
 
 
 def test_windows_are_counted_through_the_levels() -> None:
