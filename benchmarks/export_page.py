@@ -28,7 +28,8 @@ pictures: of the validation data for a configuration, drawn ones for public dete
 * **weights**: *trained* as the configuration says, *real* ones of a publisher, or *random*. Plain random weights give
   every place of a picture nearly the same score, so that rounding decides what a suppression leaves. The random ones
   here are spread: from a fixed seed, norms have the statistics of four of the pictures and a bias of 1, and the last
-  layers are scaled so that logits have a standard deviation of 2, and deltas of 0.2, over these pictures."""
+  layers are scaled so that logits have a standard deviation of 2, and deltas of 0.2, over these pictures, and that most
+  places are background (`benchmarks/random_weights.py`)."""
 OWN_HEADING = """\
 The model of torchvision, for DETR of transformers, as it comes and with the weights of the row above: whether torch
 exports it for one picture of 480 x 640 px with nothing dynamic, and for ONNX whether onnxruntime also runs the file. An

@@ -121,8 +121,8 @@ def attempt(action: Callable[[], None]) -> str:
         warnings.simplefilter("ignore")
         try:
             action()
-        except Exception:
-            return 'yes'
+        except Exception as error:  # whatever it is, it is the answer
+            return described(error)
     return "yes"
 
 

@@ -6,6 +6,7 @@ matter of rounding, and two runtimes that compute the same share no detection.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from detkit.structures import Batch
 
 Aim = tuple[float, float]  # mean and standard deviation of an output over places and pictures
 LOGIT: Aim = (0.0, 2.0)
+OBJECTNESS: Aim = (-6.0, 2.0)  # of YOLO; as of a trained one few places look like an object
+BACKGROUND_ODDS = 100.0  # of the background to all classes together
 DELTA: Aim = (0.0, 0.2)
 WEIGHTED_DELTA: Aim = (0.0, 1.0)  # the coders of SSD and of regions divide by 5 and 10, DETR's boxes pass a sigmoid
 SHARE: Aim = (0.5, 0.3)  # YOLOv1's scores and centres have no sigmoid
@@ -70,11 +73,17 @@ def _last_layers(detector: AnyDetector) -> Iterator[tuple[nn.Module, Sequence[Ai
     """The last layer of each branch, and the aims of its outputs, repeated as often as they fit."""
     num_classes, head = len(detector.categories), getattr(detector, "head", None)
     boxes_per_cell = getattr(getattr(head, "config", None), "boxes_per_cell", 1)
+    mean_of_exp = math.exp(LOGIT[0] + LOGIT[1] ** 2 / 2)  # of a normal distribution
+    background = math.log(BACKGROUND_ODDS * num_classes * mean_of_exp), LOGIT[1]
+    background_first = [background, *[LOGIT] * num_classes]
+    on_levels = isinstance(getattr(head, "classifier", None), nn.ModuleList)  # SSD's
     aims: dict[str, Sequence[Aim]] = {
-        r"rpn\.objectness|roi\.classifier|head\.(proposer\.)?classifier": [LOGIT],
+        r"roi\.classifier": background_first,
+        r"head\.classifier": background_first if on_levels else [LOGIT],
+        r"rpn\.objectness|head\.proposer\.classifier": [LOGIT],
         r"rpn\.deltas|head\.(decoder|proposer)\.regressor": [DELTA],
         r"roi\.regressor|head\.regressor": [WEIGHTED_DELTA],
-        r"head\.predict": [DELTA] * 4 + [LOGIT] * (1 + num_classes),
+        r"head\.predict": [DELTA] * 4 + [OBJECTNESS] + [LOGIT] * num_classes,
         r"head\.output": [SHARE] * (num_classes + boxes_per_cell) + [SHARE, SHARE, ROOT, ROOT] * boxes_per_cell,
     }
     for name, module in detector.named_modules():

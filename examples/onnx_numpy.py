@@ -32,5 +32,5 @@ inputs = {
     "original_sizes": np.array([[height, width]]),
 }
 boxes, scores, labels, counts = session.run(["boxes", "scores", "labels", "counts"], inputs)
-for box, score, label in zip(boxes[0], scores[0], labels[0][: counts[0]]):
-    print(metadata["classes"]["names"][label], f"{score:.4f}", *(f"{side:.2f}" for side in box))
+for i in range(counts[0]):
+    print(metadata["classes"]["names"][labels[0, i]], f"{scores[0, i]:.4f}", *(f"{side:.2f}" for side in boxes[0, i]))

@@ -13,5 +13,5 @@ picture = cv2.imread(sys.argv[2], cv2.IMREAD_COLOR_RGB)
 
 outputs = compiled({"images": picture.transpose(2, 0, 1)[None]})
 boxes, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
-for box, score, label in zip(boxes[0], scores[0], labels[0][: counts[0]]):
-    print(metadata["classes"]["names"][label], f"{score:.4f}", *(f"{side:.2f}" for side in box))
+for i in range(counts[0]):
+    print(metadata["classes"]["names"][labels[0, i]], f"{scores[0, i]:.4f}", *(f"{side:.2f}" for side in boxes[0, i]))

@@ -16,5 +16,5 @@ picture = decode_image(sys.argv[2], ImageReadMode.RGB, apply_exif_orientation=Tr
 
 outputs = module(images=picture[None])
 boxes, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
-for box, score, label in zip(boxes[0], scores[0], labels[0][: counts[0]]):
-    print(metadata["classes"]["names"][label], f"{score:.4f}", *(f"{side:.2f}" for side in box))
+for i in range(counts[0]):
+    print(metadata["classes"]["names"][labels[0, i]], f"{scores[0, i]:.4f}", *(f"{side:.2f}" for side in boxes[0, i]))

@@ -48,7 +48,10 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("rule", ["stretch", "letterbox", "short_side", "keep"])
+@pytest.mark.parametrize(
+    "rule",
+    ["letterbox", "short_side", *(pytest.param(rule, marks=pytest.mark.long) for rule in ("stretch", "keep"))],
+)
 def test_onnx_numpy(rule: str, picture: Path, tmp_path: Path) -> None:
     file = write_exported(Cells(rule), tmp_path / "model.onnx")
     for number, size in enumerate(((50, 70), (90, 41))):
@@ -66,9 +69,7 @@ def resized_by_the_file(detector: Detector[CellOutputs], picture: Path) -> Detec
     return DetectionRows(*(rows[name] for name in DETECTIONS)).to_detections([info], detector.categories)[0]
 
 
-@pytest.mark.parametrize(
-    ("example", "suffix"), [("openvino_resize.py", ".xml"), ("torch_export_resize.py", ".pt2")]
-)
+@pytest.mark.parametrize(("example", "suffix"), [("openvino_resize.py", ".xml"), ("torch_export_resize.py", ".pt2")])
 def test_files_that_resize(example: str, suffix: str, picture: Path, tmp_path: Path) -> None:
     detector = Cells("letterbox")
     file = write_exported(detector, tmp_path / f"model{suffix}", Form("resize"))

@@ -90,7 +90,7 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
 
 
 def check_source(source: str) -> None:
-    """Raises UserError if nothing can start from `source`: it is not there, or was exported. It costs no time to say."""
+    """Raises UserError if nothing can start from `source`, being exported or not there, which costs no time to say."""
     path = _checkpoint_file(source)
     _refuse_exported(path)
     if not _is_public(source) and not path.exists():

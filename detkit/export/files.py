@@ -122,7 +122,9 @@ def write_openvino(onnx: Path, metadata: Metadata, path: Path) -> None:
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # OpenVINO does not hand on what the system told it
-        raise UserError(f"{path}: OpenVINO cannot write this file and its .bin ({error}); is there space left?") from error
+        raise UserError(
+            f"{path}: OpenVINO cannot write this file and its .bin ({error}); is there space left?"
+        ) from error
 
 
 @contextlib.contextmanager

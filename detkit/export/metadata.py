@@ -77,7 +77,8 @@ def parse_metadata(text: str | None, file: object) -> Metadata:
     try:
         return Metadata.model_validate_json(text)
     except ValidationError as error:
+        differences = plural(error.error_count(), "difference")
         raise UserError(
-            f"{file}: its metadata are not those of this version of detkit ({plural(error.error_count(), 'difference')}, the "
+            f"{file}: its metadata are not those of this version of detkit ({differences}, the "
             f"first at {'.'.join(map(str, error.errors()[0]['loc'])) or 'the text'}); export the detector again"
         ) from error

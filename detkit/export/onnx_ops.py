@@ -21,6 +21,7 @@ def suppress(boxes: Any, scores: Any, iou_threshold: float) -> Any:
     """`detkit::suppress` as NonMaxSuppression, which does the same and answers with indices `[M, 3]`."""
     shape = op.Shape(scores)
     num_boxes = op.Gather(shape, op.Constant(value_ints=[2]))
+    boxes = op.Reshape(boxes, op.Constant(value_ints=[0, 0, 4]))  # OpenVINO forgets the 4 in graphs of 8 bits
     rows = op.NonMaxSuppression(
         boxes, scores, num_boxes, op.Constant(value_floats=[iou_threshold]), op.Constant(value_floats=[LOWEST])
     )

@@ -46,6 +46,7 @@ __all__ = ["Bounds", "Report", "compare"]
 
 BOUNDS = Bounds()
 METRICS = ("AP", "AP50")  # of COCO's
+FAR = 1e9  # px, where regions lie that are not a number
 REPEATS = 5  # timed runs of each side
 Limited = tuple[Detections, int]  # the detections of an image, and the number above which they are cut
 
@@ -69,18 +70,12 @@ def compare(
     runner, metadata = open_runner(result)
     pair = ProgramAndFile(program, open_runner(complete)[0])
     file, both = (_as_detector(part, metadata) for part in (runner, pair))
-    in_torch: list[Limited] = []
-    in_program: list[Limited] = []
+    in_program = _detect(both, batches(file, data), raw=metadata.raw)
     in_file: list[Limited] = []
-    for batch in _watched(batches(file, data)):
-        if metadata.raw:
-            both(batch)
-        else:
-            in_program += _detect(both, batch)
-            in_file += _detect(file, batch)
+    in_torch: list[Limited] = []
     if not metadata.raw:
-        for batch in _watched(_batches_in_torch(detector, data, metadata)):
-            in_torch += _detect(detector, batch)
+        in_file = _detect(file, batches(file, data))
+        in_torch = _detect(detector, _batches_in_torch(detector, data, metadata))
     resizes = metadata.pictures == "resize"
     metrics, no_metrics = measure(detector, data, in_torch, in_file)
     return Report(
@@ -177,18 +172,21 @@ def match_regions(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[Tenso
 
     Returns rows int64 `[n]` of either, and how many valid regions of both are farther than `REGION_DISTANCE` from all.
     """
+    from scipy.spatial import KDTree
+
     rows, other_rows, strays = [], [], 0
     for image in set(one[1].tolist()):
         indices, other_indices = (
             torch.nonzero((images == image) & valid).squeeze(1) for _, images, valid in (one, other)
         )
-        distances = torch.cdist(one[0][indices], other[0][other_indices], p=float("inf")).nan_to_num(nan=float("inf"))
-        near = distances <= REGION_DISTANCE
-        strays += int((~near.any(dim=1)).sum() + (~near.any(dim=0)).sum())
-        matched = torch.nonzero(near.any(dim=1)).squeeze(1)
-        if len(matched):
-            rows.append(indices[matched])
-            other_rows.append(other_indices[distances[matched].argmin(dim=1)])
+        boxes = one[0][indices].nan_to_num(nan=-FAR).numpy()
+        other_boxes = other[0][other_indices].nan_to_num(nan=FAR).numpy()
+        distances, nearest = KDTree(other_boxes).query(boxes, p=np.inf)
+        matched = np.flatnonzero(distances <= REGION_DISTANCE)
+        other_distances, _ = KDTree(boxes).query(other_boxes, p=np.inf)
+        strays += len(boxes) - len(matched) + int((other_distances > REGION_DISTANCE).sum())
+        rows.append(indices[matched])
+        other_rows.append(other_indices[nearest[matched]])
     none = torch.zeros(0, dtype=torch.int64)
     return torch.cat([none, *rows]), torch.cat([none, *other_rows]), strays
 
@@ -251,14 +249,15 @@ def _as_detector(runner: Runner, metadata: Metadata) -> ExportedDetector:
     return ExportedDetector(_RawFile(runner) if metadata.raw else runner, metadata)
 
 
-def _detect(detector: AnyDetector, batch: Batch) -> list[Limited]:
-    outputs = detector(batch)
-    limit = detector.detect(outputs, batch.sizes()).boxes.shape[1]
-    return [(detections, limit) for detections in detector.postprocess(outputs, batch.infos)]
-
-
-def _watched(steps: Iterable[Batch]) -> Iterable[Batch]:
-    return tqdm(steps, desc="comparing", unit="batch", leave=False, dynamic_ncols=True)
+def _detect(detector: AnyDetector, steps: Iterable[Batch], *, raw: bool = False) -> list[Limited]:
+    """On every picture. raw: the outputs are computed, but there are no detections."""
+    results: list[Limited] = []
+    for batch in tqdm(steps, desc="comparing", unit="batch", leave=False, dynamic_ncols=True):
+        outputs = detector(batch)
+        if not raw:
+            limit = detector.detect(outputs, batch.sizes()).boxes.shape[1]
+            results += [(detections, limit) for detections in detector.postprocess(outputs, batch.infos)]
+    return results
 
 
 def _batches_in_torch(detector: AnyDetector, data: ComparisonData, metadata: Metadata) -> Iterator[Batch]:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from detkit.nn.input import ImageInput, KeepConfig, LetterboxConfig, ShortSideConfig, StretchConfig
 
+ONE = 2**11  # a weight of 1 in fixed point
+
 
 def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Tensor]:
-    """uint8 `[B, 3, H, W]` -> float `[B, 3, h, w]` on their canvas, and int64 `[B, 2]`, their sizes.
+    """uint8 `[B, 3, H, W]` -> float `[B, 3, h, w]` of whole numbers on their canvas, and int64 `[B, 2]`, their sizes.
 
-    Bilinear without antialiasing, as OpenCV's, but not rounded to whole numbers: of two runtimes, whose last digits
-    differ, one would round up what the other rounds down.
+    Bilinear without antialiasing, in the fixed point of OpenCV's `INTER_LINEAR`: weights are parts of 2^11, and each
+    step cuts off as many bits. So all numbers but a few in ten thousand are those of the data path, and runtimes agree.
     """
     height, width = images.shape[2], images.shape[3]
     rule, stride = image_input.resize, image_input.stride
@@ -48,9 +50,11 @@ def resize_pictures(images: Tensor, image_input: ImageInput) -> tuple[Tensor, Te
             return images.float(), sizes_of(images, (height, width))
     sizes = sizes_of(images, size)
     corner = image_input.windows(sizes[:1])[0]
-    down = _interpolation(canvas[0], size[0], height, corner[1])
-    across = _interpolation(canvas[1], size[1], width, corner[0])
-    return down @ images.float() @ across.T, sizes
+    upper, lower = _weights(canvas[0], size[0], height, corner[1])
+    left, right = _weights(canvas[1], size[1], width, corner[0])
+    rows = (images.float() @ ((left + right) / 2**4).T).floor()
+    parts = (upper / 2**16 @ rows).floor() + (lower / 2**16 @ rows).floor()
+    return ((parts + 2) / 2**2).floor(), sizes
 
 
 def sizes_of(images: Tensor, size: Sequence[int]) -> Tensor:
@@ -58,15 +62,21 @@ def sizes_of(images: Tensor, size: Sequence[int]) -> Tensor:
     return torch.stack([images.new_full((images.shape[0],), side, dtype=torch.int64) for side in size], dim=1)
 
 
-def _interpolation(canvas: int, size: int, source: int, offset: Tensor) -> Tensor:
-    """`[canvas, source]`: what each pixel of the canvas takes of each pixel of the picture, along one side.
+def _weights(canvas: int, size: int, source: int, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """float32 `[canvas, source]` twice: how much each pixel of the canvas takes, in parts of `ONE`, of the last
+    pixel of the picture that does not lie behind it, and of the next one, along one side.
 
     size    px that the picture has on the canvas, from `offset` on
     """
-    scale = torch.full((), source, dtype=torch.float64) / torch.full((), size, dtype=torch.float64)
-    pixels = torch.arange(canvas) - offset
-    positions = ((pixels + 0.5) * scale - 0.5).clamp(min=0)
-    positions = torch.minimum(positions, torch.full((), source - 1, dtype=torch.float64))
-    weights = (1 - (positions[:, None] - torch.arange(source)).abs()).clamp(min=0)
-    inside = (pixels >= 0) & (pixels < size)
-    return torch.where(inside[:, None], weights, 0.0).float()
+    pixels = torch.arange(canvas) - offset.long()
+    # (pixel + 0.5) * source / size - 0.5 as a fraction, because some runtimes have no float64
+    numerator, denominator = (2 * pixels + 1) * source - size, 2 * size
+    before = torch.div(numerator, denominator, rounding_mode="floor")
+    part = (numerator - before * denominator).float() / denominator
+    part = torch.where((before >= 0) & (before < source - 1), part, 0.0)
+    column = torch.minimum(before.clamp(min=0), torch.full_like(before, source - 1))[:, None]
+    inside = ((pixels >= 0) & (pixels < size))[:, None]
+    columns = torch.arange(source)
+    first = torch.where(inside & (columns == column), ((1 - part) * ONE).round()[:, None], 0.0)
+    second = torch.where(inside & (columns == column + 1), (part * ONE).round()[:, None], 0.0)
+    return first, second

@@ -211,8 +211,8 @@ def load_exported(path: Path, *, trusted: bool = False) -> ExportedDetector:
     """
     if format_of(path) == "torch_export" and not trusted:
         raise UserError(
-            f"{path}: not loaded, as torch.export.load runs any code that a .pt2 file brings; take the .onnx or .xml of "
-            "this detector, or, for a file of your own, detkit.export.runtime.load_exported(path, trusted=True)"
+            f"{path}: not loaded, as torch.export.load runs any code that a .pt2 file brings; take the .onnx or .xml "
+            "of this detector, or, for a file of your own, detkit.export.runtime.load_exported(path, trusted=True)"
         )
     runner, metadata = open_runner(path)
     if metadata.raw:

@@ -131,9 +131,9 @@ def input_config(rule: str) -> InputConfig:
     )
 
 
-def write_exported(detector: Detector[Any], path: Path, form: Form = Form()) -> Path:
+def write_exported(detector: Detector[Any], path: Path, form: Form | None = None) -> Path:
     """The detector as a file in the format of the suffix, compared with nothing."""
-    form = complete_form(form, detector)
+    form = complete_form(form or Form(), detector)
     metadata, program = describe(detector, form, None, "none"), export_program(detector, form)
     match format_of(path):
         case "onnx":

@@ -192,8 +192,8 @@ def test_an_export_that_is_interrupted_leaves_nothing(
 def test_mistakes_in_the_command(refused: Refused, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = refused(cli.export, run, "--output", "model.tflite")
     assert message == (
-        "model.tflite: the format follows from the suffix; expected .onnx (onnx), .pt2 (torch_export), .xml (openvino), "
-        "found '.tflite'"
+        "model.tflite: the format follows from the suffix; expected .onnx (onnx), .pt2 (torch_export), .xml "
+        "(openvino), found '.tflite'"
     )
     for output, option in (("a.pt2", ()), ("a.onnx", ("--raw",))):
         message = refused(cli.export, run, "--output", output, "--int8", *option)
@@ -240,7 +240,9 @@ def test_an_exported_file_is_no_start(refused: Refused, run: Path, model: Path) 
     message = refused(cli.export, model, "--output", "again.onnx")
     assert message == f"{model}: is an exported file already; export the run or the weights that it comes from"
     message = refused(cli.train, config, "--set", f"train.init={model}")
-    assert message.endswith(f"{model}: an exported file has no weights to start from; name the run that it was exported from")
+    assert message.endswith(
+        f"{model}: an exported file has no weights to start from; name the run that it was exported from"
+    )
     assert "no run here" in refused(cli.train, "--resume", model)
     assert "has no region head" in refused(cli.compress, model, "--ranks", "8", "--output", "thin.pt")
 
@@ -260,7 +262,7 @@ def test_files_that_are_no_detectors(refused: Refused, model: Path, tmp_path: Pa
         "model.xml": f"model.xml: {damaged}",
         "bare.onnx": "bare.onnx: not a file that detkit exported",
         "folder.onnx": "folder.onnx/last.pt: no such checkpoint",
-        "model.pt2": "model.pt2: not loaded, as torch.export.load runs any code that a .pt2 file brings; take the .onnx",
+        "model.pt2": "model.pt2: not loaded, as torch.export.load runs any code that a .pt2 file brings; take",
     }.items():
         assert refused(cli.evaluate, name).startswith(words)
         assert refused(cli.predict, name, model.parent, "--output", "out").startswith(("out", str(model.parent), words))
@@ -270,7 +272,9 @@ def test_a_file_of_other_classes_than_the_data(refused: Refused, model: Path, tm
     write_voc(tmp_path / "kit", {"one": [voc_object("dog", (5, 5, 20, 20))], "two": []})
     data = f"data={{name: voc, root: {tmp_path}/kit, train: [2007_train], val: [2007_val], classes: [dog]}}"
     message = refused(cli.evaluate, model, "--set", data)
-    assert message.startswith("this detector does not know 1 of the data set's 1 classes (dog); it was trained on circle")
+    assert message.startswith(
+        "this detector does not know 1 of the data set's 1 classes (dog); it was trained on circle"
+    )
 
 
 def test_a_public_detector_brings_no_data(refused: Refused, exported: Callable[..., Path]) -> None:

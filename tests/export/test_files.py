@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -144,6 +145,22 @@ def test_outputs_that_are_taken_leave_the_others_behind(tmp_path: Path) -> None:
     assert "NonMaxSuppression" in {node.op_type for node in model.graph.node}
     assert "NonMaxSuppression" not in {node.op_type for node in rest.node}
     assert len(rest.initializer) < len(model.graph.initializer)
+
+
+def test_an_output_that_is_a_constant_is_taken(tmp_path: Path) -> None:
+    """SSD's priors are one: they depend on nothing where the size is fixed."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy")
+    priors = onnx.helper.make_tensor_value_info("priors", onnx.TensorProto.FLOAT, [2])
+    constant = onnx.numpy_helper.from_array(np.array([3.0, 4.0], np.float32), "priors")
+    add = onnx.helper.make_node("Add", ["x", "priors"], ["y"])
+    for nodes, outputs in (([add], (y, priors)), ([onnx.helper.make_node("Neg", ["x"], ["y"])], (y, priors))):
+        graph = onnx.helper.make_graph(nodes, "constant", [x], outputs, [constant])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+        onnx.save(model, tmp_path / "complete.onnx")
+        metadata = describe(Cells(), Form(), None, "none").model_copy(update={"outputs": ("y", "priors")})
+        take_outputs(tmp_path / "complete.onnx", metadata, tmp_path / "taken.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "taken.onnx")
+        assert session.run(["priors"], {"x": np.ones(2, np.float32)})[0].tolist() == [3.0, 4.0]
 
 
 def test_an_openvino_file_is_read_by_openvino_alone(exported: Exported) -> None:

@@ -103,27 +103,30 @@ def test_a_picture_of_the_size_of_the_input_is_not_resized(rule: str) -> None:
         torch.testing.assert_close(resized[name], exact[name])
 
 
+BOXES = torch.tensor([[[4.0, 8.0, 20.0, 30.0], [32.0, 20.0, 60.0, 38.0]]])
+WITHOUT_AREA = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 40.0]]])
+
+
 @rules
-@pytest.mark.parametrize("pictures", ["exact", "resize"])
 @torch.inference_mode()
-def test_proposals_are_in_pixels_of_the_images_and_those_without_area_do_nothing(rule: str, pictures: Any) -> None:
-    """`Proposed` detects nothing but its proposals, whose pixels are those of the result if nothing is resized by the
-    caller."""
-    detector = Proposed(rule)
+def test_proposals_of_a_file_that_resizes_are_in_pixels_of_the_picture(rule: str) -> None:
+    """`Proposed` detects nothing but its proposals, so the way there and back ends where it began."""
+    images = torch.from_numpy(np.stack(random_pictures((40, 64)))).permute(0, 3, 1, 2)
+    rows = Whole(Proposed(rule), "resize")(images, proposals=BOXES)
+    boxes = rows["boxes"][0, : int(rows["counts"])].round(decimals=3).tolist()
+    assert {tuple(box) for box in boxes} == {tuple(box) for box in BOXES[0].tolist()}
+
+
+@torch.inference_mode()
+def test_proposals_without_area_do_nothing() -> None:
+    module, sizes = Whole(Proposed("stretch"), raw=True), torch.tensor([[64, 64]])
     images = torch.from_numpy(np.stack(random_pictures((64, 64)))).permute(0, 3, 1, 2)
-    sizes = () if pictures == "resize" else (torch.tensor([[64, 64]]),)
-    boxes = torch.tensor([[[4.0, 8.0, 20.0, 30.0], [32.0, 30.0, 60.0, 50.0]]])
-    filled = torch.cat(
-        [boxes[:, :1], torch.tensor([[[0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 9.0, 40.0]]]), boxes[:, 1:]], dim=1
-    )
-    module = Whole(detector, pictures)
-    rows = module(images, *sizes, proposals=filled)
-    count = int(rows["counts"])
-    assert {tuple(box) for box in rows["boxes"][0, :count].round(decimals=3).tolist()} == {
-        tuple(box) for box in boxes[0].tolist()
-    }
-    for name, value in module(images, *sizes, proposals=boxes).items():
-        torch.testing.assert_close(value, rows[name])
+    filled = torch.cat([BOXES[:, :1], WITHOUT_AREA, BOXES[:, 1:]], dim=1)
+    rows, expected = (module(images, sizes, proposals=boxes) for boxes in (filled, BOXES))
+    assert rows["raw.regions.valid"].tolist() == [True, False, False, True]
+    assert expected["counts"] > 0
+    for name in DETECTIONS:
+        torch.testing.assert_close(rows[name], expected[name])
 
 
 def test_outputs_are_named_by_their_path() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.export.program import KEPT_CANVAS, Form, complete_form, example_inputs, export_program, output_names
 from detkit.structures import Categories, Size
+from tests.cli_support import FAST
 from tests.engine.settings import make_config
 from tests.export.detectors import Cells, Proposed
 
@@ -78,14 +81,17 @@ def test_batch_and_sides_change_where_they_may() -> None:
         run(Form(), "stretch", 2, (24, 40))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3])
-def test_any_number_of_images_has_proposals(batch: int) -> None:
-    detector = Proposed()
-    program = export_program(detector, complete_form(Form(), detector), raw_too=True).module()
-    sizes = torch.tensor([[16, 24]] * batch)
-    images, proposals = torch.zeros(batch, 3, 16, 24, dtype=torch.uint8), torch.tensor([4.0, 4, 20, 12]).repeat(batch, 5, 1)
-    outputs = program(images=images, sizes=sizes, original_sizes=sizes, proposals=proposals)
-    assert outputs["boxes"].shape == (batch, 20, 4)
+def test_any_number_of_images_has_proposals() -> None:
+    """torch.export takes the two numbers of images for different ones, unless it is told."""
+    backbone, roi = {"name": "lenet5"}, {**FAST["roi"], "hidden": [8]}
+    config = make_config({"name": "shapes"}, f"model={json.dumps({**FAST, 'backbone': backbone, 'roi': roi})}")
+    detector = build_detector(config.model, Categories.of_names(["cat", "dog"]))
+    program = export_program(detector, complete_form(Form(), detector)).module()
+    for batch in (1, 2, 3):
+        inputs = {"sizes": torch.tensor([[64, 96]] * batch), "original_sizes": torch.tensor([[64, 96]] * batch)}
+        proposals = torch.tensor([4.0, 4.0, 40.0, 52.0]).repeat(batch, 5, 1)
+        images = torch.zeros(batch, 3, 64, 96, dtype=torch.uint8)
+        assert program(images=images, proposals=proposals, **inputs)["counts"].shape == (batch,)
 
 
 def test_a_raw_program_is_the_network_alone() -> None:

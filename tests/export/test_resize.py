@@ -46,7 +46,7 @@ def resized_by_opencv(picture: np.ndarray, image_input: ImageInput) -> tuple[Ten
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(RULES)), st.integers(1, 150), st.integers(1, 150), st.integers(0, 9))
 def test_as_the_data_path_does(rule: str, height: int, width: int, seed: int) -> None:
-    """The same size and place; the same numbers but that OpenCV rounds them, in fixed point."""
+    """The same size, place and numbers. OpenCV's vector code rounds a few otherwise than its own plain code."""
     image_input = ImageInput(InputConfig(resize=RULES[rule]), stride=1 if rule == "keep" else 16)
     picture = smooth(height, width, seed)
     expected, size = resized_by_opencv(picture, image_input)
@@ -55,6 +55,20 @@ def test_as_the_data_path_does(rule: str, height: int, width: int, seed: int) ->
     assert sizes.tolist() == [size, size]
     assert actual.shape == (2, *expected.shape[1:])
     assert (actual - expected.float()).abs().max() <= 1
+    assert torch.equal(actual, actual.round())
+
+
+@pytest.mark.parametrize(
+    ("rule", "size"),
+    [("stretch", (240, 320)), ("stretch", (97, 61)), ("letterbox", (128, 96)), ("short_side", (375, 500))],
+)
+def test_nearly_every_number_is_that_of_opencv(rule: str, size: tuple[int, int]) -> None:
+    """Plain bilinear interpolation, rounded, gives another number in every tenth place."""
+    image_input = ImageInput(InputConfig(resize=RULES[rule]), stride=16)
+    picture = smooth(*size, seed=1)
+    expected, _ = resized_by_opencv(picture, image_input)
+    actual, _ = resize_pictures(torch.from_numpy(picture).permute(2, 0, 1)[None], image_input)
+    assert (actual != expected).float().mean() < 0.003
 
 
 def test_bilinear_weights_are_those_of_torch() -> None:
@@ -62,7 +76,7 @@ def test_bilinear_weights_are_those_of_torch() -> None:
     images = torch.from_numpy(smooth(31, 77, 0)).permute(2, 0, 1)[None]
     actual, _ = resize_pictures(images, image_input)
     expected = F.interpolate(images.float(), (48, 48), mode="bilinear", align_corners=False)
-    assert (actual - expected).abs().max() < 1e-3
+    assert (actual - expected).abs().max() <= 1
 
 
 class Resize(nn.Module):

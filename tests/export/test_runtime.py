@@ -24,7 +24,6 @@ from detkit.engine.predict import predict
 from detkit.engine.sources import check_source, load_detector, read_weights
 from detkit.export.graph import DETECTIONS, Whole
 from detkit.export.metadata import KEY
-from detkit.export.program import Form
 from detkit.export.runtime import load_exported, open_runner
 from detkit.nn.selection import DetectionRows
 from detkit.structures import ImageInfo, Objects, Sample
@@ -87,7 +86,7 @@ def test_images_with_different_numbers_of_proposals_and_with_none(tmp_path: Path
     file = load_exported(write_exported(detector, tmp_path / "model.onnx"))
     assert file.proposals == Proposed.proposals
     high, low, wide = random_pictures((90, 40), (30, 30), (20, 50))
-    for images in ([high], [wide], [high, wide, low], [wide, wide]):
+    for images in ([high], [wide], [wide, low, high], [wide, wide]):
         found, expected = (predict(each, images, RandomProposals()) for each in (file, detector))
         for one, other, image in zip(found, expected, images, strict=True):
             assert (len(other) == 0) == (image is wide)

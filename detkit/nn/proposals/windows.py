@@ -5,6 +5,7 @@ Legend: B images, C channels, H x W pixels of the image, h x w of a level, N win
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -59,21 +60,21 @@ def pyramid(image: Tensor, config: PyramidConfig, stride: int) -> list[Level]:
     """
     height, width = image.shape[1:]
     levels = []
-    for size in level_sizes((height, width), config):
+    for scale in level_scales((height, width), config):
+        size = (round(height * scale), round(width * scale))
         resized = F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
         levels.append(Level(resized, (size[1] / width, size[0] / height), config.window, stride))
     return levels
 
 
-def level_sizes(size: Size, config: PyramidConfig) -> list[Size]:
-    """The size of each level of an image of `size`."""
-    height, width = size
-    scale = max(config.largest_scale, config.window / min(height, width))
-    sizes = []
-    while round(min(height, width) * scale) >= config.window:
-        sizes.append((round(height * scale), round(width * scale)))
+def level_scales(size: Size, config: PyramidConfig) -> list[float]:
+    """Of the levels of an image of `size`: the sides of a level are those of the image, times the scale, rounded."""
+    shorter, scales = min(size), []
+    scale = max(config.largest_scale, config.window / shorter)
+    while round(shorter * scale) >= config.window:
+        scales.append(scale)
         scale *= _step(config)
-    return sizes
+    return scales
 
 
 def _step(config: PyramidConfig) -> float:
@@ -127,24 +128,34 @@ def canvas_pyramid(images: Tensor, sizes: Tensor, config: PyramidConfig, stride:
     A picture without pixels has no valid window.
     """
     height, width = images.shape[2:]
-    sides = sizes.clamp(min=1).double()
-    scale = (config.window / sides.amin(dim=1, keepdim=True)).clamp(min=config.largest_scale)
+    sides = sizes.clamp(min=1)
     levels = []
-    for h, w in level_sizes((height, width), config):
-        on_level = (sides * scale).round()  # half to even, as Python's
+    for scale, on_level in _sides_on_levels(sides, (height, width), config):
+        h, w = round(height * scale), round(width * scale)
         grid = (h - config.window) // stride + 1, (w - config.window) // stride + 1
         windows = _windows(grid, config.window, stride, images.device)
         valid = (windows[:, 2:] <= on_level.flip(1)[:, None]).all(dim=2) & (sizes > 0).all(dim=1, keepdim=True)
         on_level = on_level.clamp(min=1)
-        down, across = (
-            _antialiased(*side)
-            for side in zip((h, w), on_level.unbind(dim=1), (height, width), sides.unbind(dim=1), strict=True)
-        )
-        ratio = (on_level / sides).flip(1).repeat(1, 2).float()
-        resized = down[:, None].to(images.dtype) @ images @ across[:, None].mT.to(images.dtype)
+        down = _antialiased(h, on_level[:, 0], height, sides[:, 0]).to(images.dtype)
+        across = _antialiased(w, on_level[:, 1], width, sides[:, 1]).to(images.dtype)
+        ratio = (on_level / sides).flip(1).repeat(1, 2)
+        resized = down[:, None] @ images @ across[:, None].mT
         levels.append(CanvasLevel(resized, grid, windows / ratio[:, None], valid))
-        scale = scale * _step(config)
     return levels
+
+
+def _sides_on_levels(sides: Tensor, canvas: Size, config: PyramidConfig) -> Iterator[tuple[float, Tensor]]:
+    """Yields the scale of each level of a canvas and, int64 `[B, 2]`, what `sides` of pictures become on the level."""
+    shorter = sides.amin(dim=1, keepdim=True)
+    # Numbers are tensors here, because torch and its exporter to ONNX would take them as float32.
+    step, window = (torch.tensor(x, dtype=torch.float64, device=sides.device) for x in (_step(config), config.window))
+    enlarged_scale = window / shorter
+    for scale in level_scales(canvas, config):
+        # A table, because a runtime that computes in float32 would round some sides to another whole number.
+        table = torch.tensor([round(side * scale) for side in range(max(canvas) + 1)], device=sides.device)
+        enlarged = (sides * enlarged_scale).round().long()  # half to even, as Python's
+        yield scale, torch.where(shorter * config.largest_scale < config.window, enlarged, table[sides])
+        enlarged_scale = enlarged_scale * step
 
 
 def _antialiased(level: int, on_level: Tensor, canvas: int, side: Tensor) -> Tensor:
@@ -153,7 +164,7 @@ def _antialiased(level: int, on_level: Tensor, canvas: int, side: Tensor) -> Ten
     Returns float32 `[B, level, canvas]`: what each pixel of a level takes of each pixel of the canvas. Zero beyond the
     picture.
     """
-    scale = (side / on_level).float()[:, None]
+    scale = (side / on_level)[:, None]
     target, source = (torch.arange(count, device=side.device) for count in (level, canvas))
     center = (target + 0.5) * scale
     distance = (source + 0.5 - center[..., None]).abs() / scale.clamp(min=1)[..., None]

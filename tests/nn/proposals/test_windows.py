@@ -1,9 +1,12 @@
 """Where the windows of a pyramid lie and what they show, counted by hand."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from detkit.nn.proposals.windows import Level, PyramidConfig, canvas_pyramid, cut_windows, pyramid
 
@@ -49,13 +52,13 @@ def test_an_image_smaller_than_the_window_is_enlarged() -> None:
     assert level.boxes()[0].tolist() == [0, 0, 8, 8]
 
 
-SIZES = [(90, 120), (70, 61), (33, 120), (17, 40), (16, 16), (12, 70), (3, 5)]  # the last two are enlarged
+ODD = PyramidConfig(window=21, largest_scale=1.7, levels_per_octave=3)
+SIZES = [(90, 120), (70, 61), (33, 120), (17, 40), (16, 16), (10, 45), (3, 5)]  # the last two are enlarged
 
 
-@pytest.mark.parametrize("levels_per_octave", [1, 3])
-def test_pictures_on_a_canvas_have_the_levels_and_windows_of_their_own_pyramids(levels_per_octave: int) -> None:
+@pytest.mark.parametrize("config", [PyramidConfig(), ODD], ids=["default", "odd"])
+def test_pictures_on_a_canvas_have_the_levels_and_windows_of_their_own_pyramids(config: PyramidConfig) -> None:
     """Whatever lies beyond them on the canvas."""
-    config = PyramidConfig(levels_per_octave=levels_per_octave)
     images = torch.randn(len(SIZES), 3, 90, 120, generator=torch.Generator().manual_seed(1))
     levels = canvas_pyramid(images, torch.tensor(SIZES), config, stride=4)
     assert len(levels) == len(pyramid(images[0], config, stride=4))
@@ -68,6 +71,32 @@ def test_pictures_on_a_canvas_have_the_levels_and_windows_of_their_own_pyramids(
             torch.testing.assert_close(level.images[number, :, :h, :w], alone.image, atol=1e-5, rtol=0)
             assert not level.images[number, :, h:].any()
             assert not level.images[number, :, :, w:].any()
+
+
+class Windows(nn.Module):
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        levels = canvas_pyramid(images, sizes, ODD, stride=4)
+        return torch.cat([level.boxes for level in levels], dim=1), torch.cat([level.valid for level in levels], dim=1)
+
+
+@pytest.mark.long
+def test_windows_are_the_same_in_a_file(tmp_path: Path) -> None:
+    """For pictures of every size: a scale that is only nearly right gives some of them a level of another size."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    batch = {0: torch.export.Dim("batch")}
+    inputs = (torch.zeros(2, 1, 48, 64), torch.tensor([[48, 64]] * 2))
+    program = torch.export.export(Windows(), inputs, dynamic_shapes=(batch, batch), strict=False)
+    model = torch.onnx.export(program, dynamo=True, opset_version=21, verbose=False)
+    assert model is not None
+    model.save(tmp_path / "windows.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "windows.onnx")
+    sizes = [(max(1, side * 3 // 4), side) for side in range(1, 65)] + [(10, 25), (10, 45)]
+    arrays = np.zeros((len(sizes), 1, 48, 64), np.float32), np.array(sizes)
+    names = [value.name for value in session.get_inputs()]
+    boxes, valid = map(torch.from_numpy, session.run(None, dict(zip(names, arrays, strict=True))))
+    for number, size in enumerate(sizes):
+        expected = torch.cat([level.boxes() for level in pyramid(torch.zeros(1, *size), ODD, stride=4)])
+        assert torch.equal(boxes[number][valid[number]], expected), size
 
 
 def test_a_long_picture_that_is_enlarged_lacks_the_windows_beyond_the_canvas() -> None:
