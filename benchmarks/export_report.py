@@ -117,10 +117,12 @@ def own_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> None:
 
 def attempt(action: Callable[[], None]) -> str:
     """`yes`, or the error with which it ends."""
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    unread = io.StringIO()  # torch prints the program as far as it came
+    with contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            action()
+            with torch.no_grad():
+                action()
         except Exception as error:  # whatever it is, it is the answer
             return described(error)
     return "yes"

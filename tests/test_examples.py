@@ -15,7 +15,7 @@ from detkit.detectors.detector import Detector
 from detkit.export.graph import DETECTIONS, Whole
 from detkit.export.program import Form
 from detkit.nn.selection import DetectionRows
-from detkit.structures import Detections, ImageInfo
+from detkit.structures import Detections, ImageInfo, Size
 from tests.detectors.batches import ROOT
 from tests.export.detectors import CellOutputs, Cells, random_pictures, write_exported
 
@@ -41,18 +41,11 @@ def assert_printed(lines: list[list[str]], expected: Detections) -> None:
         assert [float(side) for side in box] == pytest.approx(corners.tolist(), abs=0.02)
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
-    cv2.imwrite(str(path), random_pictures((50, 70))[0])
-    return path
-
-
 @pytest.mark.parametrize(
     "rule",
     ["letterbox", "short_side", *(pytest.param(rule, marks=pytest.mark.long) for rule in ("stretch", "keep"))],
 )
-def test_onnx_numpy(rule: str, picture: Path, tmp_path: Path) -> None:
+def test_onnx_numpy(rule: str, tmp_path: Path) -> None:
     file = write_exported(Cells(rule), tmp_path / "model.onnx")
     for number, size in enumerate(((50, 70), (90, 41))):
         path = tmp_path / f"{number}.png"
@@ -65,13 +58,20 @@ def test_onnx_numpy(rule: str, picture: Path, tmp_path: Path) -> None:
 def resized_by_the_file(detector: Detector[CellOutputs], picture: Path) -> Detections:
     image = torch.from_numpy(cv2.imread(str(picture), cv2.IMREAD_COLOR_RGB)).permute(2, 0, 1)
     rows = Whole(detector, "resize")(image[None])
-    info = ImageInfo(0, (50, 70), (50, 70), (1.0, 1.0))
+    info = ImageInfo(0, (99, 99), (99, 99), (1.0, 1.0))
     return DetectionRows(*(rows[name] for name in DETECTIONS)).to_detections([info], detector.categories)[0]
 
 
-@pytest.mark.parametrize(("example", "suffix"), [("openvino_resize.py", ".xml"), ("torch_export_resize.py", ".pt2")])
-def test_files_that_resize(example: str, suffix: str, picture: Path, tmp_path: Path) -> None:
-    detector = Cells("letterbox")
+@pytest.mark.parametrize(
+    ("example", "suffix", "rule", "size"),
+    [
+        ("openvino_resize.py", ".xml", "letterbox", (50, 70)),
+        ("torch_export_resize.py", ".pt2", "keep", (24, 17)),  # with fewer detections than rows
+    ],
+)
+def test_files_that_resize(example: str, suffix: str, rule: str, size: Size, tmp_path: Path) -> None:
+    detector, picture = Cells(rule), tmp_path / "picture.png"
+    cv2.imwrite(str(picture), random_pictures(size)[0])
     file = write_exported(detector, tmp_path / f"model{suffix}", Form("resize"))
     assert_printed(lines_of(example, file, picture), resized_by_the_file(detector, picture))
 

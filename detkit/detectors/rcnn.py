@@ -52,7 +52,10 @@ class RCNNConfig(Config):
 
 
 class RCNN(RegionBasedDetector[RegionBasedOutputs[RCNNOutputs]]):
-    """`batch.proposals` come with the images."""
+    """`batch.proposals` come with the images.
+
+    An exported program passes all crops of a batch through the network at once, so its memory grows with their number.
+    """
 
     roi: RCNNHead
 

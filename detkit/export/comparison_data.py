@@ -19,6 +19,7 @@ from detkit.data.shapes_drawing import draw_picture
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.proposal_search import proposals_for, source_of
 from detkit.engine.settings import RunConfig
+from detkit.export.canvas import fits
 from detkit.export.metadata import Pictures
 from detkit.structures import Batch, Objects, Sample, Size
 
@@ -96,19 +97,17 @@ def _size_of(image: np.ndarray) -> Size:
 
 
 def _fits(detector: AnyDetector, size: Size, canvas: Size | None, pictures: Pictures) -> bool:
-    """Whether a picture of this size is no larger than the canvas when the program is given it."""
-    if canvas is None:
-        return True
+    """Whether a picture of this size fits the canvas when the program is given it."""
     if pictures == "exact":
         size = canvas_size([detector.input.place(0, size)], detector.input.stride)
-    return size[0] <= canvas[0] and size[1] <= canvas[1]
+    return fits(size, canvas, pictures)
 
 
 def _refuse(name: str, canvas: Size | None) -> NoReturn:
     height, width = canvas or (0, 0)
     raise UserError(
-        f"{name}: no picture to compare on fits the {height} x {width} px (h x w) that the file takes; export with a "
-        "larger --size"
+        f"{name}: no picture to compare on fits the {height} x {width} px (h x w) that the file takes; export with "
+        "another --size"
     )
 
 

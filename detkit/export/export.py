@@ -93,6 +93,8 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
     """
     format = format_of(output)
     require_packages(format)
+    if output.is_dir():
+        raise UserError(f"--output: {output} is a folder; expected a file")
     if options.int8 and (format == "torch_export" or options.form.raw):
         raise UserError("--int8: expected an .onnx or .xml file with detections, found .pt2 or --raw")
     detector, trained = load_detector(source)
@@ -116,7 +118,7 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
         if report.problems and not options.accept:
             raise DifferenceError(output, report)
         for file in files.result.parent.iterdir():
-            os.replace(file, output.with_suffix(file.suffix))
+            os.replace(file, output if file == files.result else output.with_suffix(file.suffix))
     return report
 
 

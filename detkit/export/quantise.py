@@ -14,20 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from detkit.config import UserError
 from detkit.data.build import build_dataset
 from detkit.data.collate import collate
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunConfig
+from detkit.export.canvas import on_canvas
 from detkit.export.files import require_extra
 from detkit.export.program import Form
 from detkit.files import writing
 from detkit.nn.input import ImageInput, KeepConfig
-from detkit.structures import Sample, Size
+from detkit.structures import Sample
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # what takes the time, where its second input is weights
 BETWEEN = ("Relu", "Clip", "LeakyRelu", "MaxPool", "Add", "Concat", "Resize")  # as quick in integers
@@ -56,25 +54,12 @@ def _inputs(detector: AnyDetector, form: Form, sample: Sample) -> dict[str, np.n
     height, width = sample.image.shape[:2]
     info = placing.place(sample.image_id, (height, width))
     batch = collate([(sample, info)], placing.stride, with_targets=False)
-    inputs = {"images": _on_canvas(batch.images, form.canvas)}
+    inputs = {"images": on_canvas(batch.images.contiguous(), form.canvas, form.pictures)}
     if form.pictures == "exact":
         inputs |= {"sizes": torch.tensor([info.input_size]), "original_sizes": torch.tensor([info.orig_size])}
     if batch.proposals is not None:
         inputs["proposals"] = batch.proposals[0][None]
     return {name: value.repeat_interleave(form.batch or 1, dim=0).numpy() for name, value in inputs.items()}
-
-
-def _on_canvas(images: Tensor, canvas: Size | None) -> Tensor:
-    images = images.contiguous()
-    if canvas is None:
-        return images
-    (height, width), (h, w) = canvas, images.shape[2:]
-    if h > height or w > width:
-        raise UserError(
-            f"--int8: a training picture of {h} x {w} px is larger than the {height} x {width} px that the file takes; "
-            f"export with --size {h}x{w} or more"
-        )
-    return F.pad(images, (0, width - w, 0, height - h))
 
 
 def quantise(source: Path, path: Path, inputs: Iterable[Mapping[str, np.ndarray]]) -> None:

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from detkit.config import UserError
 from detkit.detectors.detector import Detector
+from detkit.export.canvas import on_canvas
 from detkit.export.files import format_of, require_extra
 from detkit.export.graph import DETECTIONS
 from detkit.export.metadata import KEY, Metadata, parse_metadata
@@ -156,7 +157,7 @@ class ExportedDetector(Detector[DetectionRows]):
         if metadata.pictures == "resize":
             height, width = infos[0].orig_size
             images = images[:, :, :height, :width].contiguous()
-        inputs = {"images": self._on_canvas(images)}
+        inputs = {"images": on_canvas(images, metadata.canvas, metadata.pictures)}
         if metadata.pictures == "exact":
             inputs["sizes"] = torch.tensor([info.input_size for info in infos])
             inputs["original_sizes"] = torch.tensor([info.orig_size for info in infos])
@@ -167,17 +168,6 @@ class ExportedDetector(Detector[DetectionRows]):
         arrays = {name: torch.cat([value, *[value[:1]] * missing]).numpy() for name, value in inputs.items()}
         outputs = self.runner(arrays)
         return {name: torch.from_numpy(np.array(outputs[name]))[: len(rows)] for name in DETECTIONS}
-
-    def _on_canvas(self, images: Tensor) -> Tensor:
-        if self.metadata.canvas is None:
-            return images
-        (height, width), (h, w) = self.metadata.canvas, images.shape[2:]
-        if h > height or w > width:
-            raise UserError(
-                f"a picture of {h} x {w} px is larger than the {height} x {width} px that the file takes; export the "
-                f"detector again with --size {h}x{w} or more"
-            )
-        return F.pad(images, (0, width - w, 0, height - h))
 
     @override
     def network(self, images: Tensor, sizes: Tensor) -> DetectionRows:

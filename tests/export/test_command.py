@@ -157,7 +157,7 @@ def test_a_file_that_differs_is_not_written_unless_it_is_accepted(refused: Refus
     Path("model.onnx").write_bytes(b"old")
     message = refused(cli.export, run, "--output", "model.onnx")
     assert message.startswith("model.onnx: not written, as it differs from the detector: 3 of 9 detections differ; ")
-    assert "model.report.json has the numbers; --accept" in message
+    assert message.endswith("--accept writes it all the same")
     assert Path("model.onnx").read_bytes() == b"old"
     assert sorted(os.listdir()) == ["model.onnx", "model.report.json"]
     assert cli.export([str(run), "--output", "model.onnx", "--accept"]) == 0
@@ -231,7 +231,7 @@ def test_places_that_cannot_be_written(refused: Refused, run: Path) -> None:
     Path("model.onnx").mkdir()
     Path("model.onnx/mine").touch()
     message = refused(cli.export, run, "--output", "model.onnx", "--accept")
-    assert message == "model.onnx: cannot write: Is a directory"
+    assert message == "--output: model.onnx is a folder; expected a file"
     assert os.listdir("model.onnx") == ["mine"]
 
 

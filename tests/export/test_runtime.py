@@ -126,9 +126,17 @@ def test_a_picture_that_is_larger_than_the_file_takes(exported: Exported) -> Non
     assert_same_predictions(detector, Cells("keep"), random_pictures((48, 64)))
     assert len(predict(detector, random_pictures((20, 64)))[0]) > 3
     for size, canvas in (((49, 64), "56x64"), ((20, 70), "24x72")):
-        words = f"is larger than the 48 x 64 px that the file takes; export the detector again with --size {canvas} or"
+        words = f"but the file takes those of at most 48 x 64; export the detector with --size {canvas}"
         with pytest.raises(UserError, match=words):
             predict(detector, random_pictures(size))
+
+
+def test_a_file_that_resizes_pictures_of_one_size_takes_no_other(exported: Exported) -> None:
+    """What fills up a smaller one would be resized with it."""
+    detector = load_exported(exported(".onnx", "stretch", pictures="resize", canvas=(48, 64)))
+    assert_same_predictions(detector, Cells("stretch"), random_pictures((48, 64)))
+    with pytest.raises(UserError, match=r"a picture is 40 x 64 px \(h x w\), but the file takes those of 48 x 64;"):
+        predict(detector, random_pictures((40, 64)))
 
 
 def test_it_has_neither_weights_nor_losses(exported: Exported) -> None:
