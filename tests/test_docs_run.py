@@ -37,7 +37,9 @@ SMALL_INPUT = {
     "yolov3": ("model.input.resize.size=64",),
 }
 # Data, weights or machines we lack here; what `detkit init` writes is run by tests/engine/test_init_config.py.
-ELSEWHERE = re.compile("ROOT|RUN|torchrun|torchvision:|detr:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported")
+ELSEWHERE = re.compile(
+    "ROOT|RUN|torchrun|torchvision:|detr:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported"
+)
 
 
 @pytest.fixture(scope="module")
