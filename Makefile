@@ -43,6 +43,7 @@ bench: install
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/sliding_window.py
 	$(BIN)/python benchmarks/torchvision_detectors.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/detr.py
 
 export-report: install

@@ -36,6 +36,7 @@ from detkit.weights.torchvision import CONFIGS as TORCHVISION
 
 DARKNET = Path("../shared/data/weights/yolo-fastest-1.0-voc.cfg")
 BATCH_SIZES = {1, 2, 7}  # that a file must have taken
+FORMS = {"sliding_window": Form(canvas=(352, 352))}  # the built-in pictures are not larger, and 640 takes very long
 MAX_SENTENCE = 160  # characters of an error in the table
 
 
@@ -74,7 +75,9 @@ def examine(name: str, runs: Path, darknet: Path) -> Row:
         row.weights = source.weights
         for suffix, format in FORMATS.items():
             try:
-                report = export_source(source.source, folder / f"model{suffix}", ExportOptions(Form(), accept=True))
+                report = export_source(
+                    source.source, folder / f"model{suffix}", ExportOptions(FORMS.get(name, Form()), accept=True)
+                )
             except Exception as error:  # one detector that cannot be exported does not hide the others
                 if not isinstance(error, UserError):
                     traceback.print_exc()

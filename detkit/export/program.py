@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from detkit.export.metadata import Pictures
 from detkit.nn.input import KeepConfig, LetterboxConfig, ShortSideConfig, StretchConfig
 from detkit.structures import Size
 
-KEPT_CANVAS = (640, 640)  # (h, w) px, where neither the input spec nor the user says one
+DEFAULT_CANVAS = (640, 640)  # (h, w) px, where neither the input spec nor the user says one
 PROPOSALS = 300  # of each image, where their number must not change
 
 
@@ -41,7 +41,7 @@ def complete_form(form: Form, detector: AnyDetector) -> Form:
     rule, fixed = detector.input.resize, form.raw or detector.needs_fixed_canvas
     batch = form.batch or (1 if form.raw else None)
     if form.pictures == "resize" and not isinstance(rule, KeepConfig):
-        return Form(form.pictures, form.raw, batch, form.canvas or (KEPT_CANVAS if fixed else None))
+        return replace(form, batch=batch, canvas=form.canvas or (DEFAULT_CANVAS if fixed else None))
     match rule:
         case StretchConfig() | LetterboxConfig():
             own: Size | None = (rule.size, rule.size)
@@ -53,12 +53,12 @@ def complete_form(form: Form, detector: AnyDetector) -> Form:
         case ShortSideConfig():
             own = (rule.size, rule.max_size) if fixed else None
         case _:
-            own = KEPT_CANVAS if fixed else None
+            own = DEFAULT_CANVAS if fixed else None
     canvas = form.canvas or own
     if canvas is not None:
         height, width = (-(-side // detector.input.stride) * detector.input.stride for side in canvas)
         canvas = (height, width)
-    return Form(form.pictures, form.raw, batch, canvas)
+    return replace(form, batch=batch, canvas=canvas)
 
 
 def export_program(detector: AnyDetector, form: Form, *, raw_too: bool = False) -> ExportedProgram:

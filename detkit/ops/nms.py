@@ -69,9 +69,9 @@ def traceable_nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: 
     from torchvision.ops import nms as kernel  # seconds to import, so not at the head
 
     # torchvision tells the compiler that at least two boxes are kept; these two always are, as the last
-    boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores, (0, 2), value=-torch.inf)
-    labels = F.pad(F.pad(labels, (0, 1), value=-1), (0, 1), value=-2)
-    kept: Tensor = kernel(_moved_apart(boxes, labels), scores.double(), iou_threshold)
+    boxes, scores = F.pad(boxes, (0, 0, 0, 2)), F.pad(scores.double(), (0, 2), value=-torch.inf)
+    labels = F.pad(F.pad(labels.long(), (0, 1), value=-1), (0, 1), value=-2)
+    kept: Tensor = kernel(_moved_apart(boxes, labels), scores, iou_threshold)
     return kept[:-2]
 
 

@@ -16,6 +16,7 @@ from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import VGGConfig
 from detkit.nn.heads.regions import RoIOutputs
 from detkit.nn.proposals.regions import Regions
+from detkit.nn.selection import images_of_rows
 from detkit.structures import Categories
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
 from tests.detectors.overfit import overfit
@@ -112,14 +113,17 @@ def test_images_without_proposals() -> None:
 
 
 class Core(nn.Module):
-    """Images, sizes and proposals -> the outputs of the network."""
+    """Images, sizes, boxes `[B, P, 4]` and bool `[B, P]`, which of them are proposals -> the outputs of the network."""
 
     def __init__(self, detector: FastRCNN) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, sizes: Tensor, proposals: Regions) -> RegionBasedOutputs[RoIOutputs]:
-        return self.detector.network(self.detector.input(images, sizes), sizes, proposals)
+    def forward(self, images: Tensor, sizes: Tensor, boxes: Tensor, valid: Tensor) -> RegionBasedOutputs[RoIOutputs]:
+        torch._check(boxes.shape[0] == images.shape[0])
+        image = images_of_rows(boxes.shape[0], boxes.shape[1], boxes.device)
+        regions = Regions(boxes.flatten(0, 1), image, valid.flatten())
+        return self.detector.network(self.detector.input(images, sizes), sizes, regions)
 
 
 @pytest.mark.long
@@ -134,12 +138,14 @@ def test_its_core_is_exported_with_proposals_as_input(
     core = Core(detector.eval())
     batch = make_batch(detector, [2, 1], [(120, 160), (96, 100)], targets=False)
     assert batch.proposals
-    images, rows = torch.export.Dim("images"), torch.export.Dim("regions")
-    shapes = ({0: images}, {0: images}, [{0: rows}, {0: rows}, {0: rows}])
-    inputs = (batch.images, batch.sizes(), Regions.from_list(batch.proposals))
+    images, rows = torch.export.Dim("images"), torch.export.Dim("rows")
+    shapes = ({0: images}, {0: images}, {0: images, 1: rows}, {0: images, 1: rows})
+    boxes = torch.nn.utils.rnn.pad_sequence(list(batch.proposals), batch_first=True)
+    valid = torch.arange(boxes.shape[1]) < torch.tensor([[len(part)] for part in batch.proposals])
+    inputs = (batch.images, batch.sizes(), boxes, valid)
     program = torch.export.export(core, inputs, dynamic_shapes=shapes, strict=False).module()
-    one = (batch.images[:1], batch.sizes()[:1], Regions.from_list(batch.proposals[:1]))
-    none = (batch.images, batch.sizes(), Regions.from_list([boxes[:0] for boxes in batch.proposals]))
+    one = (batch.images[:1], batch.sizes()[:1], boxes[:1, :-1], valid[:1, :-1])
+    none = (batch.images, batch.sizes(), boxes, torch.zeros_like(valid))
     for example in (inputs, one, none):
         actual, expected = program(*example), core(*example)
         assert actual.detections.counts.tolist() == expected.detections.counts.tolist()

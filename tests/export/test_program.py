@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
-from detkit.export.program import KEPT_CANVAS, Form, complete_form, example_inputs, export_program, output_names
+from detkit.export.program import DEFAULT_CANVAS, Form, complete_form, example_inputs, export_program, output_names
 from detkit.structures import Categories, Size
 from tests.cli_support import FAST
 from tests.engine.settings import make_config
@@ -26,11 +26,11 @@ from tests.export.detectors import Cells, Proposed
         ("short_side", Form(raw=True), 1, (48, 72)),
         ("short_side", Form(batch=3, canvas=(41, 48)), 3, (48, 48)),  # a multiple of the stride
         ("keep", Form(), None, None),
-        ("keep", Form(raw=True, batch=4), 4, KEPT_CANVAS),
+        ("keep", Form(raw=True, batch=4), 4, DEFAULT_CANVAS),
         ("keep", Form(pictures="resize", canvas=(10, 20)), None, (16, 24)),  # it resizes nothing
         ("stretch", Form(pictures="resize"), None, None),
         ("short_side", Form(pictures="resize", canvas=(51, 33)), None, (51, 33)),  # of pictures, which have any size
-        ("letterbox", Form(pictures="resize", raw=True), 1, KEPT_CANVAS),
+        ("letterbox", Form(pictures="resize", raw=True), 1, DEFAULT_CANVAS),
     ],
 )
 def test_batch_and_canvas(rule: str, form: Form, batch: int | None, canvas: Size | None) -> None:
@@ -39,7 +39,7 @@ def test_batch_and_canvas(rule: str, form: Form, batch: int | None, canvas: Size
 
 def test_a_detector_may_need_one_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cells, "needs_fixed_canvas", True)
-    assert complete_form(Form(), Cells("keep")).canvas == KEPT_CANVAS
+    assert complete_form(Form(), Cells("keep")).canvas == DEFAULT_CANVAS
     assert complete_form(Form(), Cells("short_side")).canvas == (48, 72)
 
 

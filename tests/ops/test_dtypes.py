@@ -58,6 +58,7 @@ CASES: dict[str, Case] = {
     "valid_boxes": (boxes.valid_boxes, (INVERTED,), {"min_size": 49.5}),
     "nms": (nms.nms, (BOXES, SCORES), {"iou_threshold": 0.35}),
     "class_aware_nms": (nms.class_aware_nms, (BOXES, SCORES, LABELS), {"iou_threshold": 0.35}),
+    "traceable_nms": (nms.traceable_nms, (BOXES, SCORES, LABELS), {"iou_threshold": 0.35}),
     "diou_nms": (nms.diou_nms, (BOXES, SCORES, LABELS), {"iou_threshold": 0.35}),
     "soft_nms linear": (nms.soft_nms, (BOXES, SCORES, LABELS), {"method": "linear", **SOFT}),
     "soft_nms gaussian": (nms.soft_nms, (BOXES, SCORES, LABELS), {"method": "gaussian", **SOFT}),
