@@ -12,7 +12,7 @@ from detkit.config import UserError
 
 def predict(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("predict", description="Detect on pictures and videos; write drawings and JSON.")
-    parser.add_argument("source", metavar="RUN", help=SOURCE)
+    parser.add_argument("source", metavar="RUN", help=f"{SOURCE}, or an exported .onnx or .xml")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="pictures, videos, or folders of them")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="for drawings and detections.json")
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S", help="draw from here on (0.5)")
