@@ -13,7 +13,9 @@ from detkit.evaluation.protocols import PROTOCOLS
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("eval", description="Measure a detector on validation data.")
-    parser.add_argument("source", nargs="?", metavar="RUN", help=f"{SOURCE}, or an exported .onnx or .xml (default: the newest run)")
+    parser.add_argument(
+        "source", nargs="?", metavar="RUN", help=f"{SOURCE}, or an exported .onnx or .xml (default: the newest run)"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"take the data from {CONFIG}")
     parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="repeatable (default: all)")
     add_set(parser)
