@@ -18,7 +18,8 @@ DETECTORS = {"nn", *NN}
 ENGINE = WEIGHTS = {"detectors", "data", "evaluation", "engine", "weights", *DETECTORS}
 FRONT_DOORS = ENGINE  # `detkit.load`, `detkit.predict`, `detkit.train`
 EXPORT = {"__init__", "export", *ENGINE}  # `__init__` for the version
-CLI = {"__init__", "cli", *EXPORT}
+INSPECT = {"inspect", *EXPORT}
+CLI = {"__init__", "cli", *INSPECT}
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": FRONT_DOORS,
     "config": {"config_yaml"},
@@ -33,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": ENGINE,
     "weights": WEIGHTS,
     "export": EXPORT,
+    "inspect": INSPECT,
     "accelerate": {"nn", "evaluation", *NN},
     "cli": CLI,
     "__main__": CLI,

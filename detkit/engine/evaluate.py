@@ -92,9 +92,9 @@ def relabel(detections: Detections, dataset_label: torch.Tensor, categories: Cat
 def detection_store(dataset: ImageDataset, labels: Sequence[int] | None = None) -> DetectionStore:
     """For the detections on a data set, or on those of its classes that have one of `labels`, in this order."""
     truths = [dataset.ground_truth(index) for index in range(len(dataset))]
-    categories = dataset.categories
+    categories, paths = dataset.categories, [dataset.path(index) for index in range(len(dataset))]
     if labels is None:
-        return DetectionStore(categories, truths)
+        return DetectionStore(categories, truths, paths)
     names, ids = tuple(categories.names[label] for label in labels), tuple(categories.ids[label] for label in labels)
     new_label = np.full(len(categories), -1)
     new_label[list(labels)] = np.arange(len(labels))
@@ -102,7 +102,7 @@ def detection_store(dataset: ImageDataset, labels: Sequence[int] | None = None) 
     for truth in truths:
         objects = replace(truth.objects, labels=new_label[truth.objects.labels])
         restricted.append(replace(truth, objects=objects.take(objects.labels >= 0)))
-    return DetectionStore(replace(categories, names=names, ids=ids), restricted)
+    return DetectionStore(replace(categories, names=names, ids=ids), restricted, paths)
 
 
 def evaluate_source(

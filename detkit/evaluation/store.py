@@ -13,11 +13,15 @@ class DetectionStore:
     """The ground truth of a data set and the detections that were reported for its images so far.
 
     `ground_truth` has every image once, those without objects too; the names of the categories are distinct.
+    `paths` has the file of each picture, in the same order; None where the pictures are not at hand.
     """
 
-    def __init__(self, categories: Categories, ground_truth: Sequence[GroundTruth]) -> None:
+    def __init__(
+        self, categories: Categories, ground_truth: Sequence[GroundTruth], paths: Sequence[str] | None = None
+    ) -> None:
         self.categories = categories
         self.ground_truth = tuple(ground_truth)
+        self.paths = None if paths is None else tuple(paths)
         self.detections: dict[ImageId, Detections] = {}
         self._image_ids = {image.image_id for image in self.ground_truth}
         if not self.ground_truth:
