@@ -453,7 +453,7 @@ def test_public_weights(refused: Refused) -> None:
 
 
 def test_numbers_cannot_be_written(refused: Refused, config: Path, run: Path, tmp_path: Path) -> None:
-    for option in ("--json", "--detections"):
+    for option in ("--json", "--save-detections"):
         says(refused(cli.evaluate, run, option, config / "out.json"), str(config), "cannot make this output folder")
         says(refused(cli.evaluate, run, option, tmp_path), f"{tmp_path}: cannot write", "Is a directory")
 

@@ -154,7 +154,7 @@ def test_checkpoint_and_batch_size_give_the_same_numbers(run: Path, numbers: dic
 
 def test_detections_file_gives_the_same_numbers_in_pycocotools(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "detections.json"
-    numbers = evaluated(run, tmp_path / "numbers.json", "--detections", file)["coco"]
+    numbers = evaluated(run, tmp_path / "numbers.json", "--save-detections", file)["coco"]
     truth = COCO(str(run.with_name("shapes") / "annotations" / "instances_val.json"))
     assert {entry["image_id"] for entry in json.loads(file.read_text())} == set(truth.getImgIds())
     measured = COCOeval(truth, truth.loadRes(str(file)), "bbox")
@@ -243,7 +243,7 @@ def test_predict_on_single_files(run: Path, media: Path, tmp_path: Path) -> None
 def test_prediction_finds_what_evaluation_finds(run: Path, tmp_path: Path) -> None:
     pictures = run.with_name("shapes") / "VOC2007" / "JPEGImages"
     found, output = tmp_path / "detections.json", tmp_path / "out"
-    evaluated(run, tmp_path / "numbers.json", "--detections", found, "--set", "eval.batch_size=1")
+    evaluated(run, tmp_path / "numbers.json", "--save-detections", found, "--set", "eval.batch_size=1")
     assert cli.predict([str(run), str(pictures / "val_00000.jpg"), "--output", str(output)]) == 0
     entries = [entry for entry in json.loads(found.read_text()) if entry["image_id"] == 1]
     (result,) = json.loads((output / "detections.json").read_text())

@@ -43,7 +43,7 @@ def test_coco_mini_trains_and_evaluates_without_a_warning(
         run = train_tiny(tmp_path, data={"name": "coco", "root": str(root)}, eval={"protocol": "coco"}, model=model)
         out = capsys.readouterr().out
         files = {name: tmp_path / f"{name}.json" for name in ("numbers", "detections")}
-        options = ["--protocol", "coco", "--json", str(files["numbers"]), "--detections", str(files["detections"])]
+        options = ["--protocol", "coco", "--json", str(files["numbers"]), "--save-detections", str(files["detections"])]
         assert cli.evaluate([str(run), *options]) == 0
     assert "32 images, 217 objects of 80 classes and 2 ignored" in out
     assert "48 images, 357 objects of 80 classes and 5 ignored, 2 images without objects" in out

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from detkit.cli.configurations import configs, init, schema
 from detkit.cli.convert import convert
 from detkit.cli.data import anchors, proposals
+from detkit.cli.doctor import doctor
 from detkit.cli.evaluation import evaluate
 from detkit.cli.export import export
 from detkit.cli.prediction import predict
+from detkit.cli.report import report
 from detkit.cli.show import show
 from detkit.cli.training import overfit, train
 from detkit.cli.weights import compress
@@ -20,12 +22,14 @@ __all__ = [
     "anchors",
     "compress",
     "convert",
+    "doctor",
     "evaluate",
     "export",
     "main",
     "overfit",
     "predict",
     "proposals",
+    "report",
     "show",
     "train",
 ]
@@ -35,7 +39,9 @@ COMMANDS: dict[str, Callable[[Sequence[str] | None], int]] = {
     "train": train,
     "overfit": overfit,
     "show": show,
+    "doctor": doctor,
     "eval": evaluate,
+    "report": report,
     "predict": predict,
     "export": export,
     "anchors": anchors,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -107,6 +107,10 @@ class RawImage:
     size: Size | None
     objects: Sequence[RawObject]
     problem: str | None = None
+
+
+# What `check_images` is: of images, a name, a policy, whether to decode, and the least side
+Check = Callable[[Sequence[RawImage], str, LabelPolicy, bool, float], tuple[list[RawImage], Counter[str]]]
 
 
 def check_images(

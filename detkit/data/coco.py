@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detkit.config import PathText
-from detkit.data.checks import DataError, FilesConfig, NoValidation, RawImage, RawObject
+from detkit.data.checks import Check, DataError, FilesConfig, NoValidation, RawImage, RawObject, check_images
 from detkit.data.classes import choose_classes
 from detkit.data.coco_annotations import COCOAnnotations, coco_number
 from detkit.data.coco_classes import Rows, coco_classes, match_classes
@@ -40,7 +40,7 @@ class COCOConfig(FilesConfig):
     val_annotations: PathText | None = "annotations/instances_val2017.json"
 
 
-def read_coco(config: COCOConfig, split: Literal["train", "val"]) -> ImageDataset:
+def read_coco(config: COCOConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
     """Reads one split. Raises DataError naming the file, the annotation and the fix."""
     name = config.train_annotations if split == "train" else config.val_annotations
     if name is None:
@@ -48,11 +48,11 @@ def read_coco(config: COCOConfig, split: Literal["train", "val"]) -> ImageDatase
             "data.val_annotations: null: there is no validation split; to have one, set it to a COCO file"
         )
     path, train = Path(config.root, name), Path(config.root, config.train_annotations)
-    content = _read_json(path, may_lack_annotations=split == "val")
+    content = read_tables(path, may_lack_annotations=split == "val")
     classes = coco_classes(content, path)
     if split == "val" and train.is_file():  # evaluation alone needs no training files
         classes = match_classes(classes, _categories_of(train, train.stat().st_mtime_ns), path)
-    ids = _image_ids(content["images"], path)
+    ids = read_image_ids(content["images"], path)
     paths, respelled = _picture_paths(config, split, path, content["images"])
     objects = COCOAnnotations(classes, IdTable(ids), path)
     objects.read(content["annotations"])
@@ -67,11 +67,12 @@ def read_coco(config: COCOConfig, split: Literal["train", "val"]) -> ImageDatase
         categories=categories,
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
+        check=check,
         notes={**classes.notes, **objects.notes, **left_out, RESPELLED: respelled},
     )
 
 
-def _read_json(path: Path, *, may_lack_annotations: bool) -> dict[str, Rows]:
+def read_tables(path: Path, *, may_lack_annotations: bool = False) -> dict[str, Rows]:
     """The content of the file, after a check that its three tables are lists of mappings.
 
     may_lack_annotations  as the files of a test set do, whose objects are not published
@@ -98,10 +99,11 @@ def _read_json(path: Path, *, may_lack_annotations: bool) -> dict[str, Rows]:
 @lru_cache(maxsize=4)
 def _categories_of(path: Path, _mtime: int) -> Categories:
     """Cached, because reading the file of a large training set takes seconds; a changed file has another `_mtime`."""
-    return coco_classes(_read_json(path, may_lack_annotations=True), path).categories
+    return coco_classes(read_tables(path, may_lack_annotations=True), path).categories
 
 
-def _image_ids(rows: Rows, path: Path) -> list[Id]:
+def read_image_ids(rows: Rows, path: Path) -> list[Id]:
+    """The ids of the images of a file. Raises DataError if one is missing or there twice."""
     ids: list[Id] = []
     for number, row in enumerate(rows):
         image_id = plain_id(row.get("id"))
@@ -118,7 +120,7 @@ def _picture_paths(config: COCOConfig, split: str, path: Path, rows: Rows) -> tu
     """The picture of each row, and how many are spelled differently from their file."""
     root = Path(config.root)
     given = config.train_images if split == "train" else config.val_images
-    names = [_picture_name(row) for row in rows]
+    names = [picture_name(row) for row in rows]
     if given is not None:
         folder = root / given
         if not folder.is_dir():
@@ -146,7 +148,7 @@ def _locate_once(names: Sequence[str], folder: Path, path: Path) -> tuple[list[P
     return located, respelled
 
 
-def _picture_name(row: dict[str, Any]) -> str:
+def picture_name(row: dict[str, Any]) -> str:
     """Its `file_name`, or the last part of the URL where it has none; empty if it has neither."""
     name, url = row.get("file_name"), row.get("coco_url")
     if isinstance(name, str) and name:
@@ -157,5 +159,5 @@ def _picture_name(row: dict[str, Any]) -> str:
 def _image(row: dict[str, Any], image_id: Id, picture: Path, path: Path, objects: Sequence[RawObject]) -> RawImage:
     height, width = coco_number(row.get("height")), coco_number(row.get("width"))
     size: Size | None = None if height is None or width is None else (round(height), round(width))
-    problem = None if _picture_name(row) else "has no 'file_name'"
+    problem = None if picture_name(row) else "has no 'file_name'"
     return RawImage(image_id, str(picture), f"{path.name}: image {image_id!r}", size, tuple(objects), problem)

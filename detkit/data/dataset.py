@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detkit.config import UserError
-from detkit.data.checks import DataError, LabelPolicy, RawImage, check_images
+from detkit.data.checks import Check, DataError, LabelPolicy, RawImage, check_images
 from detkit.data.pictures import read_picture, reduction
 from detkit.data.transforms.geometry import scale_objects
 from detkit.structures import Categories, GroundTruth, ImageId, Objects, Sample, Size
@@ -44,14 +44,16 @@ class ImageDataset:
         decode: bool = True,
         min_side: float = 0.0,
         notes: Mapping[str, int] | None = None,
+        check: Check = check_images,
     ) -> None:
         """Checks `images` (see `check_images`). Raises DataError with every problem the policy does not settle.
 
+        check  takes the place of `check_images`, for whoever goes on after a problem
         notes  counts that the reader adds to the summary, as `{"line repeated": 2}`
         """
         self.name = name
         self.categories = categories
-        checked, counts = check_images(images, name, on_bad_label, decode, min_side)
+        checked, counts = check(images, name, on_bad_label, decode, min_side)
         _check_labels(checked, len(categories))
         self.objects = _flat_objects(checked, name)
         self._paths = np.array([image.path for image in checked])  # [I]

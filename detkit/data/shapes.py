@@ -23,7 +23,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from detkit.config import Config, PathText
-from detkit.data.checks import DataError
+from detkit.data.checks import Check, DataError, check_images
 from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.dataset import ImageDataset
 from detkit.data.shapes_drawing import CLASS_NAMES, DrawnObject, draw_picture
@@ -53,12 +53,12 @@ class ShapesConfig(Config):
     seed: int = Field(0, ge=0)
 
 
-def read_shapes(config: ShapesConfig, split: Literal["train", "val"]) -> ImageDataset:
+def read_shapes(config: ShapesConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
     """Draws the set if there is none, or one of other settings, and reads `split`."""
     ensure_shapes(config)
     if config.format == "voc":
         voc = VOCConfig(root=config.root, train=("2007_train",), val=("2007_val",), classes=CLASS_NAMES)
-        return read_voc(voc, split)
+        return read_voc(voc, split, check)
     images = f"{FOLDER}/JPEGImages"
     coco = COCOConfig(
         root=config.root,
@@ -67,7 +67,7 @@ def read_shapes(config: ShapesConfig, split: Literal["train", "val"]) -> ImageDa
         val_images=images,
         val_annotations="annotations/instances_val.json",
     )
-    return read_coco(coco, split)
+    return read_coco(coco, split, check)
 
 
 def ensure_shapes(config: ShapesConfig) -> None:

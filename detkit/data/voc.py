@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from detkit.data.checks import DataError, FilesConfig, NoValidation, RawImage, RawObject
+from detkit.data.checks import Check, DataError, FilesConfig, NoValidation, RawImage, RawObject, check_images
 from detkit.data.classes import choose_classes, merge_classes
 from detkit.data.dataset import ImageDataset
 from detkit.data.voc_files import find_files, pair_pictures
@@ -78,7 +78,7 @@ class _Image:
     annotation: Annotation
 
 
-def read_voc(config: VOCConfig, split: Literal["train", "val"]) -> ImageDataset:
+def read_voc(config: VOCConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
     """Reads the lists of `split`. Raises DataError naming the file and the fix, NoValidation if `val` is empty."""
     lists = config.train if split == "train" else config.val
     if split == "val" and not lists:
@@ -103,6 +103,7 @@ def read_voc(config: VOCConfig, split: Literal["train", "val"]) -> ImageDataset:
         categories=Categories.of_names(categories.names),
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
+        check=check,
         min_side=MIN_SIDE,
         notes={**notes, **left_out},
     )

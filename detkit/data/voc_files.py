@@ -128,6 +128,11 @@ def _read_list(devkit: Path, name: str) -> tuple[VOCFolder, list[str]]:
     if path is None:
         known = sorted({other.stem for place in paths for other in place.parent.glob("*.txt")})
         raise DataError(f"{paths[0]} does not exist; lists there: {', '.join(known) or 'none'}")
+    return folder, read_list(path, folder)
+
+
+def read_list(path: Path, folder: VOCFolder) -> list[str]:
+    """The ids in a list of the images of `folder`. Raises DataError if it is empty or cannot be read."""
     try:
         lines = [
             line.strip()
@@ -143,7 +148,7 @@ def _read_list(devkit: Path, name: str) -> tuple[VOCFolder, list[str]]:
     ids = _ids(lines, folder, path)
     if any(not folder.knows(image_id) and not _is_utf_8(image_id) for image_id in ids):
         raise DataError(f"{path} is not UTF-8 text, and names pictures that are not there; save it as UTF-8")
-    return folder, ids
+    return ids
 
 
 def _is_utf_8(text: str) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from detkit.data.check_cache import picture_sizes
-from detkit.data.checks import DataError, FilesConfig, RawImage
+from detkit.data.checks import Check, DataError, FilesConfig, RawImage, check_images
 from detkit.data.classes import choose_classes
 from detkit.data.dataset import ImageDataset
 from detkit.data.picture_names import RESPELLED
@@ -59,7 +59,7 @@ class _Picture:
     labels: LabelFile | None
 
 
-def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDataset:
+def read_yolo(config: YOLODataConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
     """Reads one split. Raises DataError naming the file, the line and the fix."""
     description = read_description(Path(config.root))
     key = config.train if split == "train" else config.val
@@ -89,6 +89,7 @@ def read_yolo(config: YOLODataConfig, split: Literal["train", "val"]) -> ImageDa
         categories=categories,
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
+        check=check,
         notes={
             "image without a label file": len(pictures) - len(files),
             f"picture listed again {repeated}": len(listed) - len(paths),

@@ -46,7 +46,7 @@ def convert(
     data = read_source(source, format_name, on_bad_label)
     lost = Counter(data.lost)
     splits = name_pictures(data.splits, one_folder=writer.ONE_FOLDER, lost=lost)
-    with _complete_or_not_at_all(output) as folder:
+    with complete_or_not_at_all(output) as folder:
         files = [(p.source, folder / writer.picture_path(split, p.name)) for split in splits for p in splits[split]]
         counts = place(files, copy=copy)
         writer.write(folder, splits, data.categories, lost)
@@ -68,7 +68,7 @@ def _lost_lines(lost: Counter[str], to: str) -> Sequence[str]:
 
 
 @contextmanager
-def _complete_or_not_at_all(output: Path) -> Iterator[Path]:
+def complete_or_not_at_all(output: Path) -> Iterator[Path]:
     """A folder beside `output` that takes its place when the block ends, and is removed if the block fails.
 
     A process that is killed leaves it, under a name that says so. Raises UserError as `writing` does.

@@ -25,6 +25,7 @@ from detkit.engine.amp import autocast
 from detkit.engine.checkpoint import load_checkpoint, save_checkpoint
 from detkit.engine.checks import check_categories, check_device, check_gradient, check_losses, class_weights
 from detkit.engine.ema import EMA
+from detkit.engine.environment import record_environment, record_minutes
 from detkit.engine.freeze import Freeze
 from detkit.engine.initialise import initialise, without_public_weights
 from detkit.engine.loaders import evaluation_loader, training_loader
@@ -181,6 +182,7 @@ class Run:
         train, evaluation, first_step = self.settings.train, None, self.step
         if distributed.rank() == 0:
             save_config(self.folder, self.settings)
+        record_environment(self.folder, self.device)
         self.log = RunLog(self.folder, resume_step=self.step, enabled=distributed.rank() == 0)
         self.log.message(self.describe())
         has_stage = self.evaluated.finish_training is not None
@@ -203,6 +205,7 @@ class Run:
         if evaluation:
             self.log.message(format_table(evaluation, self.settings.eval.protocol))
         self.log.close()
+        record_minutes(self.folder)
         return evaluation
 
     def train_epoch(self) -> None:

@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detkit.evaluation.evaluator import Evaluator, ProtocolResult, by_class
-from detkit.evaluation.flat_boxes import FlatBoxes
+from detkit.evaluation.flat_boxes import FlatBoxes, flat_detections, flat_objects, sort_key
 from detkit.evaluation.protocols import CocoBackend
 from detkit.evaluation.store import DetectionStore
 from detkit.ops.dispatch import attempt
-from detkit.structures import Detections, GroundTruth, ImageId, Objects
+from detkit.structures import Detections, GroundTruth
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -59,57 +58,51 @@ def coco_metrics(
     detections of an image and class count. Both backends give the same bits; `fast` warns and takes
     pycocotools where its kernels cannot run.
     """
-    if backend not in get_args(CocoBackend):
-        raise ValueError(f"backend {backend!r}: expected one of {', '.join(get_args(CocoBackend))}")
-    pairs = sorted(zip(ground_truth, detections, strict=True), key=lambda pair: _sort_key(pair[0].image_id))
-    objects, crowd = _flat_objects([image.objects for image, _ in pairs])
-    flat_detections, scores = _flat_detections([image_detections for _, image_detections in pairs])
-
-    summary = COCOeval(iouType="bbox")
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
-        summary.eval = None
-        if backend == "fast":
-            flat = (objects, crowd, flat_detections, scores, num_classes)
-            summary.eval = attempt("compute_curves", *flat, summary.params)
-            if summary.eval is None:
-                warnings.warn(
-                    "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
-                    "pycocotools computes the same numbers in a hundred times the time",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        if summary.eval is None:
-            summary.eval = _pycocotools_curves(objects, crowd, flat_detections, scores, len(pairs), num_classes)
+    summary = _curves_of(ground_truth, detections, num_classes, backend=backend)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
         summary.summarize()
     precision = summary.eval["precision"][:, :, :, 0, -1]  # [T, R, K] of all areas and at most 100 detections
     numbers, per_class = _absent_to_nan(summary.stats), _absent_to_nan(precision.mean(axis=(0, 1)))
     return dict(zip(METRICS, numbers.tolist(), strict=True)), per_class
 
 
-def _flat_objects(images: Sequence[Objects[np.ndarray]]) -> tuple[FlatBoxes, np.ndarray]:
-    """The annotated objects of all images and whether each is a crowd, bool `[N]`."""
-    boxes, labels, crowd = (
-        np.concatenate([getattr(objects, name) for objects in images]) for name in ("boxes", "labels", "ignore")
-    )
-    flat = FlatBoxes.of_corners(list(map(len, images)), boxes, labels)
-    return flat._replace(areas=np.concatenate(list(map(_areas, images))).astype(np.float64)), crowd
+def coco_average_precision(
+    ground_truth: Sequence[GroundTruth], detections: Sequence[Detections], num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """AP by class and threshold `[K, T]`, and by class and range of area (small, medium, large) `[K, 3]`.
+
+    The arguments and the rules are those of `coco_metrics`; computed by its `fast` backend.
+    """
+    summary = _curves_of(ground_truth, detections, num_classes, backend="fast")
+    precision = _absent_to_nan(summary.eval["precision"][..., -1])  # [T, R, K, A]
+    return precision[..., 0].mean(axis=1).T, precision[..., 1:].mean(axis=(0, 1))
 
 
-def _areas(objects: Objects[np.ndarray]) -> np.ndarray:
-    """The annotated areas, or those of the boxes where none are annotated."""
-    if objects.area is not None:
-        return objects.area
-    areas: np.ndarray = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(axis=1)
-    return areas
+def _curves_of(
+    ground_truth: Sequence[GroundTruth], detections: Sequence[Detections], num_classes: int, *, backend: CocoBackend
+) -> COCOeval:
+    """The evaluation of pycocotools with its `eval`, the curves; see `coco_metrics`."""
+    if backend not in get_args(CocoBackend):
+        raise ValueError(f"backend {backend!r}: expected one of {', '.join(get_args(CocoBackend))}")
+    pairs = sorted(zip(ground_truth, detections, strict=True), key=lambda pair: sort_key(pair[0].image_id))
+    objects, crowd = flat_objects([image.objects for image, _ in pairs])
+    flat, scores = flat_detections([image_detections for _, image_detections in pairs])
 
-
-def _flat_detections(images: Sequence[Detections]) -> tuple[FlatBoxes, np.ndarray]:
-    """The detections of all images and their scores, float32 `[N]`."""
-    boxes, labels, scores = (
-        torch.cat([getattr(detections, name) for detections in images]).numpy()
-        for name in ("boxes", "labels", "scores")
-    )
-    return FlatBoxes.of_corners(list(map(len, images)), boxes, labels), scores
+    summary = COCOeval(iouType="bbox")
+    summary.eval = None
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        if backend == "fast":
+            summary.eval = attempt("compute_curves", objects, crowd, flat, scores, num_classes, summary.params)
+            if summary.eval is None:
+                warnings.warn(
+                    "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
+                    "pycocotools computes the same numbers in a hundred times the time",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        if summary.eval is None:
+            summary.eval = _pycocotools_curves(objects, crowd, flat, scores, len(pairs), num_classes)
+    return summary
 
 
 def _pycocotools_curves(
@@ -148,11 +141,6 @@ def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) 
     }
     coco.createIndex()
     return coco
-
-
-def _sort_key(image_id: ImageId) -> tuple[bool, ImageId]:
-    """Orders numbers by value, and after them strings by their letters."""
-    return isinstance(image_id, str), image_id
 
 
 def _absent_to_nan(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from detkit.structures import Detections, ImageId, Objects
 
 
 class FlatBoxes(NamedTuple):
@@ -40,3 +43,34 @@ def to_xywh(boxes: np.ndarray) -> np.ndarray:
     """
     corners = boxes.astype(np.float64)
     return np.round(np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]), 3)
+
+
+def flat_objects(images: Sequence[Objects[np.ndarray]]) -> tuple[FlatBoxes, np.ndarray]:
+    """The annotated objects of all images and whether each is a crowd, bool `[N]`."""
+    boxes, labels, crowd = (
+        np.concatenate([getattr(objects, name) for objects in images]) for name in ("boxes", "labels", "ignore")
+    )
+    flat = FlatBoxes.of_corners(list(map(len, images)), boxes, labels)
+    return flat._replace(areas=np.concatenate(list(map(_areas, images))).astype(np.float64)), crowd
+
+
+def _areas(objects: Objects[np.ndarray]) -> np.ndarray:
+    """The annotated areas, or those of the boxes where none are annotated."""
+    if objects.area is not None:
+        return objects.area
+    areas: np.ndarray = (objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(axis=1)
+    return areas
+
+
+def flat_detections(images: Sequence[Detections]) -> tuple[FlatBoxes, np.ndarray]:
+    """The detections of all images and their scores, float32 `[N]`."""
+    boxes, labels, scores = (
+        torch.cat([getattr(detections, name) for detections in images]).numpy()
+        for name in ("boxes", "labels", "scores")
+    )
+    return FlatBoxes.of_corners(list(map(len, images)), boxes, labels), scores
+
+
+def sort_key(image_id: ImageId) -> tuple[bool, ImageId]:
+    """Orders images as pycocotools does: numbers by value, and after them strings by their letters."""
+    return isinstance(image_id, str), image_id

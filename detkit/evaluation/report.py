@@ -1,20 +1,15 @@
-"""Prints an evaluation, turns it into JSON, and reads and writes detections as COCO results files."""
+"""Prints an evaluation, turns it into JSON, and writes detections as COCO results."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.flat_boxes import to_xywh
 from detkit.evaluation.protocols import Protocol
-from detkit.structures import Categories, Detections, ImageId, Objects
+from detkit.structures import Categories, Detections, ImageId
 
 
 def format_table(evaluation: Evaluation, protocol: Protocol) -> str:
@@ -23,15 +18,36 @@ def format_table(evaluation: Evaluation, protocol: Protocol) -> str:
     width = max(map(len, [*result.per_class, "class"]))
     lines = [
         f"{protocol}: {result.rules}",
-        f"{evaluation.num_images} images, {sum(evaluation.num_objects.values())} objects and "
-        f"{evaluation.num_ignored} ignored, {evaluation.num_detections} detections",
+        _size(evaluation),
         "",
         f"{'class':{width}}  objects      AP",
         *(f"{name:{width}}  {evaluation.num_objects[name]:7d}  {_number(ap)}" for name, ap in result.per_class.items()),
         "",
     ]
-    numbers = [f"{name:5} {_number(value)}" for name, value in result.metrics.items()]
-    lines += ["   ".join(numbers[row : row + 3]) for row in range(0, len(numbers), 3)]  # COCO's twelve in four rows
+    return "\n".join([*lines, *_rows_of_three(result.metrics)])
+
+
+def format_side_by_side(evaluation: Evaluation) -> str:
+    """All protocols in one table: AP by class in a column each, then their rules; `-` for nan."""
+    results = evaluation.results
+    width = max(map(len, [*evaluation.num_objects, "class"]))
+    mean = "".join(f"  {_number(result.score)}" for result in results.values())
+    lines = [
+        _size(evaluation),
+        "",
+        f"{'class':{width}}  objects" + "".join(f"  {protocol:>6}" for protocol in results),
+        *(
+            f"{name:{width}}  {count:7d}"
+            + "".join(f"  {_number(result.per_class[name])}" for result in results.values())
+            for name, count in evaluation.num_objects.items()
+        ),
+        f"{'mean':{width}}  {sum(evaluation.num_objects.values()):7d}{mean}",
+        "",
+        *(f"{protocol}: {result.rules}" for protocol, result in results.items()),
+    ]
+    for result in results.values():
+        if len(result.metrics) > 1:  # COCO's twelve; VOC's only number is its mean
+            lines += ["", *_rows_of_three(result.metrics)]
     return "\n".join(lines)
 
 
@@ -60,26 +76,16 @@ def detections_to_coco(detections: Mapping[ImageId, Detections], categories: Cat
     ]
 
 
-def load_coco_detections(path: str | Path, categories: Categories) -> dict[ImageId, Detections]:
-    """Reads a COCO results file. Images without an entry are absent. Equal scores keep the order of the file."""
-    labels = {category_id: label for label, category_id in enumerate(categories.ids)}
-    entries_by_image: dict[ImageId, list[dict[str, Any]]] = {}
-    for number, entry in enumerate(json.loads(Path(path).read_text(encoding="utf-8"))):
-        if entry["category_id"] not in labels:
-            raise ValueError(f"{path}: entry {number}: category id {entry['category_id']!r} is not in the data set")
-        entries_by_image.setdefault(entry["image_id"], []).append(entry)
-    detections: dict[ImageId, Detections] = {}
-    for image_id, entries in entries_by_image.items():
-        entries.sort(key=lambda entry: -entry["score"])
-        boxes = np.array([entry["bbox"] for entry in entries], dtype=np.float64)
-        boxes[:, 2:] += boxes[:, :2]
-        objects = Objects(
-            boxes=torch.from_numpy(boxes).float(),
-            labels=torch.tensor([labels[entry["category_id"]] for entry in entries], dtype=torch.int64),
-            scores=torch.tensor([entry["score"] for entry in entries], dtype=torch.float32),
-        )
-        detections[image_id] = Detections(objects, categories)
-    return detections
+def _size(evaluation: Evaluation) -> str:
+    return (
+        f"{evaluation.num_images} images, {sum(evaluation.num_objects.values())} objects and "
+        f"{evaluation.num_ignored} ignored, {evaluation.num_detections} detections"
+    )
+
+
+def _rows_of_three(metrics: Mapping[str, float]) -> list[str]:
+    numbers = [f"{name:5} {_number(value)}" for name, value in metrics.items()]
+    return ["   ".join(numbers[row : row + 3]) for row in range(0, len(numbers), 3)]  # COCO's twelve in four rows
 
 
 def _number(value: float) -> str:

@@ -275,11 +275,11 @@ def test_those_of_a_file(run: Path, dataset: ImageDataset, tmp_path: Path) -> No
 def test_fast_rcnn_on_the_detections_of_another(
     run: Path, faster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What `tools/eval.py --detections` writes for both splits; `eval` reads them, `predict` cannot."""
+    """What `tools/eval.py --save-detections` writes for both splits; `eval` reads them, `predict` cannot."""
     lists = {"train": ["2007_train"], "val": ["2007_train", "2007_val"]}
     data = {"name": "voc", "root": str(run.parent / "shapes"), **lists, "classes": "auto"}
-    write = ["--set", f"data={json.dumps(data)}", "--protocol", "voc07", "--detections", str(tmp_path / "found.json")]
-    assert cli.evaluate([str(faster), *write]) == 0
+    options = ["--set", f"data={json.dumps(data)}", "--protocol", "voc07"]
+    assert cli.evaluate([str(faster), *options, "--save-detections", str(tmp_path / "found.json")]) == 0
     proposals = {"name": "file", "paths": [str(tmp_path / "found.json")], "allow_missing": True}
     mine = train_tiny(tmp_path, model={**FAST, "proposals": proposals}, data=data)
     assert cli.evaluate([str(mine), "--protocol", "voc07"]) == 0

@@ -1,14 +1,12 @@
 import json
-from pathlib import Path
 
 import pytest
-import torch
 
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.coco import METRICS
 from detkit.evaluation.evaluator import Evaluation, summarise
 from detkit.evaluation.protocols import PROTOCOLS
-from detkit.evaluation.report import detections_to_coco, format_table, load_coco_detections, to_json
+from detkit.evaluation.report import detections_to_coco, format_side_by_side, format_table, to_json
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Categories
 from tests.evaluation.scenes import CATEGORIES, detected, image
@@ -50,6 +48,20 @@ def test_coco_table_has_the_twelve_numbers_by_name(evaluation: Evaluation) -> No
     ]
 
 
+def test_protocols_side_by_side(evaluation: Evaluation) -> None:
+    lines = format_side_by_side(evaluation).splitlines()
+    assert lines[:6] == [
+        "1 images, 3 objects and 1 ignored, 1 detections",
+        "",
+        "class  objects   voc07   voc10    coco",
+        "cat          3  0.3636  0.3333  0.3366",
+        "dog          0       -       -       -",
+        "mean         3  0.3636  0.3333  0.3366",
+    ]
+    assert [line.partition(":")[0] for line in lines[7:10]] == list(PROTOCOLS)
+    assert lines[-4:] == format_table(evaluation, "coco").splitlines()[-4:]
+
+
 def test_json_has_full_precision_and_no_nan(evaluation: Evaluation) -> None:
     result = json.loads(json.dumps(to_json(evaluation), allow_nan=False))
     assert list(result) == list(PROTOCOLS)
@@ -64,16 +76,3 @@ def test_coco_entries_use_the_ids_of_the_data_set() -> None:
     entries = detections_to_coco({"x": detected([(1.5, 2, 11.75, 22)], [0.25], [1]), 7: detected()}, SPARSE_IDS)
     assert entries == [{"image_id": "x", "category_id": 90, "bbox": [1.5, 2.0, 10.25, 20.0], "score": 0.25}]
     assert json.loads(json.dumps(entries)) == entries
-
-
-def test_loading_sorts_by_score_and_refuses_unknown_categories(tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
-    entry = {"image_id": 0, "category_id": 90, "bbox": [1, 2, 3, 4], "score": 0.25}
-    path.write_text(json.dumps([entry, entry | {"category_id": 1, "score": 0.5}]))
-    detections = load_coco_detections(path, SPARSE_IDS)[0]
-    assert detections.categories == SPARSE_IDS
-    assert detections.labels.tolist() == [0, 1]
-    assert detections.scores.tolist() == [0.5, 0.25]
-    assert torch.equal(detections.boxes[0], torch.tensor([1.0, 2, 4, 6]))
-    with pytest.raises(ValueError, match=r"entry 0: category id 90 is not in the data set"):
-        load_coco_detections(path, Categories(("cat", "dog"), (1, 2)))

@@ -1,5 +1,4 @@
 import json
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
@@ -109,42 +108,6 @@ def test_equals_the_slow_reference(seed: int, eleven_point: bool, strict: bool) 
     np.testing.assert_allclose(aps, expected, rtol=0, atol=1e-12)
     assert np.isnan(aps[4])
     assert 0 < aps[0] < 1
-
-
-@pytest.mark.parametrize("protocol", ["voc07_11point", "all_point"])
-@pytest.mark.parametrize("detector", ["tiny_yolo_voc", "yolov3_darknet"])
-def test_published_detectors_score_as_py_faster_rcnn_says(shared_data: Path, detector: str, protocol: str) -> None:
-    folder = shared_data / "eval-refs" / "voc07_dev500"
-    expected = json.loads((folder / "expected.json").read_text())["expected"][detector][protocol]
-    classes = [name for name in expected if name != "mean"]
-    image_ids = (folder / "images.txt").read_text().split()
-    images = [_read_annotation(folder / "Annotations" / f"{image_id}.xml", classes) for image_id in image_ids]
-    detections = _read_comp4(folder / detector, classes, image_ids)
-    aps = voc_ap(images, detections, len(classes), eleven_point=protocol == "voc07_11point")
-    # The file has six decimals.
-    assert dict(zip(classes, aps, strict=True)) | {"mean": aps.mean()} == pytest.approx(expected, rel=0, abs=1e-6)
-
-
-def _read_annotation(path: Path, classes: list[str]) -> GroundTruth:
-    objects = ElementTree.parse(path).findall("object")
-    boxes = [[float(o.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
-    return image(
-        np.array(boxes).reshape(-1, 4) - [1, 1, 0, 0],
-        [classes.index(o.findtext("name", "")) for o in objects],
-        [o.findtext("difficult") == "1" for o in objects],
-        path.stem,
-    )
-
-
-def _read_comp4(folder: Path, classes: list[str], image_ids: list[str]) -> list[Detections]:
-    """Lines of `image score xmin ymin xmax ymax`, 1-based inclusive, a file for each class."""
-    rows: dict[str, list[tuple[list[float], float, int]]] = {image_id: [] for image_id in image_ids}
-    for label, name in enumerate(classes):
-        for line in (folder / f"comp4_det_test_{name}.txt").read_text().splitlines():
-            image_id, score, *corners = line.split()
-            x1, y1, x2, y2 = map(float, corners)
-            rows[image_id].append(([x1 - 1, y1 - 1, x2, y2], float(score), label))
-    return [detected(*(zip(*part, strict=True) if part else ())) for part in rows.values()]
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.75])

@@ -57,7 +57,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
 def detections_of(source: Path, folder: Path, *options: str) -> list[dict[str, Any]]:
     """What `detkit eval` detects on the validation data."""
-    assert cli.evaluate([str(source), "--detections", str(folder / "out.json"), *options]) == 0
+    assert cli.evaluate([str(source), "--save-detections", str(folder / "out.json"), *options]) == 0
     return list(json.loads((folder / "out.json").read_text()))
 
 

@@ -1,0 +1,58 @@
+"""`detkit doctor`: what is wrong with the data of a configuration, for its detector."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detkit.cli.command import CONFIG, SOURCE, add_set, run_command, write_json
+
+if TYPE_CHECKING:
+    from detkit.engine.settings import RunConfig
+    from detkit.evaluation.store import DetectionStore
+
+
+def doctor(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "doctor", description="Say what is wrong with the data of a configuration for its detector, and how to mend it."
+    )
+    parser.add_argument("config", help=f"{CONFIG}; nothing is trained")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was seen as JSON too")
+    parser.add_argument(
+        "--fix",
+        type=Path,
+        metavar="DIR",
+        help="write a mended copy of the data to DIR, which does not exist or is empty",
+    )
+    parser.add_argument("--run", metavar="RUN", help=f"judge the validation labels by a trained detector: {SOURCE}")
+    add_set(parser)
+    return run_command(parser, _doctor, arguments)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from detkit.engine.config_files import load_named
+    from detkit.inspect.doctor.diagnose import diagnose
+    from detkit.inspect.doctor.mend import check_folder, mend
+    from detkit.inspect.doctor.text import describe
+
+    config = load_named(options.config, options.set)
+    if options.fix:
+        check_folder(options.fix)
+    store = _detections(options, config) if options.run else None
+    diagnosis = diagnose(config, store=store)
+    if options.json:
+        write_json(options.json, diagnosis.to_plain())
+    print("\n".join(describe(diagnosis)))
+    if options.fix:
+        print("\n" + "\n".join(mend(config, options.fix)))
+
+
+def _detections(options: argparse.Namespace, config: RunConfig) -> DetectionStore:
+    """Those of the run on the validation data, without the pictures that are flawed where training would stop."""
+    from detkit.engine.evaluate import evaluate_source
+
+    stops = getattr(config.data, "on_bad_label", None) == "raise"
+    overrides = [*options.set, *(["data.on_bad_label=drop_image"] if stops else [])]
+    return evaluate_source(options.run, (config.eval.protocol,), config=Path(options.config), overrides=overrides)[1]
