@@ -111,8 +111,6 @@ def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _axis(label: str, values: Sequence[np.ndarray], limits: Range | None) -> Axis:
     joined = np.concatenate([*values, np.zeros(0)])
     low, high = limits or ((joined.min(), joined.max()) if len(joined) else (0.0, 1.0))
-    if low == high:
-        low, high = low - abs(low or 1) / 2, high + abs(high or 1) / 2
     ticks = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     if limits is None:
         low, high = min(low, ticks[0]), max(high, ticks[-1])

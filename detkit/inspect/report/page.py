@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from detkit import __version__
+import detkit
 from detkit.evaluation.analysis import IOU_THRESHOLDS, SIZES
 from detkit.evaluation.comparison import Comparison, Interval
 from detkit.inspect.doctor.findings import Diagnosis
@@ -88,7 +88,7 @@ def render(
         .get_template("page.html")
         .render(
             title=" and ".join(subject.name for subject in subjects),
-            version=__version__,
+            version=detkit.__version__,
             created=datetime.now().strftime("%d %B %Y, %H:%M"),
             css=_inline("page.css"),
             js=_inline("page.js"),

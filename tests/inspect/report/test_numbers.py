@@ -89,4 +89,5 @@ def test_bars_of_intervals_share_a_scale_that_holds_zero() -> None:
     assert set(bars) == {"better", "worse"}
     better = bars["better"]  # from -0.1 to 0.3: zero is at a quarter
     assert [better.zero, better.left, better.middle, better.width] == pytest.approx([25, 50, 75, 50])
+    assert interval_bars({"better": Interval(0.2, 0.1, 0.3)})["better"].left == pytest.approx(100 / 3)
     assert interval_bars({"same": Interval(0, 0, 0)})["same"].zero == 0
