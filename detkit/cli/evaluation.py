@@ -28,14 +28,13 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
     )
     add_results(parser)
     parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="repeatable (default: all)")
-    parser.add_argument("--classes", choices=("all", "shared"), default="all", help="shared: those that both have")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write the detections here (COCO results)")
     return run_command(parser, _evaluate, arguments)
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    """The options of the data, and those of foreign results."""
+    """The options of the data and its classes, and those of foreign results."""
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"take the data from {CONFIG}")
     add_set(parser)
     parser.add_argument(
@@ -61,6 +60,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class-map", type=Path, metavar="FILE", help="YAML lines `detector's name of a class: the data's name`"
     )
+    parser.add_argument("--classes", choices=("all", "shared"), default="all", help="shared: those that both have")
 
 
 def read_results(options: argparse.Namespace, detections: Sequence[Path]) -> Results:
@@ -98,12 +98,12 @@ def _run(options: argparse.Namespace) -> tuple[str, Evaluation, DetectionStore]:
     return str(source), evaluation, store
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    """Raises UserError for options that do not go together."""
-    if options.detections and (options.source or options.classes == "shared"):
+def check_options(options: argparse.Namespace, sources: object) -> None:
+    """Raises UserError for options that do not go together. `sources` is what the command was to run, if anything."""
+    if options.detections and (sources or options.classes == "shared"):
         raise UserError(
             "--detections reads results instead of running a detector, so RUN and --classes shared do not go with it; "
-            "to write the detections of a run: --save-detections FILE"
+            "to write the detections of a run: eval RUN --save-detections FILE"
         )
     for option in ("ground_truth", "images", "image_set"):
         if getattr(options, option) and not options.detections:
@@ -118,7 +118,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from detkit.engine.run_folder import create_folder
     from detkit.evaluation.report import detections_to_coco, format_side_by_side, format_table, to_json
 
-    _check_options(options)
+    check_options(options, options.source)
     for path in filter(None, (options.json, options.save_detections)):
         create_folder(path.parent)  # rather now than after an hour of evaluation
     if options.detections:

@@ -124,7 +124,7 @@ def evaluate_source(
                UserError if the detector lacks one
     """
     detector, trained = load_detector(source)
-    settings = _settings(source, trained, config, overrides)
+    settings = evaluation_settings(source, trained, config, overrides)
     with distributed.process_group(settings.device) as device:
         with distributed.first_process_first():
             dataset = build_dataset(settings.data, "val")
@@ -149,7 +149,7 @@ def evaluate_source(
         return replace(evaluation, notes=tuple(notes)), store
 
 
-def _settings(
+def evaluation_settings(
     source: str | Path, trained: RunConfig | None, config: Path | None, overrides: Sequence[str]
 ) -> RunConfig:
     """Those of the file `config`, else those that the detector was trained with."""

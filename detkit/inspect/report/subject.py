@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from detkit.config import override, parse_config
-from detkit.engine.config_files import load_named
-from detkit.engine.evaluate import evaluate_source
+from detkit.engine.evaluate import evaluate_source, evaluation_settings
 from detkit.engine.foreign_results import Results, evaluate_results
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
@@ -52,11 +50,8 @@ def subject_of_source(
         source, PROTOCOLS, config=config, overrides=overrides, class_map=class_map, classes=classes
     )
     trained = load_detector(source)[1]
-    if config:
-        measured: RunConfig | None = load_named(config, overrides)
-    elif trained:
-        measured = parse_config(override(trained.model_dump(mode="json"), overrides, RunConfig), RunConfig)
     run = read_run(Path(source), trained) if trained else None
+    measured = evaluation_settings(source, trained, config, overrides)
     return Subject(str(source), store, evaluation, analyse(store), run=run, config=measured)
 
 

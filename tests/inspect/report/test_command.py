@@ -140,8 +140,8 @@ def test_two_runs_on_other_data_are_refused(run: Path, tmp_path: Path, capsys: p
     ("arguments", "expected"),
     [
         (["a", "b", "c"], "expected one run, or two to compare, found 3"),
-        (["a", "--detections", "b.json"], "expected a run or --detections, found both"),
-        (["a", "--images", "folder"], "go with --detections"),
+        (["a", "--detections", "b.json"], "reads results instead of running a detector"),
+        (["a", "--images", "folder"], "goes with --detections"),
         (["--detections", "b.json"], "expected what to measure on|no such file"),
         (["nowhere"], "nowhere"),
     ],
