@@ -19,6 +19,7 @@ from detkit.export.canvas import on_canvas
 from detkit.export.files import format_of, require_extra
 from detkit.export.graph import DETECTIONS
 from detkit.export.metadata import KEY, Metadata, parse_metadata
+from detkit.export.signal_stack import own_signal_stack
 from detkit.nn.input import ImageInput, KeepConfig
 from detkit.nn.selection import DetectionRows
 from detkit.structures import Batch, Detections, ImageInfo, Target
@@ -90,6 +91,7 @@ class OpenVinoRunner(Runner):
         self.metadata = str(model.get_rt_info(KEY).astype(str)) if model.has_rt_info(KEY) else None
         settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         self.model: Any = core.compile_model(model, "CPU", settings)
+        own_signal_stack()
         self.names = [output.any_name for output in model.outputs]
 
     @override

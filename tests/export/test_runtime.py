@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -299,3 +301,20 @@ def test_a_torch_export_file_is_not_loaded_unless_it_is_trusted(exported: Export
     with pytest.raises(UserError):  # it is a warning of something real: torch obeys
         load_exported(path, trusted=True)
     assert (tmp_path / "harm").exists()
+
+
+def test_a_signal_after_openvino_does_not_end_the_process(exported: Exported, tmp_path: Path) -> None:
+    """Of two models that live at a time, OpenVINO leaves the stack for signals of the first to the thread, freed."""
+    path = exported(".xml", "letterbox")
+    (tmp_path / "run.py").write_text(
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from detkit.export.runtime import OpenVinoRunner\n"
+        f"runners = [OpenVinoRunner(Path({str(path)!r})) for _ in range(2)]\n"
+        "del runners[0]\n"
+        "del runners[0]\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    done = subprocess.run([sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, "handled"), done.stderr[-2000:]
