@@ -122,14 +122,14 @@ class PictureBook:
         height, width = (max(1, side) for side in truth.size)
         names = store.categories.names
         shown = min(len(detections), MAX_DETECTIONS)
-        objects, found = truth.objects, detections.objects.take(slice(shown)).to_arrays()
+        objects, best = truth.objects, detections.objects.take(slice(shown)).to_arrays()
         truths = [
             Box(_rect(box), names[label], ignored=bool(ignored))
             for box, label, ignored in zip(objects.boxes, objects.labels, objects.ignore, strict=True)
         ]
         boxes = [
             Box(_rect(box), names[label], score=float(score))
-            for box, label, score in zip(found.boxes, found.labels, detections.scores.tolist(), strict=False)
+            for box, label, score in zip(best.boxes, best.labels, detections.scores.tolist(), strict=False)
         ]
         path = store.paths[image] if store.paths else None
         name = Path(path).name if path else str(truth.image_id)
