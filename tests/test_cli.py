@@ -379,7 +379,7 @@ def test_detkit_dispatches(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 0
-    assert re.search(r"train,.*eval,\s*predict,\s*export,\s*anchors", capsys.readouterr().out)
+    assert re.search(r"train,.*doctor,\s*eval,\s*report,\s*predict,\s*export,\s*anchors", capsys.readouterr().out)
     monkeypatch.setattr(sys, "argv", ["detkit", "train"])
     assert cli.main() == 2
     assert "name a configuration" in capsys.readouterr().err

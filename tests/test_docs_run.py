@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -38,8 +39,18 @@ SMALL_INPUT = {
 }
 # Data, weights or machines we lack here; what `detkit init` writes is run by tests/engine/test_init_config.py.
 ELSEWHERE = re.compile(
-    "ROOT|RUN|torchrun|torchvision:|detr:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported"
+    "ROOT|RUN|torchrun|torchvision:|detr:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported|runs/ssd|coco/"
 )
+
+
+PAGES = [
+    "README.md",
+    "docs/use.md",
+    "docs/evaluation.md",
+    "docs/results.md",
+    "docs/report.md",
+    "docs/doctor.md",
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     for file in ("photo.jpg", "photos/one.jpg"):
         cv2.imwrite(str(folder / file), picture)
+    truth = {
+        "images": [{"id": 1, "file_name": "one.jpg", "width": 64, "height": 48}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0}],
+    }
+    for file in ("instances.json", "instances_val2017.json"):
+        (folder / file).write_text(json.dumps(truth), encoding="utf-8")
+    results = [{"image_id": 1, "category_id": 1, "bbox": [5, 4, 20, 20], "score": 0.9}]
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     film = cv2.VideoWriter(str(folder / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
     film.write(picture)
     film.release()
@@ -73,7 +93,7 @@ def runnable(command: str, workplace: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/use.md", "docs/evaluation.md", "docs/results.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the page."""
     commands = [command for command in docs.commands(docs.ROOT / page) if runnable(command, workplace)]

@@ -58,7 +58,10 @@ def run_command(
         if not _is_interrupt(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        print("interrupted; a training run goes on with --resume", file=sys.stderr)
+        print(
+            "interrupted; a training run goes on with --resume" if parser.prog == "train" else "interrupted",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -66,6 +69,15 @@ def run_command(
 def _is_interrupt(error: BaseException | None) -> bool:
     """Whether it is one, or was raised while one was handled: torch's writer of files then complains for itself."""
     return isinstance(error, KeyboardInterrupt) or (error is not None and _is_interrupt(error.__context__))
+
+
+def refuse_overwriting(outputs: Sequence[Path | None], inputs: Sequence[Path | str | None]) -> None:
+    """Raises UserError if a file that the command is to write is one that it reads, or the checkpoint of a run."""
+    sources = [Path(source) for source in inputs if source]
+    read = {path.resolve() for source in sources for path in (source, *source.glob("*.pt"))}
+    for output in filter(None, outputs):
+        if output.resolve() in read:
+            raise UserError(f"{output}: is read by this command, and would be overwritten; name another file")
 
 
 def write_json(path: Path, value: object) -> None:

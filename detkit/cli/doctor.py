@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detkit.cli.command import CONFIG, SOURCE, add_set, run_command, write_json
+from detkit.cli.command import CONFIG, SOURCE, add_set, refuse_overwriting, run_command, write_json
 
 if TYPE_CHECKING:
     from detkit.engine.settings import RunConfig
@@ -37,9 +37,10 @@ def _doctor(options: argparse.Namespace) -> None:
     from detkit.inspect.doctor.mend import check_folder, mend
     from detkit.inspect.doctor.text import describe
 
+    refuse_overwriting([options.json], [options.config, options.run])
     config = load_named(options.config, options.set)
     if options.fix:
-        check_folder(options.fix)
+        check_folder(options.fix, Path(config.data.root))
     store = _detections(options, config) if options.run else None
     diagnosis = diagnose(config, store=store)
     if options.json:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detkit.cli.command import CONFIG, SOURCE, add_set, run_command, write_json
+from detkit.cli.command import CONFIG, SOURCE, add_set, refuse_overwriting, run_command, write_json
 from detkit.config import UserError
 from detkit.evaluation.protocols import PROTOCOLS
 
@@ -119,6 +119,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from detkit.evaluation.report import detections_to_coco, format_side_by_side, format_table, to_json
 
     check_options(options, options.source)
+    inputs = (options.source, options.config, options.ground_truth, options.class_map, *(options.detections or ()))
+    refuse_overwriting((options.json, options.save_detections), inputs)
     for path in filter(None, (options.json, options.save_detections)):
         create_folder(path.parent)  # rather now than after an hour of evaluation
     if options.detections:

@@ -85,7 +85,7 @@ def load_results(
         settings, data = _read_configured(config, overrides)
     else:
         raise UserError(
-            "--detections: expected what to measure on: --ground-truth, a COCO file or a VOC folder (and for them "
+            "--detections: expected one thing to measure on: --ground-truth, a COCO file or a VOC folder (and for them "
             "--images and --image-set), or else --config, a configuration with validation data"
         )
     labels, class_notes = _labels(rows, data, class_ids, class_map or {})
@@ -159,18 +159,19 @@ def _numbered(ref: Id, first: int, num_classes: int) -> int:
 
 
 def _check_count(rows: ResultRows, data: AnnotatedImages, refs: Sequence[Id]) -> None:
-    """Raises UserError if the results count the classes from 0 and the data from 1, or the other way round."""
+    """Raises UserError if the results seem to number the classes, or to count the data's ids from another start."""
     used = {number for number in map(as_number, refs) if isinstance(number, int)}
     known = {number for number in map(as_number, data.categories.ids) if isinstance(number, int)}
-    num_classes = len(data.categories)
-    from_0 = 0 in used and 0 not in known and max(used) < num_classes
-    from_1 = num_classes in used and known == set(range(num_classes)) and min(used) >= 1 and max(used) == num_classes
+    num_classes, unknown = len(data.categories), used - known
+    from_0 = 0 in unknown and (max(used) < num_classes or len(unknown) > 1)  # 0 alone is a background beside the ids
+    from_1 = not from_0 and bool(unknown) and min(used) >= 1 and max(used) <= num_classes
     if from_0 or from_1:
-        counted = "from-0" if from_0 else "from-1"
+        first = 0 if from_0 else 1
         raise UserError(
             f"{rows.name}: its class ids are {min(used)} to {max(used)}, those of {data.name} {min(known)} to "
-            f"{max(known)}: they seem to number its {num_classes} classes from {counted[-1]}; if so, say --class-ids "
-            f"{counted}, else leave the detections of the class {0 if from_0 else num_classes} out of the file"
+            f"{max(known)} without {listed([str(number) for number in sorted(unknown)])}: if they number its "
+            f"{num_classes} classes from {first}, say --class-ids from-{first}; if they are the data's ids "
+            "counted from elsewhere, shift category_id in the file; else leave the other classes out of it"
         )
 
 

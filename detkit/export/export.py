@@ -87,7 +87,7 @@ class Files:
 
 
 def export_source(source: str | Path, output: Path, options: ExportOptions) -> Report:
-    """Writes `output`, in the format of its suffix, and a report under its name with `.report.json` as suffix.
+    """Writes `output`, in the format of its suffix, and a report under its name with `.report.json` added.
 
     Raises DifferenceError, and leaves only the report, if the file differs from the detector by more than the bounds.
     """
@@ -106,7 +106,7 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
     form = complete_form(options.form, detector)
     data = comparison_data(detector, settings, options.num_pictures, canvas=form.canvas, pictures=form.pictures)
     metadata = describe(detector, form, trained, options.licence or _licence(source))
-    report_file = output.with_suffix(".report.json")
+    report_file = output.with_name(f"{output.name}.report.json")
     create_folder(output.parent)
     with writing(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
         calibration = None

@@ -158,7 +158,8 @@ class Report:
             parts.append(f"{100 * (1 - self.matches.unmatched_share):.2f} % of the detections matched")
         if "AP" in self.metrics:
             parts.append(f"AP {self.metrics['AP'].torch:.4f} in PyTorch, {self.metrics['AP'].file:.4f} in the file")
-        verdict = "differs from the detector" if self.problems else "does what the detector does"
+        same = "does what the detector does" if self.precision == "float32" else "stays within the bounds for 8 bits"
+        verdict = "differs from the detector" if self.problems else same
         return f"{verdict} on {self.data}: {', '.join(parts)}; {self.mebibytes:.2f} MiB"
 
     def table(self) -> str:

@@ -68,7 +68,7 @@ def test_same_weights_after_training(folder: Path) -> None:
 def test_only_the_first_process_writes(folder: Path) -> None:
     assert len(read_metrics(folder / "two", "val")) == 2
     names = {path.name.split(".")[0] for path in (folder / "two").iterdir()}
-    assert names == {"config", "metrics", "last", "best", "curves", "events"}
+    assert names == {"config", "environment", "metrics", "last", "best", "curves", "events"}
 
 
 def test_evaluation_over_two_processes_equals_one(folder: Path) -> None:

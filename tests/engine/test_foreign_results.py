@@ -247,7 +247,7 @@ def test_class_ids_that_count_from_0(tmp_path: Path) -> None:
     entries = [ENTRY | {"category_id": number} for number in (2, 0, 1)]
     message = refusal(tmp_path, entries, truth)
     assert "its class ids are 0 to 2" in message
-    assert "1 to 4: they seem to number its 3 classes from 0; if so, say --class-ids from-0, else leave" in message
+    assert "1 to 4 without 0: if they number its 3 classes from 0, say --class-ids from-0; if they are the" in message
     results = load(tmp_path, entries, truth, class_ids="from-0")
     assert on(results, 7).labels.tolist() == [2, 0, 1]
     # A background class beside the data's own ids is only left out.
@@ -259,11 +259,19 @@ def test_class_ids_that_count_from_1(tmp_path: Path) -> None:
     categories = [{"id": number, "name": name} for number, name in enumerate(("cat", "dog", "cow"))]
     truth = coco_content(categories=categories, annotations=[])
     entries = [ENTRY | {"category_id": number} for number in (3, 1)]
-    assert "they seem to number its 3 classes from 1; if so, say --class-ids from-1" in refusal(
-        tmp_path, entries, truth
-    )
+    assert "without 3: if they number its 3 classes from 1, say --class-ids from-1" in refusal(tmp_path, entries, truth)
     assert on(load(tmp_path, entries, truth, class_ids="from-1"), 7).labels.tolist() == [2, 0]
     assert on(load(tmp_path, entries[1:], truth), 7).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(("shift", "first"), [(-1, 0), (None, 1)])
+def test_class_ids_of_data_with_gaps(shift: int | None, first: int, tmp_path: Path) -> None:
+    """COCO's ids less one, and its classes numbered from 1: most fit a class, though a wrong one."""
+    ids = [1, 2, 4, 7, 8]
+    truth = coco_content(categories=[{"id": number, "name": f"c{number}"} for number in ids], annotations=[])
+    used = [number + shift for number in ids] if shift else range(1, 6)
+    message = refusal(tmp_path, [ENTRY | {"category_id": number} for number in used], truth)
+    assert f"if they number its 5 classes from {first}, say --class-ids from-{first}; if they are the data's" in message
 
 
 def test_boxes_in_another_form_are_told(tmp_path: Path) -> None:
@@ -543,9 +551,12 @@ def test_the_command_takes_every_option_of_the_results(
     [
         (["run", "--detections", "a.json"], ["--detections reads results", "--save-detections FILE"]),
         (["--detections", "a.json", "--classes", "shared"], ["--classes shared do not go with it"]),
-        (["--detections", "a.json"], ["expected what to measure on: --ground-truth", "or else --config"]),
+        (["--detections", "a.json"], ["expected one thing to measure on: --ground-truth", "or else --config"]),
         (["--detections", "a.json", "--ground-truth", "b", "--config", "ssd"], ["or else --config"]),
         (["--detections", "a.json", "--config", "ssd", "--image-set", "val"], ["or else --config"]),
+        (["--detections", "a.json", "--ground-truth", "b", "--json", "a.json"], ["a.json: is read by this command"]),
+        (["--detections", "a.json", "--ground-truth", "b", "--save-detections", "b"], ["b: is read by this command"]),
+        (["run", "--json", "run/last.pt"], ["run/last.pt: is read by this command"]),
         (["--ground-truth", "b.json"], ["--ground-truth goes with --detections FILE"]),
         (["run", "--image-set", "val"], ["--image-set goes with --detections FILE"]),
         (["--detections", "a.json", "--ground-truth", "b", "--set", "data.root=c"], ["data: unknown key"]),
@@ -557,6 +568,7 @@ def test_options_that_do_not_go_together(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.json", [ENTRY])
+    write(tmp_path / "run" / "last.pt", "a checkpoint")
     assert cli.evaluate(arguments) == 2
     message = capsys.readouterr().err
     for word in words:

@@ -73,8 +73,8 @@ def assert_same_detections(found: list[dict[str, Any]], expected: list[dict[str,
 
 
 def test_a_file_and_its_report_and_nothing_else(model: Path, run: Path) -> None:
-    assert sorted(os.listdir(model.parent)) == ["model.onnx", "model.report.json"]
-    assert not json.loads(model.with_suffix(".report.json").read_text())["problems"]
+    assert sorted(os.listdir(model.parent)) == ["model.onnx", "model.onnx.report.json"]
+    assert not json.loads(model.with_name("model.onnx.report.json").read_text())["problems"]
     onnx.checker.check_model(onnx.load(model), full_check=True)
     metadata = open_runner(model)[1]
     assert metadata.detector == "SSD"
@@ -118,7 +118,7 @@ def test_predict_draws_and_writes_the_same(model: Path, run: Path, tmp_path: Pat
 def test_other_formats_and_forms(run: Path, tmp_path: Path, suffix: str, options: list[str]) -> None:
     path = tmp_path / f"model{suffix}"
     assert cli.export([str(run), "--output", str(path), "--pictures", "2", *options]) == 0
-    files = {path.name, "model.report.json"} | ({"model.bin"} if suffix == ".xml" else set())
+    files = {path.name, f"{path.name}.report.json"} | ({"model.bin"} if suffix == ".xml" else set())
     assert set(os.listdir(tmp_path)) == files
     assert open_runner(path)[1].raw == ("--raw" in options)
 
@@ -159,10 +159,10 @@ def test_a_file_that_differs_is_not_written_unless_it_is_accepted(refused: Refus
     assert message.startswith("model.onnx: not written, as it differs from the detector: 3 of 9 detections differ; ")
     assert message.endswith("--accept writes it all the same")
     assert Path("model.onnx").read_bytes() == b"old"
-    assert sorted(os.listdir()) == ["model.onnx", "model.report.json"]
+    assert sorted(os.listdir()) == ["model.onnx", "model.onnx.report.json"]
     assert cli.export([str(run), "--output", "model.onnx", "--accept"]) == 0
     assert Path("model.onnx").read_bytes() == b"new"
-    assert sorted(os.listdir()) == ["model.onnx", "model.report.json"]
+    assert sorted(os.listdir()) == ["model.onnx", "model.onnx.report.json"]
 
 
 @pytest.mark.usefixtures("differs")

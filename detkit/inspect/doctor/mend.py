@@ -27,26 +27,29 @@ from detkit.inspect.doctor.labels import ONE_PIXEL, overlapping_pairs
 from detkit.inspect.doctor.reading import FlawCode, Split, read_splits
 
 CHANGES: dict[FlawCode, str] = {
-    "box-empty": "box removed that was empty",
-    "box-not-finite": "box removed that was not finite",
-    "box-outside": "box removed that lay outside its picture",
-    "box-over-border": "box cut at the border of its picture",
+    "box-empty": "box removed: empty",
+    "box-not-finite": "box removed: not finite",
+    "box-outside": "box removed: outside of the picture",
+    "box-over-border": "box cut at the border",
     "size-disagrees": "size of a picture corrected",
 }
 NOT_COPIED: dict[FlawCode, str] = {
-    "picture-unreadable": "picture that cannot be read: it is not in the copy",
-    "annotation-unreadable": "picture whose annotation cannot be read: it is not in the copy",
-    "object-unreadable": "object that cannot be read, as one of an unknown class: it is not in the copy",
+    "picture-unreadable": "picture that cannot be read: not in the copy",
+    "annotation-unreadable": "picture whose annotation cannot be read: not in the copy",
+    "object-unreadable": "object that cannot be read, as one of an unknown class: not in the copy",
 }
-TWICE, ONE_PIXEL_BOX = "box removed that repeated another", "box removed of at most one pixel"
+TWICE, ONE_PIXEL_BOX = "box removed: repeats another", "box removed: a side of at most one pixel"
 TWO_CLASSES = "box of two classes: one of them is wrong"
+EMPTIED = "picture without any box left: not in the copy, as its objects would be background there"
 SWAPPED = "picture whose annotated sides were swapped: look whether its boxes fit"
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UserError unless the folder is new or empty."""
+def check_folder(folder: Path, root: Path) -> None:
+    """Raises UserError unless the folder is new or empty, and outside of the data's `root`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--fix {folder}: exists already and is not empty; name another folder")
+    if root.resolve() in folder.resolve().parents:
+        raise UserError(f"--fix {folder}: lies in the data that it would mend, {root}; name a folder elsewhere")
 
 
 def mend(config: RunConfig, folder: Path) -> list[str]:
@@ -55,7 +58,7 @@ def mend(config: RunConfig, folder: Path) -> list[str]:
     Returns lines for the user: what was changed, what only a person can decide, what the copy lacks, and the section
     `data` that reads it. Raises UserError if the folder holds anything, or cannot be written.
     """
-    check_folder(folder)
+    check_folder(folder, Path(config.data.root))
     data = config.data
     if isinstance(data, VOCConfig):  # otherwise the mark would be lost
         data = data.model_copy(update={"difficult": "ignore"})
@@ -105,12 +108,17 @@ def _mended(split: Split, changes: Counter[str], left: Counter[str]) -> ImageDat
     changes[TWICE] += int(repeated.sum())
     changes[ONE_PIXEL_BOX] += int((thin & ~repeated).sum())
     left[TWO_CLASSES] += len(np.unique(second[~same]))
+    flawed = {flaw.place.image_id for flaw in split.flaws if flaw.code not in ("size-disagrees", "picture-unreadable")}
     starts = np.searchsorted(dataset.image_of_object, np.arange(len(dataset) + 1))
     images = []
     for index in range(len(dataset)):
         truth = dataset.ground_truth(index)
         rows = slice(starts[index], starts[index + 1])
-        images.append(_raw_image(truth.image_id, dataset.path(index), truth, ~(repeated | thin)[rows]))
+        image = _raw_image(truth.image_id, dataset.path(index), truth, ~(repeated | thin)[rows])
+        if not image.objects and (len(truth.objects) or truth.image_id in flawed):
+            left[EMPTIED] += 1
+        else:
+            images.append(image)
     return ImageDataset(images, name=dataset.name, categories=dataset.categories, decode=False)
 
 

@@ -63,7 +63,7 @@ def look_at(splits: Sequence[Split]) -> list[Look]:
         every = [split.place(index) for index in range(len(split.dataset))]
         places += list({os.path.realpath(place.path): place for place in reversed(every)}.values())[::-1]
     lengths = {place.path: _length(place.path) for place in places}
-    counts = Counter(lengths.values())
+    counts = Counter(lengths[place.path] for place in places)
     doubtful = [counts[lengths[place.path]] > 1 for place in places]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         read = pool.map(_look, places, doubtful)

@@ -18,6 +18,8 @@ def check_output(path: Path) -> None:
     """Makes the folder of `path`. Raises UserError if no file can be written there: rather now than after the work."""
     if path.is_dir():
         raise UserError(f"--output {path}: expected a file, such as report.html, found a folder; name a file in it")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {path}: expected a name that ends in .html, as browsers go by it")
     create_folder(path.parent)
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"--output {path}: this file is not writable; choose another")

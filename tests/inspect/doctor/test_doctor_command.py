@@ -96,9 +96,9 @@ def test_a_mended_copy_has_none_of_it_and_the_original_stays(
     assert codes(mended, tmp_path) == ({"box-two-classes"} if form == "coco" else set())
     if form == "coco":
         assert "1 box of two classes: one of them is wrong" in output
-        for line in ("1 box removed that was empty", "1 box removed that lay outside its picture"):
+        for line in ("1 box removed: empty", "1 box removed: outside of the picture"):
             assert line in output
-        for line in ("1 box cut at the border", "1 box removed that repeated another", "1 size of a picture corrected"):
+        for line in ("1 box cut at the border", "1 box removed: repeats another", "1 size of a picture corrected"):
             assert line in output
 
 
@@ -170,3 +170,28 @@ def test_bad_input_is_one_line(
 def test_a_run_judges_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train_tiny(tmp_path)
     assert codes(tmp_path / "tiny.yaml", tmp_path, "--run", str(run)) >= {"labels-not-judged"}
+
+
+def test_a_picture_that_lost_all_of_its_boxes_is_not_copied_as_background(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [Drawn([(CAT, 5, 5, 0, 10)]), Drawn([(CAT, 5, 55, 1, 20)]), Drawn([])]
+    config = write_yaml(tmp_path / "c.yaml", write_set(tmp_path / "data", [*CLEAN, *pictures], CLEAN))
+    assert cli.doctor([str(config), "--fix", str(tmp_path / "mended")]) == 0
+    output = capsys.readouterr().out
+    assert "2 pictures without any box left: not in the copy" in output
+    assert "train 13, val 12" in output, "the one that was empty is copied"
+
+
+def test_neither_the_data_nor_the_configuration_is_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_yaml(tmp_path / "c.yaml", write_set(tmp_path / "data", CLEAN, CLEAN))
+    before = digests(tmp_path)
+    for options, message in (
+        (["--json", str(config)], "c.yaml: is read by this command, and would be overwritten"),
+        (["--fix", str(tmp_path / "data" / "fixed")], "lies in the data that it would mend"),
+    ):
+        assert cli.doctor([str(config), *options]) == 2
+        assert message in capsys.readouterr().err
+    assert digests(tmp_path) == before

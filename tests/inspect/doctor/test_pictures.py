@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from detkit.inspect.doctor.diagnose import diagnose
 from detkit.inspect.doctor.hashing import first_alike, hash_bits, thumbnail
-from tests.inspect.doctor.drawn_sets import Drawn, findings_of, noise
+from tests.inspect.doctor.drawn_sets import CLEAN, Drawn, config_of, findings_of, noise, write_set
 
 
 def turned() -> Image.Exif:
@@ -56,6 +57,14 @@ def test_the_same_file_and_the_same_picture_across_splits(tmp_path: Path) -> Non
         assert (finding.severity, finding.count, finding.total) == ("warning", 1, 14)
         assert finding.examples[0].path.endswith(val)
         assert finding.examples[0].text.endswith(train)
+
+
+def test_a_picture_that_both_lists_name_is_the_same_file(tmp_path: Path) -> None:
+    data = write_set(tmp_path, CLEAN, CLEAN)
+    data |= {"val_images": data["train_images"], "val_annotations": data["train_annotations"]}
+    findings = {finding.code: finding for finding in diagnose(config_of(data)).findings}
+    assert list(findings) == ["same-file-across-splits"]
+    assert findings["same-file-across-splits"].count == len(CLEAN)
 
 
 def test_the_same_file_and_the_same_picture_in_a_split(tmp_path: Path) -> None:

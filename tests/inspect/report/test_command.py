@@ -142,7 +142,7 @@ def test_two_runs_on_other_data_are_refused(run: Path, tmp_path: Path, capsys: p
         (["a", "b", "c"], "expected one run, or two to compare, found 3"),
         (["a", "--detections", "b.json"], "reads results instead of running a detector"),
         (["a", "--images", "folder"], "goes with --detections"),
-        (["--detections", "b.json"], "expected what to measure on|no such file"),
+        (["--detections", "b.json"], "expected one thing to measure on|no such file"),
         (["nowhere"], "nowhere"),
     ],
 )
@@ -157,6 +157,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "found a folder; name a file in it" in refused(tmp_path, capsys, run)
+    assert "expected a name that ends in .html" in refused(tmp_path / "last.pt", capsys, run)
     (tmp_path / "file").write_text("")
     assert "cannot make this output folder" in refused(tmp_path / "file" / "report.html", capsys, run)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
