@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -133,16 +133,17 @@ def _write(root: Path, config: ShapesConfig) -> None:
         pictures = _draw_all(voc / "JPEGImages", stems, (config.seed, number), f"drawing {split}")
         coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
         coco["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
-        for stem, (size, objects) in zip(stems, pictures, strict=True):
-            _write_xml(voc / "Annotations" / f"{stem}.xml", stem, size, objects)
-            _append_coco(coco, stem, size, objects)
+        with contextlib.closing(pictures):  # its threads end before the folder of a set that failed is removed
+            for stem, (size, objects) in zip(stems, pictures, strict=True):
+                _write_xml(voc / "Annotations" / f"{stem}.xml", stem, size, objects)
+                _append_coco(coco, stem, size, objects)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
     (root / "about.json").write_text(json.dumps(_drawing_settings(config), indent=2) + "\n")
 
 
 def _draw_all(
     folder: Path, stems: list[str], key: tuple[int, int], title: str
-) -> Iterator[tuple[Size, list[DrawnObject]]]:
+) -> Generator[tuple[Size, list[DrawnObject]], None, None]:
     """Draws and saves the pictures in threads. Each has its own generator, so neither order nor number matters."""
 
     def draw(index: int) -> tuple[Size, list[DrawnObject]]:
