@@ -63,7 +63,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", choices=("all", "shared"), default="all", help="shared: those that both have")
 
 
-def read_results(options: argparse.Namespace, detections: Sequence[Path]) -> Results:
+def results_of_options(options: argparse.Namespace, detections: Sequence[Path]) -> Results:
     """The results in these files, as the options of `add_results` say."""
     from detkit.engine.class_match import read_class_map
     from detkit.engine.foreign_results import load_results
@@ -124,7 +124,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     for path in filter(None, (options.json, options.save_detections)):
         create_folder(path.parent)  # rather now than after an hour of evaluation
     if options.detections:
-        results = read_results(options, options.detections)
+        results = results_of_options(options, options.detections)
         evaluation, store = evaluate_results(results, options.protocol or PROTOCOLS), results.store
         title, tables = f"{results.name} on {results.data}", [format_side_by_side(evaluation)]
     else:

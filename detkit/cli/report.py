@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detkit.cli.command import SOURCE, run_command
-from detkit.cli.evaluation import add_results, check_options, read_results
+from detkit.cli.evaluation import add_results, check_options, results_of_options
 from detkit.config import UserError
 
 if TYPE_CHECKING:
@@ -70,4 +70,4 @@ def _foreign(options: argparse.Namespace) -> list[Subject]:
     paths = options.detections
     two = len(paths) == 2 and all(path.suffix.lower() != ".txt" for path in paths)
     groups = [[path] for path in paths] if two else [paths]
-    return [subject_of_results(read_results(options, group)) for group in groups]
+    return [subject_of_results(results_of_options(options, group)) for group in groups]

@@ -109,7 +109,7 @@ class RawImage:
     problem: str | None = None
 
 
-# What `check_images` is: of images, a name, a policy, whether to decode, and the least side
+# The type of `check_images`: images, name, policy, decode, min_side -> checked images, counts
 Check = Callable[[Sequence[RawImage], str, LabelPolicy, bool, float], tuple[list[RawImage], Counter[str]]]
 
 

@@ -80,10 +80,8 @@ def _read_coco(path: Path, pictures: Path | None) -> AnnotatedImages:
         height, width = coco_number(row.get("height")), coco_number(row.get("width"))
         size = (round(height), round(width)) if height and width else None
         raw.append(RawImage(image_id, file, f"{path}: image {image_id!r}", size, annotations.by_image[number]))
-    return _annotated(
-        path, raw, names, pictures, classes.categories, (classes.table, classes.labels),
-        _sentences({**classes.notes, **annotations.notes}),
-    )  # fmt: skip
+    table, notes = (classes.table, classes.labels), _sentences({**classes.notes, **annotations.notes})
+    return _annotated(path, raw, names, pictures, classes.categories, table, notes)
 
 
 def _coco_pictures(names: Sequence[str], path: Path, pictures: Path | None) -> list[str]:

@@ -44,7 +44,7 @@ class Analysis:
     calibration      reliability of the scores
     errors           after TIDE
     false_positives  wrong detections, highest score first
-    missed           objects that no detection of their class meets, largest first
+    missed           objects that no detection of their class matches, largest first
     loose            hits with the lowest IoU first
     """
 

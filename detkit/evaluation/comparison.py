@@ -124,7 +124,7 @@ def _gains(first: Matches, second: Matches, num_images: int) -> np.ndarray:
 
 
 def _detected(matches: Matches) -> np.ndarray:
-    """bool `[G]`: the objects that a detection meets which scores at least what is best for F1."""
+    """bool `[G]`: the objects that a detection matches which scores at least what is best for F1."""
     rows = matches.hits() & (matches.scores >= best_score(matches))
     detected = np.zeros(len(matches.ignore), np.bool_)
     detected[matches.matched[0][rows]] = True

@@ -16,12 +16,12 @@ IOU_THRESHOLD = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Which class an object is taken for, whatever class the detections have that meet it.
+    """Which class an object is taken for, whatever class the detections have that match it.
 
     counts           int64 `[K + 1, K + 1]`: rows are the class of the object, columns that of the detection. The last
-                     row is background: detections that meet no object; the last column objects that none meets
+                     row is background: detections that match no object; the last column objects that none matches
     score_threshold  detections that score less are not counted
-    iou_threshold    those that overlap less do not meet
+    iou_threshold    those that overlap less do not match
     """
 
     counts: np.ndarray
@@ -30,7 +30,7 @@ class Confusion:
 
 
 def confusion(matches: Matches, num_classes: int, score_threshold: float) -> Confusion:
-    """Counts who meets whom, whatever the classes.
+    """Counts which match, whatever the classes.
 
     Of all pairs of a detection that scores at least the threshold and an object that is not ignored, whose IoU is at
     least 0.5, the one with the largest IoU is joined first, and neither is joined again; of equal pairs the one with

@@ -7,7 +7,7 @@ program `tidecv` is followed. Four rules are COCO's instead, so that AP is the A
 
 * AP is a mean over the classes that have an object that counts. `tidecv` has a class that is only detected in its mean,
   with AP 0, until its last detection is mended away, which changes what the mean is of.
-* A detection that meets an ignored object is no error. `tidecv` leaves it out of AP, but calls it an error and may
+* A detection that matches an ignored object is no error. `tidecv` leaves it out of AP, but calls it an error and may
   mend it into a hit.
 * Equal scores have one order throughout, and a hundred detections of an image count for each class, not for all.
 * The points of recall are COCO's, of which 10 lie a rounding above k / 100, which `tidecv` takes.
@@ -51,7 +51,7 @@ class ErrorSplit:
 class Errors:
     """The kind of every error.
 
-    kinds     int64 `[D]`: index into `KINDS`, -1 for a hit and for a detection that meets an ignored object
+    kinds     int64 `[D]`: index into `KINDS`, -1 for a hit and for a detection that matches an ignored object
     targets   int64 `[D]`: of an error the object that it is about: that of its class for localisation and duplicate, of
               another one for class, else the one that it overlaps most. -1 for none
     iou       float64 `[D]`: with that object

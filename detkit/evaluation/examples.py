@@ -17,8 +17,8 @@ class Example:
     image      index into the images of the store
     label      the class of the detection, or of the object that has none
     detection  index into the detections of the image; None for an object that is missed
-    target     index into the objects of the image; None for a detection that meets none. Of a wrong detection it is the
-               object that the error is about (`error_split.Errors`)
+    target     index into the objects of the image; None for a detection that matches none. Of a wrong detection it is
+               the object that the error is about (`error_split.Errors`)
     score      of the detection
     iou        of the two; None if one is missing
     error      its kind of error; None for a hit. Of an object without a detection "missed", or "class" or
@@ -50,7 +50,7 @@ def loose_hits(matches: Matches) -> list[Example]:
 
 
 def missed_objects(matches: Matches, errors: Errors) -> list[Example]:
-    """Objects that no detection of their class meets at IoU 0.5, the largest first."""
+    """Objects that no detection of their class matches at IoU 0.5, the largest first."""
     rows = np.flatnonzero(matches.undetected())
     rows = rows[np.argsort(-matches.object_areas[rows], kind="stable")]
     kinds = np.full(len(matches.ignore), KINDS.index("missed"))

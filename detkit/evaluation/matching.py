@@ -1,4 +1,4 @@
-"""Which detection meets which object by COCO's rules: the one matching under curves, errors, examples and resamples.
+"""Which detection matches which object by COCO's rules: the one matching under curves, errors, examples and resamples.
 
 Legend: D detections and G objects of a data set, P pairs of them that overlap, T IoU thresholds.
 """
@@ -38,7 +38,7 @@ class Overlaps:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The detections and objects of a data set as columns, image after image in COCO's order, and who meets whom.
+    """The detections and objects of a data set as columns, image after image in COCO's order, and which match.
 
     Of an image and class only the first 100 detections are here. `order` sorts by score, equal ones as COCO does.
 
@@ -53,7 +53,7 @@ class Matches:
     object_areas   float64 `[G]`, px^2
     ignore         bool `[G]`
     overlaps       pairs that overlap
-    matched        int64 `[T, D]`: the object that a detection meets at each of `IOU_THRESHOLDS`, -1 for none
+    matched        int64 `[T, D]`: the object that a detection matches at each of `IOU_THRESHOLDS`, -1 for none
     """
 
     images: np.ndarray
@@ -70,15 +70,15 @@ class Matches:
     matched: np.ndarray
 
     def hits(self, threshold: int = 0) -> np.ndarray:
-        """bool `[D]`: whether a detection meets an object that counts, at this index of `IOU_THRESHOLDS`."""
-        return self._meets(threshold, ignored=False)
+        """bool `[D]`: whether a detection matches an object that counts, at this index of `IOU_THRESHOLDS`."""
+        return self._matches(threshold, ignored=False)
 
     def ignored(self, threshold: int = 0) -> np.ndarray:
-        """bool `[D]`: whether a detection meets an ignored object, so that it is neither right nor wrong."""
-        return self._meets(threshold, ignored=True)
+        """bool `[D]`: whether a detection matches an ignored object, so that it is neither right nor wrong."""
+        return self._matches(threshold, ignored=True)
 
     def undetected(self) -> np.ndarray:
-        """bool `[G]`: the objects that count and that no detection meets at IoU 0.5."""
+        """bool `[G]`: the objects that count and that no detection matches at IoU 0.5."""
         undetected = ~self.ignore
         undetected[self.matched[0][self.matched[0] >= 0]] = False
         return undetected
@@ -88,11 +88,11 @@ class Matches:
         counts: np.ndarray = np.bincount(self.object_labels[~self.ignore], minlength=num_classes)
         return counts
 
-    def _meets(self, threshold: int, *, ignored: bool) -> np.ndarray:
+    def _matches(self, threshold: int, *, ignored: bool) -> np.ndarray:
         matched = self.matched[threshold]
-        meets: np.ndarray = matched >= 0
-        meets[meets] = self.ignore[matched[meets]] == ignored
-        return meets
+        result: np.ndarray = matched >= 0
+        result[result] = self.ignore[matched[result]] == ignored
+        return result
 
 
 def match_detections(ground_truth: Sequence[GroundTruth], detections: Sequence[Detections]) -> Matches:
@@ -100,7 +100,7 @@ def match_detections(ground_truth: Sequence[GroundTruth], detections: Sequence[D
 
     The detections of an image and class choose in the order of their scores: each takes the object of its class that
     is still free and has the largest IoU of at least the threshold; where there is none, an ignored object, which
-    any number may meet.
+    any number may match.
     """
     images = sorted(range(len(ground_truth)), key=lambda index: sort_key(ground_truth[index].image_id))
     objects, ignore = flat_objects([ground_truth[index].objects for index in images])

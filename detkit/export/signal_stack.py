@@ -7,9 +7,7 @@ import mmap
 import sys
 import threading
 
-SIZE = (
-    1 << 17
-)  # bytes: Linux puts all registers of the processor there, 11 kB with AMX, before the handler's own frames
+SIZE = 1 << 17  # bytes: room for all registers of a processor, which Linux puts there, and for the handler itself
 
 _thread = threading.local()
 

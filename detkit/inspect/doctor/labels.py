@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from detkit.data.dataset import plural
 from detkit.inspect.doctor.findings import Finding, Place, Severity, Table
 from detkit.inspect.doctor.reading import Split
 from detkit.inspect.doctor.tally import MAX_EXAMPLES, by_split, object_finding
+from detkit.ops.iou import box_iou
 
 FEW = 10  # training objects of a class below which it is hardly learned
 IMBALANCE = 20  # times as many objects of the largest class as of the smallest
@@ -185,18 +187,11 @@ def overlapping_pairs(split: Split) -> tuple[np.ndarray, np.ndarray]:
         if not near.any():
             break
         at = np.flatnonzero(near)
-        at = at[iou_of_pairs(a[at], b[at]) > TWICE]
+        iou = box_iou(torch.from_numpy(a[at]), torch.from_numpy(b[at]), paired=True)
+        at = at[iou.numpy() > TWICE]
         pairs.append(np.sort(np.column_stack([rows[at], rows[at + step]]), axis=1))
     first, second = np.concatenate(pairs).T
     return first, second
-
-
-def iou_of_pairs(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
-    """float64 `[N]` of boxes `[N, 4]` xyxy, row by row."""
-    corner = np.maximum(boxes1[:, :2], boxes2[:, :2])
-    shared = (np.minimum(boxes1[:, 2:], boxes2[:, 2:]) - corner).clip(min=0).prod(axis=1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (boxes1, boxes2)]
-    return np.asarray(shared / (areas[0] + areas[1] - shared))
 
 
 def _odd_boxes(splits: Sequence[Split]) -> Iterator[Finding]:

@@ -112,7 +112,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=format_number, sort=sort_value)
+    environment.filters.update(number=format_number, sort_value=sort_value)
     return environment
 
 
