@@ -27,7 +27,7 @@ import torch
 from timing import interleaved, peak_memory
 
 from detkit.evaluation.coco import coco_metrics
-from detkit.evaluation.flat_boxes import to_xywh
+from detkit.formats import to_xywh
 from detkit.structures import Categories, Detections, GroundTruth, Objects
 
 CLASSES, DETECTIONS = 80, 100

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from detkit.detectors.detector import AnyDetector
+    from detkit.engine.predict import AnyImage as AnyImage
     from detkit.engine.settings import RunConfig
     from detkit.structures import Detections
 
@@ -21,37 +20,37 @@ __version__ = "0.2.0"
 __all__ = ["load", "predict", "train"]
 
 
-def load(source: str | Path) -> AnyDetector:
+def load(source: str | Path, *, set: Sequence[str] = ()) -> AnyDetector:
     """A detector ready to predict: on the CPU, in evaluation mode, with faster modules where there are any.
 
-    source  the folder of a run, a checkpoint, or public weights such as `torchvision:fasterrcnn_resnet50_fpn`,
-            `detr:detr_resnet50` or `yolov3.cfg`
+    source  the folder of a run, a checkpoint, an exported file, or public weights such as
+            `torchvision:fasterrcnn_resnet50_fpn`, `detr:detr_resnet50` or `yolov3.cfg`
+    set     changes of its `model` that need no new weights, such as `model.roi.selection.score_threshold=0.3`
 
     Raises `detkit.config.UserError` if it is none of these.
     """
     from detkit.engine.sources import load_detector
     from detkit.engine.speed import accelerate
 
-    detector, _ = load_detector(source)
+    detector, _ = load_detector(source, set)
     accelerate(detector)
     return detector
 
 
-def predict(
-    detector: AnyDetector | str | Path, images: str | Path | np.ndarray | Sequence[str | Path | np.ndarray]
-) -> list[Detections]:
+def predict(detector: AnyDetector | str | Path, images: AnyImage | Iterable[AnyImage]) -> list[Detections]:
     """Detections of each image, in its own pixels and best first, on the device of the detector.
 
     detector  or what `load` takes
-    images    one or several: files of pictures, or uint8 RGB `[H, W, 3]`
+    images    one or several: files of pictures, images of Pillow, uint8 RGB `[H, W, 3]` or grey `[H, W]`, or uint8
+              tensors `[3, H, W]`
 
-    Raises `detkit.config.UserError` for a file that is no picture.
+    Raises `detkit.config.UserError` for a file that is no picture, and for other arrays.
     """
     from detkit.engine.predict import predict_each
 
     loaded = load(detector) if isinstance(detector, str | Path) else detector
-    several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    return list(predict_each(loaded, several))
+    one = isinstance(images, str) or hasattr(images, "shape") or not isinstance(images, Iterable)
+    return list(predict_each(loaded, [images] if one else images))  # type: ignore[list-item,arg-type]
 
 
 def train(

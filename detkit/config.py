@@ -44,11 +44,19 @@ class Config(BaseModel):
     """Base of all configuration: frozen, strictly typed, unknown keys refused.
 
     renamed  keys of earlier versions, and what to write instead
+    at_test  fields that may change after training, as a detector with the same weights takes them whenever it is used;
+             `*` stands for all but `name`, also those that a subclass adds
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
+    at_test: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @classmethod
+    def fields_at_test(cls) -> tuple[str, ...]:
+        """The names in `at_test`."""
+        return tuple(name for name in cls.model_fields if name != "name") if "*" in cls.at_test else cls.at_test
 
     @classmethod
     def open(cls, tree: dict[str, Any]) -> dict[str, Any]:

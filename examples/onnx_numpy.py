@@ -8,8 +8,13 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1])
-metadata = json.loads(session.get_modelmeta().custom_metadata_map["detkit"])
+text = session.get_modelmeta().custom_metadata_map.get("detkit")
+metadata = json.loads(text) if text else sys.exit(f"{sys.argv[1]}: not a file of `detkit export`: it has no metadata")
+if metadata["pictures"] != "exact" or metadata["raw"] or metadata["proposals"]:
+    sys.exit(f"{sys.argv[1]}: this example is for a file without --input resize, --raw and proposals")
 picture = cv2.imread(sys.argv[2], cv2.IMREAD_COLOR_RGB)
+if picture is None:
+    sys.exit(f"{sys.argv[2]}: no picture that OpenCV reads")
 height, width = picture.shape[:2]
 
 rule, stride = metadata["input"]["resize"], metadata["stride"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import onnx
 import pytest
 import torch
 
 import detkit
 from detkit.detectors.detector import Detector
 from detkit.export.graph import DETECTIONS, Whole
+from detkit.export.metadata import KEY
 from detkit.export.program import Form
 from detkit.nn.selection import DetectionRows
 from detkit.structures import Detections, ImageInfo, Size
@@ -52,6 +55,31 @@ def test_onnx_numpy(rule: str, tmp_path: Path) -> None:
         cv2.imwrite(str(path), random_pictures(size)[0])
         (expected,) = detkit.predict(Cells(rule), path)
         assert_printed(lines_of("onnx_numpy.py", file, path), expected)
+
+
+@pytest.mark.long
+def test_onnx_numpy_says_what_it_cannot_run(tmp_path: Path) -> None:
+    picture, foreign = tmp_path / "a.png", tmp_path / "foreign.onnx"
+    cv2.imwrite(str(picture), random_pictures((50, 70))[0])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [x], [y]), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
+    exact = {"pictures": "exact", "raw": False, "proposals": None}
+    for metadata, shown, message in (
+        (None, picture, "not a file of `detkit export`: it has no metadata"),
+        ({**exact, "pictures": "resize"}, picture, "is for a file without --input resize, --raw and proposals"),
+        (exact, foreign, "no picture that OpenCV reads"),
+    ):
+        if metadata:
+            onnx.helper.set_model_props(model, {KEY: json.dumps(metadata)})
+        onnx.save(model, foreign)
+        command = [sys.executable, str(ROOT / "examples/onnx_numpy.py"), str(foreign), str(shown)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert message in done.stderr
 
 
 @torch.inference_mode()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 import detkit
 from detkit import cli
 from detkit.config import ConfigError, UserError, load_config
+from detkit.data.pictures import read_picture
 from detkit.engine.checkpoint import load_checkpoint
-from detkit.engine.predict import read_image
 from detkit.engine.run import load_run_config
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
@@ -110,7 +113,7 @@ def test_a_checkpoint_keeps_the_name_of_its_public_weights(run: Path, tmp_path: 
 
 
 def test_predict_takes_files_and_arrays_one_or_several(run: Path, picture: Path) -> None:
-    detector, image = detkit.load(run), read_image(picture)
+    detector, image = detkit.load(run), read_picture(picture)
     (expected,) = detkit.predict(detector, image)
     assert len(expected.boxes) > 0
     assert expected.scores.tolist() == sorted(expected.scores.tolist(), reverse=True)
@@ -127,13 +130,85 @@ def test_predict_takes_files_and_arrays_one_or_several(run: Path, picture: Path)
     assert detkit.predict(detector, []) == []
 
 
-def test_predict_names_what_is_no_picture(run: Path, picture: Path) -> None:
-    image = read_image(picture)
-    for wrong, found in ((image / 255, r"float64 \[60, 90, 3\]"), (image[..., 0], r"uint8 \[60, 90\]")):
-        with pytest.raises(UserError, match=rf"image 1: expected uint8 \[H, W, 3\] RGB, found {found}"):
-            detkit.predict(run, [image, wrong])
-    with pytest.raises(UserError, match=r"nothing\.png"):
-        detkit.predict(run, "nothing.png")
+def test_predict_takes_what_others_have_for_a_picture(run: Path, picture: Path) -> None:
+    detector, pixels = detkit.load(run), read_picture(picture)
+    (expected,) = detkit.predict(detector, picture)
+    with Image.open(picture) as opened:
+        turned = tagged(opened.transpose(Image.Transpose.ROTATE_90), orientation=6)  # turned back by 90 degrees
+        alike = [opened, opened.convert("RGBA"), turned, torch.from_numpy(pixels).permute(2, 0, 1)]
+        for image in alike:
+            (actual,) = detkit.predict(detector, image)
+            assert torch.equal(actual.boxes, expected.boxes)
+        assert len(detkit.predict(detector, (image for image in alike))) == 4, "a generator is several images"
+        grey = opened.convert("L")
+    (of_grey,) = detkit.predict(detector, np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+    for image in (grey, np.asarray(grey), np.asarray(grey)[..., None]):
+        assert torch.equal(detkit.predict(detector, image)[0].boxes, of_grey.boxes)
+
+
+def tagged(image: Image.Image, orientation: int) -> Image.Image:
+    """The picture with an EXIF orientation, as Pillow opens it."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(file, "PNG", exif=exif)
+    return Image.open(file)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (np.zeros((60, 90, 3)), r"ndarray float64 \[60, 90, 3\]; convert it to uint8; values in \[0, 1\] are mult"),
+        (np.zeros((60, 90, 4), np.uint8), r"ndarray uint8 \[60, 90, 4\]; leave the fourth channel out"),
+        (np.zeros((2, 60, 90, 3), np.uint8), r"ndarray uint8 \[2, 60, 90, 3\]; give a batch as a list of its images"),
+        (torch.zeros(3, 60, 90), r"ndarray float32 \[60, 90, 3\]; convert it to uint8"),
+        (torch.zeros(60, 90, 3, dtype=torch.uint8), r"Tensor uint8 \[60, 90, 3\]; give a file"),
+        (None, r"NoneType; give a file, an image of Pillow"),
+        (np.zeros((0, 90, 3), np.uint8), r"^image 1: expected at least one pixel, found 0 x 90$"),
+        (np.zeros((60, 0), np.uint8), r"^image 1: expected at least one pixel, found 60 x 0$"),
+    ],
+)
+def test_predict_names_what_is_no_picture(run: Path, picture: Path, wrong: Any, found: str) -> None:
+    match = found if found.startswith("^") else rf"^image 1: expected uint8 \[H, W, 3\] RGB, found {found}"
+    with pytest.raises(UserError, match=match):
+        detkit.predict(run, [read_picture(picture), wrong])
+
+
+def test_predict_names_a_file_that_is_no_picture(run: Path, tmp_path: Path) -> None:
+    for path in ("nothing.png", tmp_path):
+        with pytest.raises(UserError, match=str(path)):
+            detkit.predict(run, path)
+
+
+def test_a_detector_predicts_as_the_front_door_does(run: Path, picture: Path) -> None:
+    detector = detkit.load(run)
+    (expected,) = detkit.predict(detector, picture)
+    (actual,) = detector.predict(picture)
+    assert torch.equal(actual.boxes, expected.boxes)
+    assert detector.predict([]) == []
+
+
+def test_results_are_ordinary_tensors(run: Path, picture: Path) -> None:
+    """Those of `inference_mode` refuse to be changed in place, and to enter a computation with gradients."""
+    (detections,) = detkit.predict(run, picture)
+    assert not any(column.is_inference() for column in detections.objects.columns().values())
+    detections.boxes[:, 0::2] *= 2
+    weight = torch.ones(4, requires_grad=True)
+    (detections.boxes * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_load_changes_what_needs_no_new_weights(run: Path, picture: Path) -> None:
+    few = detkit.load(run, set=["model.roi.selection.max_detections=2"])
+    assert [len(detections) for detections in few.predict([picture, picture])] == [2, 2]
+
+
+def test_outputs_that_are_nan_are_an_error(run: Path, picture: Path) -> None:
+    """A comparison with nan is false, so such a detector would seem to find nothing."""
+    detector: Any = detkit.load(run)
+    with torch.no_grad():
+        detector.roi.classifier.bias[1] = torch.nan
+    with pytest.raises(UserError, match="the outputs of the network are nan for the picture"):
+        detector.predict(picture)
 
 
 # ---- python -m detkit

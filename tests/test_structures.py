@@ -247,6 +247,66 @@ def test_detections_name_a_wrong_field(changes: dict[str, Any], message: str) ->
         make_detections(**changes)
 
 
+ROWS = make_detections(
+    boxes=torch.arange(12, dtype=torch.float32).view(3, 4),
+    labels=torch.tensor([1, 0, 1]),
+    scores=torch.tensor([0.9, 0.5, 0.1]),
+    track_ids=torch.tensor([7, 8, 9]),
+)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (ROWS.scores > 0.3, [7, 8]),
+        (np.array([True, False, True]), [7, 9]),
+        ([True, False, False], [7]),
+        (torch.tensor([2, 0]), [7, 9]),  # best first, whatever the order of the indices
+        ([1], [8]),
+        (np.array([-1]), [9]),
+        (slice(1, None), [8, 9]),
+        (slice(None, None, -1), [7, 8, 9]),
+        (0, [7]),
+        (-1, [9]),
+        (np.int64(1), [8]),
+        (torch.tensor(1), [8]),
+        ([], []),
+        (slice(3, 9), []),
+        (torch.zeros(3, dtype=torch.bool), []),
+    ],
+)
+def test_detections_are_indexed_with_all_their_columns(rows: Any, expected: list[int]) -> None:
+    chosen = ROWS[rows]
+    tracks = chosen.objects.track_ids
+    assert tracks is not None
+    assert tracks.tolist() == expected
+    assert chosen.boxes.tolist() == [ROWS.boxes[track - 7].tolist() for track in expected]
+    assert chosen.class_names == [["dog", "person", "dog"][track - 7] for track in expected]
+    assert chosen.categories is PERSON
+
+
+@pytest.mark.parametrize("rows", [3, -4, [3], [True, False], torch.ones(4, dtype=torch.bool)])
+def test_rows_that_there_are_not_are_an_index_error(rows: Any) -> None:
+    with pytest.raises(IndexError):
+        ROWS[rows]
+
+
+def test_iterating_gives_detections_of_one() -> None:
+    assert [(len(one), one.scores.item(), one.class_names) for one in ROWS] == [
+        (1, ROWS.scores[0].item(), ["dog"]),
+        (1, ROWS.scores[1].item(), ["person"]),
+        (1, ROWS.scores[2].item(), ["dog"]),
+    ]
+    assert list(ROWS[[]]) == []
+
+
+def test_the_repr_is_one_line_with_the_best() -> None:
+    assert repr(ROWS) == "Detections(3: dog 0.90, person 0.50, dog 0.10)"
+    assert repr(ROWS[[]]) == "Detections(0)"
+    many = make_detections(boxes=torch.zeros(7, 4), labels=torch.zeros(7).long(), scores=torch.ones(7))
+    assert repr(many) == f"Detections(7: {', '.join(['person 1.00'] * 5)}, ...)"
+
+
 def test_categories_become_plain_values_and_are_read_back() -> None:
     """Through what a checkpoint or JSON makes of tuples: lists."""
     for categories in (PERSON, Categories.of_names(["cat", "dog"])):

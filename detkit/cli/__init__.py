@@ -14,6 +14,7 @@ from detkit.cli.evaluation import evaluate
 from detkit.cli.export import export
 from detkit.cli.prediction import predict
 from detkit.cli.report import report
+from detkit.cli.serve import serve
 from detkit.cli.show import show
 from detkit.cli.training import overfit, train
 from detkit.cli.weights import compress
@@ -30,6 +31,7 @@ __all__ = [
     "predict",
     "proposals",
     "report",
+    "serve",
     "show",
     "train",
 ]
@@ -43,6 +45,7 @@ COMMANDS: dict[str, Callable[[Sequence[str] | None], int]] = {
     "eval": evaluate,
     "report": report,
     "predict": predict,
+    "serve": serve,
     "export": export,
     "anchors": anchors,
     "proposals": proposals,

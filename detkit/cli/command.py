@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detkit.config import UserError
+from detkit.engine.prediction.stopping import Stopped
 from detkit.engine.speed import prepare_process
 from detkit.files import write_text, writing
 
@@ -29,10 +30,17 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_class_match(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--class-map", type=Path, metavar="FILE", help="YAML lines `detector's name of a class: the data's name`"
+    )
+    parser.add_argument("--classes", choices=("all", "shared"), default="all", help="shared: those that both have")
+
+
 def run_command(
     parser: argparse.ArgumentParser, action: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None
 ) -> int:
-    """Status 0, 2 for a user's mistake (one message, no stack trace), 130 when interrupted, 141 for a closed pipe."""
+    """Status 0; 2 for a user's mistake (one message, no stack trace); 130, 143 for a signal; 141 for a closed pipe."""
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and classes need not be UTF-8
@@ -62,7 +70,7 @@ def run_command(
             "interrupted; a training run goes on with --resume" if parser.prog == "train" else "interrupted",
             file=sys.stderr,
         )
-        return 130
+        return error.status if isinstance(error, Stopped) else 130
     return 0
 
 
@@ -80,7 +88,28 @@ def refuse_overwriting(outputs: Sequence[Path | None], inputs: Sequence[Path | s
             raise UserError(f"{output}: is read by this command, and would be overwritten; name another file")
 
 
+def check_file(option: str, path: Path | None) -> None:
+    """Raises UserError if a file that is to be written is a folder: rather now than after an hour of work."""
+    if path is not None and path.is_dir():
+        raise UserError(f"{option} {path}: expected a file to write, found a folder; name a file in it")
+
+
 def write_json(path: Path, value: object) -> None:
+    """Also to /dev/stdout, a pipe or the like, which no other file can take the place of."""
+    text = json.dumps(value, indent=1)
+    if _is_stdout(path):
+        print(text)
+        return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(value, indent=1))
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+    write_text(path, text)
+
+
+def _is_stdout(path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # no such file yet, or a stdout that is none
+        return False

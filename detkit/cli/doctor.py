@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detkit.cli.command import CONFIG, SOURCE, add_set, refuse_overwriting, run_command, write_json
+from detkit.cli.command import (
+    CONFIG,
+    SOURCE,
+    add_class_match,
+    add_set,
+    check_file,
+    refuse_overwriting,
+    run_command,
+    write_json,
+)
+from detkit.config import UserError
 
 if TYPE_CHECKING:
     from detkit.engine.settings import RunConfig
@@ -27,6 +37,7 @@ def doctor(arguments: Sequence[str] | None = None) -> int:
         help="write a mended copy of the data to DIR, which does not exist or is empty",
     )
     parser.add_argument("--run", metavar="RUN", help=f"judge the validation labels by a trained detector: {SOURCE}")
+    add_class_match(parser)
     add_set(parser)
     return run_command(parser, _doctor, arguments)
 
@@ -37,7 +48,10 @@ def _doctor(options: argparse.Namespace) -> None:
     from detkit.inspect.doctor.mend import check_folder, mend
     from detkit.inspect.doctor.text import describe
 
-    refuse_overwriting([options.json], [options.config, options.run])
+    if not options.run and (options.class_map or options.classes == "shared"):
+        raise UserError("--class-map and --classes shared: have no effect without --run, as they match its classes")
+    check_file("--json", options.json)
+    refuse_overwriting([options.json], [options.config, options.run, options.class_map])
     config = load_named(options.config, options.set)
     if options.fix:
         check_folder(options.fix, Path(config.data.root))
@@ -52,8 +66,13 @@ def _doctor(options: argparse.Namespace) -> None:
 
 def _detections(options: argparse.Namespace, config: RunConfig) -> DetectionStore:
     """Those of the run on the validation data, without the pictures that are flawed where training would stop."""
-    from detkit.engine.evaluate import evaluate_source
+    from detkit.engine.class_match import read_class_map
+    from detkit.engine.evaluate import evaluate_detector
+    from detkit.engine.sources import load_detector
 
-    stops = getattr(config.data, "on_bad_label", None) == "raise"
-    overrides = [*options.set, *(["data.on_bad_label=drop_image"] if stops else [])]
-    return evaluate_source(options.run, (config.eval.protocol,), config=Path(options.config), overrides=overrides)[1]
+    if getattr(config.data, "on_bad_label", None) == "raise":
+        config = config.model_copy(update={"data": config.data.model_copy(update={"on_bad_label": "drop_image"})})
+    class_map = read_class_map(options.class_map) if options.class_map else None
+    detector, _ = load_detector(options.run)
+    protocols = (config.eval.protocol,)
+    return evaluate_detector(detector, config, protocols, class_map=class_map, classes=options.classes)[1]

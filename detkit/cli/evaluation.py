@@ -8,7 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detkit.cli.command import CONFIG, SOURCE, add_set, refuse_overwriting, run_command, write_json
+from detkit.cli.command import (
+    CONFIG,
+    SOURCE,
+    add_class_match,
+    add_set,
+    check_file,
+    refuse_overwriting,
+    run_command,
+    write_json,
+)
 from detkit.config import UserError
 from detkit.evaluation.protocols import PROTOCOLS
 
@@ -57,10 +66,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
         default="data",
         help="how --detections number the classes: by the data's ids (default), or counting its classes from 0 or 1",
     )
-    parser.add_argument(
-        "--class-map", type=Path, metavar="FILE", help="YAML lines `detector's name of a class: the data's name`"
-    )
-    parser.add_argument("--classes", choices=("all", "shared"), default="all", help="shared: those that both have")
+    add_class_match(parser)
 
 
 def results_of_options(options: argparse.Namespace, detections: Sequence[Path]) -> Results:
@@ -121,6 +127,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     check_options(options, options.source)
     inputs = (options.source, options.config, options.ground_truth, options.class_map, *(options.detections or ()))
     refuse_overwriting((options.json, options.save_detections), inputs)
+    for option, path in (("--json", options.json), ("--save-detections", options.save_detections)):
+        check_file(option, path)
     for path in filter(None, (options.json, options.save_detections)):
         create_folder(path.parent)  # rather now than after an hour of evaluation
     if options.detections:

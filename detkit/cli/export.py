@@ -35,7 +35,7 @@ def export(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, metavar="N", help="pictures at once (default: any number; with --raw 1)")
     parser.add_argument("--size", type=_size, metavar="HxW", help="px of the input, where it is fixed")
     parser.add_argument("--int8", action="store_true", help="in 8 bits, calibrated on the training pictures")
-    parser.add_argument("--calibration", type=int, default=128, metavar="N", help="pictures for --int8 (128)")
+    parser.add_argument("--calibration", type=int, metavar="N", help="pictures for --int8 (128)")
     parser.add_argument("--config", type=Path, metavar="FILE", help=f"take the data to compare on from {CONFIG}")
     add_set(parser)
     parser.add_argument("--pictures", type=int, default=16, metavar="N", help="compare on so many (16)")
@@ -56,13 +56,15 @@ def _export(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}: expected at least 1, found {value}")
+    if options.calibration is not None and not options.int8:
+        raise UserError("--calibration: has no effect without --int8")
     from detkit.export.export import DifferenceError, ExportOptions, export_source
     from detkit.export.program import Form
 
     chosen = ExportOptions(
         form=Form(options.input, options.raw, options.batch, options.size),
         int8=options.int8,
-        calibration=options.calibration,
+        calibration=options.calibration or 128,
         config=options.config,
         overrides=tuple(options.set),
         num_pictures=options.pictures,

@@ -43,24 +43,23 @@ def _report(options: argparse.Namespace) -> None:
     if int(os.environ.get("RANK", 0)) > 0:
         return  # under torchrun the first process speaks for all
     write_report(subjects, options.output, doctor=not options.no_doctor)
-    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, opens in any browser")
+    size = options.output.stat().st_size
+    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    print(f"{options.output}: {text}, opens in any browser")
 
 
 def _sources(options: argparse.Namespace) -> list[Subject]:
     from detkit.engine.class_match import read_class_map
     from detkit.engine.run import newest_run
-    from detkit.inspect.report.subject import subject_of_source
+    from detkit.inspect.report.subject import subjects_of_sources
 
-    return [
-        subject_of_source(
-            source,
-            config=options.config,
-            overrides=options.set,
-            class_map=read_class_map(options.class_map) if options.class_map else None,
-            classes=options.classes,
-        )
-        for source in options.sources or [newest_run()]
-    ]
+    return subjects_of_sources(
+        options.sources or [newest_run()],
+        config=options.config,
+        overrides=options.set,
+        class_map=read_class_map(options.class_map) if options.class_map else None,
+        classes=options.classes,
+    )
 
 
 def _foreign(options: argparse.Namespace) -> list[Subject]:

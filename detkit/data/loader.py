@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
@@ -48,6 +48,8 @@ class LoaderConfig(Config):
     proposals         folder for the proposals of detectors that are given them; null: `proposals` in the folder of the
                       data, or in the user's cache where one cannot write there
     """
+
+    at_test: ClassVar[tuple[str, ...]] = ("workers", "proposals")
 
     workers: int = Field(2, ge=0)
     aspect_grouping: bool = True

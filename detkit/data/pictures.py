@@ -13,17 +13,21 @@ import io
 import os
 import stat
 import struct
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from detkit.config import UserError
 from detkit.structures import Size
 
-IMAGE_SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif")
+IMAGE_SUFFIXES: tuple[str, ...] = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif"),
+    *(".jpe", ".mpo", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras: a file of 16 bits may hold any of them
 # A header can claim any size. Above LARGE pixels, more of them for each byte of the file than any real picture has are
 # refused before memory is sought for them.
@@ -46,17 +50,25 @@ if importlib.util.find_spec("pillow_heif") is not None:
 def read_picture(path: str | Path, at_least: Size | None = None) -> np.ndarray:
     """uint8 `[H, W, 3]` RGB, upright: the first frame or page, grey as three equal channels, without alpha.
 
-    Samples of more than 8 bits are brought to 8 by `to_8_bits`. A JPEG that is cut short may come with a grey rest;
-    `upright_size(path, decode=True)` finds it. Raises UserError if the picture cannot be decoded.
+    Samples of more than 8 bits are brought to 8 by `to_8_bits`. Raises UserError if the picture cannot be decoded or is
+    cut short.
 
     at_least  (h, w): a JPEG comes at 1 / `reduction` of its size, which takes about a third of the time
     """
     try:
         with _open(path) as file:
             data = file.read()
+    except (OSError, ValueError) as error:  # a ValueError: the path has a null byte
+        raise UserError(_fault(path, error)) from error
+    return decode_picture(data, at_least, name=path)
+
+
+def decode_picture(data: bytes, at_least: Size | None = None, *, name: str | Path = "that was sent") -> np.ndarray:
+    """As `read_picture`, from the content of a file, which messages call `name`."""
+    try:
         return _decode(_header(io.BytesIO(data), len(data)), data, at_least)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, MemoryError, ...
-        raise UserError(_fault(path, error)) from error
+        raise UserError(_fault(name, error)) from error
 
 
 def upright_size(path: str | Path, decode: bool) -> Size | str:
@@ -81,6 +93,38 @@ def upright_size(path: str | Path, decode: bool) -> Size | str:
             return height, width
     except Exception as error:
         return _fault(path, error)
+
+
+def size_in_header(data: bytes) -> Size:
+    """(h, w) that the header of a picture states, not turned, before memory is sought for its pixels.
+
+    `data` is the content of its file, or the first part of it. Raises UserError if it is no picture.
+    """
+    try:
+        picture = _header(io.BytesIO(data), sys.maxsize)  # any size: the caller has a limit of its own
+        if picture is not None:
+            return picture.size[::-1]
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if 43 in data[2:4] else 8])  # 43: BigTIFF
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        return int(tags[TiffImagePlugin.IMAGELENGTH]), int(tags[TiffImagePlugin.IMAGEWIDTH])
+    except Exception as error:
+        raise UserError(_fault("that was sent", error)) from error
+
+
+def count_pages(path: str | Path) -> int:
+    """How many pages of a TIFF, or frames of an animation, the file has; `read_picture` gives the first.
+
+    1 for kinds that have one picture, for the further images in a JPEG (previews, depth), and if that cannot be told.
+    """
+    try:
+        with _open(path) as file:
+            picture = _header(file, os.fstat(file.fileno()).st_size)
+            several = picture is not None and picture.format not in ("JPEG", "MPO")
+            return getattr(picture, "n_frames", 1) if several else 1
+    except Exception:  # see `read_picture`, which tells of the fault
+        return 1
 
 
 def reduction(size: Size, at_least: Size | None) -> int:

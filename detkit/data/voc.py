@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -19,6 +19,7 @@ from detkit.data.classes import choose_classes, merge_classes
 from detkit.data.dataset import ImageDataset
 from detkit.data.voc_files import find_files, pair_pictures
 from detkit.data.voc_xml import Annotation, read_annotation
+from detkit.formats import VOC_MIN_SIDE
 from detkit.structures import Categories
 
 VOC_CLASSES = (
@@ -26,7 +27,6 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 # xmin = xmax is one pixel wide in VOC's inclusive pixels, but nobody annotates one pixel: such a box is a stray click.
-MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when corners are fractions
 
 
 def _allow_text(schema: dict[str, Any]) -> None:
@@ -49,6 +49,8 @@ class VOCConfig(FilesConfig):
     difficult  training either ignores difficult objects, `ignore` (py-faster-rcnn), or learns them, `train` (Fast
                R-CNN, Detectron2). Evaluation always ignores them
     """
+
+    at_test: ClassVar[tuple[str, ...]] = ("root", "classes", "merge", "on_bad_label", "check_images", "train", "val")
 
     name: Literal["voc"] = "voc"
     train: Splits
@@ -104,7 +106,7 @@ def read_voc(config: VOCConfig, split: Literal["train", "val"], check: Check = c
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
         check=check,
-        min_side=MIN_SIDE,
+        min_side=VOC_MIN_SIDE,
         notes={**notes, **left_out},
     )
 

@@ -6,11 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from detkit.detectors.atss import ATSSConfig, build_atss
+from detkit.detectors.cascade_rcnn import CascadeRCNNConfig, build_cascade_rcnn
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
+from detkit.detectors.fcos import FCOSConfig, build_fcos
 from detkit.detectors.rcnn import RCNNConfig, build_rcnn
+from detkit.detectors.retinanet import RetinaNetConfig, build_retinanet
 from detkit.detectors.sliding_window import SlidingWindowConfig, build_sliding_window
 from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
@@ -23,7 +27,11 @@ DetectorConfig = Annotated[
     | RCNNConfig
     | FastRCNNConfig
     | FasterRCNNConfig
+    | CascadeRCNNConfig
     | SSDConfig
+    | RetinaNetConfig
+    | FCOSConfig
+    | ATSSConfig
     | YOLOv1Config
     | YOLOv2Config
     | YOLOv3Config
@@ -43,8 +51,16 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_fast_rcnn(config, categories)
         case FasterRCNNConfig():
             detector = build_faster_rcnn(config, categories)
+        case CascadeRCNNConfig():
+            detector = build_cascade_rcnn(config, categories)
         case SSDConfig():
             detector = build_ssd(config, categories)
+        case RetinaNetConfig():
+            detector = build_retinanet(config, categories)
+        case FCOSConfig():
+            detector = build_fcos(config, categories)
+        case ATSSConfig():
+            detector = build_atss(config, categories)
         case YOLOv1Config():
             detector = build_yolov1(config, categories)
         case YOLOv2Config():

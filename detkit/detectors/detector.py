@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from detkit.nn.outputs import OutputsT
 from detkit.nn.proposals import ProposalsConfig
 from detkit.nn.selection import DetectionRows
 from detkit.structures import Batch, Categories, Detections, ImageInfo, Target
+
+if TYPE_CHECKING:
+    import detkit
 
 
 class Detector(nn.Module, ABC, Generic[OutputsT]):
@@ -78,6 +81,12 @@ class Detector(nn.Module, ABC, Generic[OutputsT]):
     def postprocess(self, outputs: OutputsT, infos: Sequence[ImageInfo]) -> list[Detections]:
         sizes = torch.tensor([info.input_size for info in infos], device=self.input.mean.device)
         return self.detect(outputs, sizes).to_detections(infos, self.categories)
+
+    def predict(self, images: detkit.AnyImage | Iterable[detkit.AnyImage]) -> list[Detections]:
+        """Detections of one or several images, in their own pixels and best first: `detkit.predict`."""
+        import detkit
+
+        return detkit.predict(self, images)
 
 
 AnyDetector: TypeAlias = Detector[Any]  # for those who hand outputs on and never look into them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class FastRoIConfig(RoIConfig):
 
 class FastRCNNConfig(Config):
     """Defaults: VGG16 on VOC."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("proposals", "test_sizes")
 
     name: Literal["fast_rcnn"] = "fast_rcnn"
     backbone: BackboneConfig = VGGConfig()

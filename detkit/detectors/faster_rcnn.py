@@ -6,12 +6,13 @@ MobileNetV3-Large-320-FPN (torchvision).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from detkit.config import Config
 from detkit.detectors.region_based import (
@@ -23,7 +24,7 @@ from detkit.detectors.region_based import (
 from detkit.nn.backbones import BackboneConfig, build_backbone, load_classifier
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import StagedBackbone, consecutive
-from detkit.nn.heads.regions import RoIOutputs
+from detkit.nn.heads.regions import RegionHead, RegionTargets
 from detkit.nn.heads.roi import RoIConfig, RoIHead
 from detkit.nn.heads.rpn import RPN, RPNConfig, RPNOutputs
 from detkit.nn.input import ImageInput, InputConfig
@@ -35,10 +36,10 @@ from detkit.nn.proposals.regions import Regions
 from detkit.structures import Categories, Target
 
 
-class FasterRCNNConfig(Config):
-    """Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
+class TwoStageConfig(Config):
+    """What Faster R-CNN and Cascade R-CNN are made of. Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
 
-    name: Literal["faster_rcnn"] = "faster_rcnn"
+    name: str
     backbone: BackboneConfig = ResNetConfig()
     neck: FPNConfig | None = FPNConfig()  # null: the backbone's levels as they are
     rpn: RPNConfig = RPNConfig()
@@ -46,7 +47,7 @@ class FasterRCNNConfig(Config):
     input: InputConfig = InputConfig()
 
     @model_validator(mode="after")
-    def _levels_agree(self) -> FasterRCNNConfig:
+    def _levels_agree(self) -> Self:
         strides = self.backbone.strides
         check_pooled_levels(strides, self.neck, self.roi.pool)
         if not consecutive(strides):
@@ -59,10 +60,16 @@ class FasterRCNNConfig(Config):
         return self
 
 
+class FasterRCNNConfig(TwoStageConfig):
+    """Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
+
+    name: Literal["faster_rcnn"] = "faster_rcnn"
+
+
 @register_outputs
 @dataclass(frozen=True, eq=False)
-class FasterRCNNOutputs(RegionBasedOutputs[RoIOutputs]):
-    """Those of the region proposal network too."""
+class FasterRCNNOutputs(RegionBasedOutputs[Any]):
+    """Those of the region proposal network too; of the region head `RoIOutputs`, or those of a cascade."""
 
     rpn: RPNOutputs
 
@@ -70,14 +77,12 @@ class FasterRCNNOutputs(RegionBasedOutputs[RoIOutputs]):
 class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
     """Shared features, an RPN that proposes, a region head that classifies and refines."""
 
-    roi: RoIHead
-
     def __init__(
         self,
         backbone: StagedBackbone,
         neck: Neck | None,
         rpn: RPN,
-        roi: RoIHead,
+        roi: RegionHead[Any],
         image_input: ImageInput,
         categories: Categories,
     ) -> None:
@@ -99,8 +104,19 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         if proposals is None:
             proposals = self.rpn.propose(rpn)
         regions, region_targets = self.regions_with_targets(proposals, targets)
-        roi = self.roi(features, regions, region_targets)
+        roi = self.classify(features, regions, region_targets, targets, sizes)
         return FasterRCNNOutputs(roi, self.detect_in_evaluation(roi, sizes), rpn)
+
+    def classify(
+        self,
+        features: list[Tensor],
+        regions: Regions,
+        region_targets: RegionTargets | None,
+        targets: Sequence[Target] | None,  # noqa: ARG002
+        sizes: Tensor,  # noqa: ARG002
+    ) -> Any:
+        """The outputs of the region head. Only a cascade, whose stages find their own targets, needs the last two."""
+        return self.roi(features, regions, region_targets)
 
     def propose(self, images: Tensor, sizes: Tensor) -> Regions:
         """The proposals of the RPN alone, for `images` and `sizes` as `network` takes them."""
@@ -116,13 +132,23 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
 
 
 def build_faster_rcnn(config: FasterRCNNConfig, categories: Categories) -> FasterRCNN:
+    detector = build_two_stage(config, categories, FasterRCNN, RoIHead)
+    assert isinstance(detector.roi, RoIHead)
+    if note := load_classifier(config.backbone, detector.roi.hidden):
+        detector.notes.append(note)
+    return detector
+
+
+def build_two_stage(
+    config: TwoStageConfig,
+    categories: Categories,
+    detector: type[FasterRCNN],
+    head: Callable[[Any, int, Sequence[int], int], RegionHead[Any]],
+) -> FasterRCNN:
+    """head  takes its configuration, the channels of the features, the strides that it pools from, and the classes."""
     backbone = build_backbone(config.backbone)
     neck = build_neck(config.neck, backbone.out_channels, backbone.out_strides)
     channels, strides = (neck or backbone).out_channels, (neck or backbone).out_strides
     rpn = RPN(config.rpn, channels[0], strides)
-    roi = RoIHead(config.roi, channels[0], backbone.out_strides, len(categories))
-    image_input = ImageInput(config.input, backbone.out_strides[-1])
-    detector = FasterRCNN(backbone, neck, rpn, roi, image_input, categories)
-    if note := load_classifier(config.backbone, roi.hidden):
-        detector.notes.append(note)
-    return detector
+    roi = head(config.roi, channels[0], backbone.out_strides, len(categories))
+    return detector(backbone, neck, rpn, roi, ImageInput(config.input, backbone.out_strides[-1]), categories)

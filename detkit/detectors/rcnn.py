@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ NORM_REGIONS = 20  # of each image, drawn to measure the norm of the features
 
 class RCNNConfig(Config):
     """Defaults: CaffeNet on VOC."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("proposals",)
 
     name: Literal["rcnn"] = "rcnn"
     backbone: BackboneConfig = CaffeNetConfig()

@@ -1,4 +1,4 @@
-"""One pass from pixels to predictions: backbone, neck, head. SSD, the YOLOs and DETR differ only in these."""
+"""One pass from pixels to predictions: backbone, neck, head. SSD, the YOLOs, RetinaNet and DETR differ in these."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from detkit.detectors.detector import Detector, check_num_classes
-from detkit.nn.backbones.staged import StagedBackbone
+from detkit.nn.backbones.staged import StagedBackbone, consecutive
+from detkit.nn.heads.dense import TowerConfig
 from detkit.nn.heads.head import Head
 from detkit.nn.input import ImageInput
+from detkit.nn.necks.fpn import FPNConfig
 from detkit.nn.outputs import OutputsT
 from detkit.nn.selection import DetectionRows
 from detkit.structures import Categories, Target
+
+
+def check_pyramid(strides: Sequence[int], neck: FPNConfig, tower: TowerConfig) -> int:
+    """The number of levels of a pyramid on backbone levels of these strides.
+
+    Raises ValueError if it has a gap, or if the norms of `tower` cannot divide its channels.
+    """
+    if not consecutive(strides):
+        raise ValueError(f"backbone.strides: expected no gap between them, found {list(strides)}")
+    if tower.groups and neck.out_channels % tower.groups:
+        raise ValueError(
+            f"head.tower.groups: expected a divisor of neck.out_channels, {neck.out_channels}, found {tower.groups}"
+        )
+    return len(strides) + neck.num_extra_levels
 
 
 class SingleShotDetector(Detector[OutputsT]):

@@ -13,11 +13,12 @@ import yaml
 
 from detkit.config import UserError
 from detkit.data.checks import LabelPolicy
-from detkit.data.dataset import plural
+from detkit.data.dataset import ImageDataset, plural
 from detkit.data.writers import coco, voc, yolo
 from detkit.data.writers.pictures import name_pictures, place
 from detkit.engine.convert_source import read_source
 from detkit.files import writing
+from detkit.structures import Categories
 
 WRITERS: Mapping[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo}
 
@@ -42,22 +43,39 @@ def convert(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists already; name another folder, or remove it")
-    writer = WRITERS[to]
     data = read_source(source, format_name, on_bad_label)
-    lost = Counter(data.lost)
-    splits = name_pictures(data.splits, one_folder=writer.ONE_FOLDER, lost=lost)
-    with complete_or_not_at_all(output) as folder:
-        files = [(p.source, folder / writer.picture_path(split, p.name)) for split in splits for p in splits[split]]
-        counts = place(files, copy=copy)
-        writer.write(folder, splits, data.categories, lost)
-    settings = writer.settings(output, list(splits), data.categories)
-    section = yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
     return [
         f"read {source} as {data.format}",
         *(split + dataset.summary.removeprefix(dataset.name) for split, dataset in data.splits.items()),
+        *write_dataset(data.splits, data.categories, output, to, lost=data.lost, copy=copy),
+    ]
+
+
+def write_dataset(
+    datasets: Mapping[str, ImageDataset],
+    categories: Categories,
+    output: Path,
+    to: str,
+    *,
+    lost: Mapping[str, int] | None = None,
+    copy: bool = False,
+) -> list[str]:
+    """Writes data sets, by the names of their splits, as `convert` does; returns lines for the user.
+
+    lost  counts of what is not in the data sets any more
+    """
+    writer, counts_lost = WRITERS[to], Counter(lost or {})
+    splits = name_pictures(datasets, one_folder=writer.ONE_FOLDER, lost=counts_lost)
+    with complete_or_not_at_all(output) as folder:
+        files = [(p.source, folder / writer.picture_path(split, p.name)) for split in splits for p in splits[split]]
+        counts = place(files, copy=copy)
+        writer.write(folder, splits, categories, counts_lost)
+    settings = writer.settings(output, list(splits), categories)
+    section = yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    return [
         f"-> {output}: {', '.join(plural(number, noun) for noun, number in counts.items())}, "
         f"splits {', '.join(f'{split} {len(pictures):,}' for split, pictures in splits.items())}",
-        *_lost_lines(lost, to),
+        *_lost_lines(counts_lost, to),
         f"next, in a configuration: data: {section.strip()}",
     ]
 

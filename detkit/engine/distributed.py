@@ -18,20 +18,24 @@ DEVICES = r"auto|cpu|cuda(:\d+)?"
 Value = TypeVar("Value")
 
 
+def check_device(device: str) -> None:
+    """Raises UserError for a name that is no device which detkit runs on."""
+    if not re.fullmatch(DEVICES, device):
+        known = "; detkit runs on CPUs and CUDA alone" if re.fullmatch(r"(mps|xpu|hip|xla|npu)(:\d+)?", device) else ""
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, found {device!r}{known}")
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
     """Joins torchrun's processes, if it started this one, and yields the device of this process.
 
     A block inside another, such as an evaluation after a training, stays in the group of the outer one.
     """
-    if not re.fullmatch(DEVICES, device):
-        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, found {device!r}")
+    check_device(device)
     cuda = device != "cpu" and torch.cuda.is_available()
     if device.startswith("cuda") and not cuda:
-        raise UserError(
-            f"device: {device} was asked for, but torch finds no CUDA device; use --set device=cpu, or --device cpu "
-            "where a tool has that option"
-        )
+        reason = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+        raise UserError(f"device: {device} was asked for, but {reason}; choose cpu, or auto for what there is")
     if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
         raise UserError(f"device: {device} was asked for, but there are only {torch.cuda.device_count()} CUDA devices")
     if not dist.is_torchelastic_launched():

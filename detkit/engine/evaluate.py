@@ -20,6 +20,7 @@ from detkit.engine.amp import AMP, autocast
 from detkit.engine.class_match import describe_match, listed, map_classes, shared_classes
 from detkit.engine.config_files import load_named
 from detkit.engine.loaders import evaluation_loader
+from detkit.engine.overrides import check_settings, describe_overrides, split_overrides
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
@@ -116,15 +117,31 @@ def evaluate_source(
 ) -> tuple[Evaluation, DetectionStore]:
     """Measures a run, a checkpoint or a public detector (see `load_detector`) on validation data.
 
-    The data are those it was trained with, or those of the YAML file `config`; `overrides` change them. The store
-    holds the detections.
+    The data are those it was trained with, or those of the YAML file `config`. `overrides` change them, how they are
+    measured, and of `model` what needs no new weights (see `load_detector`); others are a UserError. The store holds
+    the detections.
 
     class_map  the data's names of classes by the detector's, where name and synonym do not tell
     classes    `shared`: measure on the classes that the detector and the data both have; `all`: on the data's, and
                UserError if the detector lacks one
     """
-    detector, trained = load_detector(source)
-    settings = evaluation_settings(source, trained, config, overrides)
+    of_model, others = split_overrides(overrides)
+    detector, trained = load_detector(source, of_model)
+    settings = evaluation_settings(source, trained, config, others)
+    check_effect(detector, others, protocols)
+    evaluation, store = evaluate_detector(detector, settings, protocols, class_map=class_map, classes=classes)
+    return replace(evaluation, notes=(*describe_overrides(overrides), *evaluation.notes)), store
+
+
+def evaluate_detector(
+    detector: AnyDetector,
+    settings: RunConfig,
+    protocols: Sequence[Protocol],
+    *,
+    class_map: Mapping[str, str] | None = None,
+    classes: Literal["all", "shared"] = "all",
+) -> tuple[Evaluation, DetectionStore]:
+    """Measures a detector on the validation data of `settings`; see `evaluate_source`."""
     with distributed.process_group(settings.device) as device:
         with distributed.first_process_first():
             dataset = build_dataset(settings.data, "val")
@@ -142,7 +159,12 @@ def evaluate_source(
             workers=workers,
             proposals=proposals_for(detector, dataset, root, workers=workers, chosen=settings.loader.proposals),
         )
-        evaluators = build_evaluators(protocols, store, coco_backend=settings.eval.coco_backend)
+        evaluators = build_evaluators(
+            protocols,
+            store,
+            coco_backend=settings.eval.coco_backend,
+            max_detections=settings.eval.max_detections,
+        )
         amp = settings.eval.amp
         evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=amp, dataset_label=dataset_label)
         notes = describe_match(names, data_names, store.categories.names, dataset_label.tolist())
@@ -150,11 +172,38 @@ def evaluate_source(
 
 
 def evaluation_settings(
-    source: str | Path, trained: RunConfig | None, config: Path | None, overrides: Sequence[str]
+    source: str | Path,
+    trained: RunConfig | None,
+    config: Path | None,
+    overrides: Sequence[str],
+    sections: Sequence[str] = ("data", "loader", "eval", "device"),
 ) -> RunConfig:
-    """Those of the file `config`, else those that the detector was trained with."""
+    """Those of the file `config`, else those that the detector was trained with.
+
+    sections  that are read; `overrides` of others, and of what matters only in training, are a UserError
+    """
     if config:
-        return load_named(config, overrides)
-    if trained:
-        return parse_config(override(trained.model_dump(mode="json"), overrides, RunConfig), RunConfig, where="--set")
-    raise UserError(f"{source}: public weights bring no data; name a configuration that does with --config")
+        settings = load_named(config, overrides)
+    elif trained:
+        tree = override(trained.model_dump(mode="json"), overrides, RunConfig)
+        settings = parse_config(tree, RunConfig, where=" ".join(f"--set {item}" for item in overrides))
+    else:
+        raise UserError(f"{source}: public weights bring no data; name a configuration that does with --config")
+    check_settings(settings, overrides, sections)
+    return settings
+
+
+def check_effect(detector: AnyDetector, overrides: Sequence[str], protocols: Sequence[Protocol]) -> None:
+    """Raises UserError for one that has no effect on this detector, or by these protocols."""
+    given = {item.partition("=")[0].strip(): item for item in overrides}
+    reasons: dict[str, str] = {}
+    if "coco" not in protocols:
+        reasons |= dict.fromkeys(("eval.coco_backend", "eval.max_detections"), "without --protocol coco")
+    if detector.proposals is None:
+        reasons["loader.proposals"] = "as this detector is given no proposals"
+    if not any(True for _ in detector.parameters()):  # an exported file
+        reasons["eval.amp"] = "as this file has its precision built in"
+        reasons["device"] = "as this file runs where its runtime runs"
+    for path, reason in reasons.items():
+        if path in given:
+            raise UserError(f"--set {given[path]}: has no effect {reason}")

@@ -21,6 +21,7 @@ from detkit.engine.class_match import listed, map_classes
 from detkit.engine.config_files import load_named
 from detkit.engine.evaluate import detection_store
 from detkit.engine.foreign_ground_truth import AnnotatedImages, read_ground_truth
+from detkit.engine.overrides import check_settings
 from detkit.engine.results_files import ResultRows, read_results
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import Evaluation, summarise
@@ -28,6 +29,7 @@ from detkit.evaluation.protocols import EvalConfig, Protocol
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Detections, Objects
 
+MEASURING = ("eval.coco_backend", "eval.max_detections")  # what is read where no detector runs
 ClassIds = Literal["data", "from-0", "from-1"]
 
 
@@ -79,7 +81,9 @@ def load_results(
     """
     rows = read_results(detections)
     if ground_truth is not None and config is None:
-        settings = parse_config(override({}, overrides, _Settings), _Settings, where="--set").eval
+        parsed = parse_config(override({}, overrides, _Settings), _Settings, where="--set")
+        check_settings(parsed, overrides, MEASURING)
+        settings = parsed.eval
         data = read_ground_truth(ground_truth, images, image_set, rows.image_set)
     elif config is not None and ground_truth is None and images is None and image_set is None:
         settings, data = _read_configured(config, overrides)
@@ -98,13 +102,17 @@ def load_results(
 
 def evaluate_results(results: Results, protocols: Sequence[Protocol]) -> Evaluation:
     """Measures by each of the protocols."""
-    backend = results.settings.coco_backend
-    evaluation = summarise(results.store, build_evaluators(protocols, results.store, coco_backend=backend))
+    settings, store = results.settings, results.store
+    evaluators = build_evaluators(
+        protocols, store, coco_backend=settings.coco_backend, max_detections=settings.max_detections
+    )
+    evaluation = summarise(store, evaluators)
     return replace(evaluation, notes=results.notes)
 
 
 def _read_configured(config: Path, overrides: Sequence[str]) -> tuple[EvalConfig, AnnotatedImages]:
     settings = load_named(config, overrides)
+    check_settings(settings, overrides, ("data", *MEASURING))
     dataset = build_dataset(settings.data, "val")
     store = detection_store(dataset)
     categories, paths = store.categories, store.paths or ()

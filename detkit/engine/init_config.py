@@ -67,17 +67,20 @@ def init_config(output: Path, base: str, data: Path, init: str | None = None) ->
 
 
 def _read(data: DataConfig) -> tuple[ImageDataset, ImageDataset | None, DataConfig, list[str]]:
-    """Both splits, the configuration with which they can be read, and a sentence if boxes are dropped for that."""
+    """Both splits, the configuration with which they can be read, and a sentence if boxes or images are dropped."""
     try:
         return (*_splits(data), data, [])
     except DataError as error:
-        lenient = data.model_copy(update={"on_bad_label": "drop_box"})
-        try:
-            splits = _splits(lenient)
-        except DataError:
-            raise error from None
         first = str(error).splitlines()[:2][-1].strip()
-        return (*splits, lenient, [f"on_bad_label: drop_box, because some objects cannot be used, such as: {first}"])
+        for policy, what in (("drop_box", "objects"), ("drop_image", "images")):
+            lenient = data.model_copy(update={"on_bad_label": policy})
+            try:
+                splits = _splits(lenient)
+            except DataError:
+                continue
+            reason = f"on_bad_label: {policy}, because some {what} cannot be used, such as: {first}"
+            return (*splits, lenient, [reason])
+        raise
 
 
 def _splits(data: DataConfig) -> tuple[ImageDataset, ImageDataset | None]:

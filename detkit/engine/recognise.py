@@ -49,6 +49,8 @@ def recognise(path: Path, only: str | None = None) -> Recognised:
     inside = [found for folder in below for look in _FINDERS.values() if only is None and (found := look(folder))]
     if len(inside) == 1:  # such as the folder that holds a VOCdevkit
         return inside[0]
+    if stray := next((problem for file in _json_files(path) if (problem := _without_pictures(file, path))), None):
+        raise UserError(stray)
     if foreign := foreign_format(path):
         raise UserError(
             f"{path}: is in the format {foreign}; `detkit convert {path} FOLDER --to coco` makes a folder of it "
@@ -158,12 +160,7 @@ def _has_xml(folder: Path) -> bool:
 
 def _coco(path: Path) -> Recognised | None:
     root = path if path.is_dir() else path.parent
-    files = (
-        [path]
-        if path.is_file()
-        else [*_sorted(path, "*.json"), *_sorted(path, "*/*.json"), *_sorted(path, "*/*/*.json")]
-    )
-    folders = {file: folder for file in files if (folder := _pictures_of(file, root)) is not None}
+    folders = {file: folder for file in _json_files(path) if (folder := _pictures_of(file, root)) is not None}
     if not folders:
         return None
     names = {file.relative_to(root).as_posix(): file for file in folders}
@@ -187,8 +184,38 @@ def _coco(path: Path) -> Recognised | None:
     return Recognised(config, assumed, settings, left_out)
 
 
+def _json_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [*_sorted(path, "*.json"), *_sorted(path, "*/*.json"), *_sorted(path, "*/*/*.json")]
+
+
 def _pictures_of(file: Path, root: Path) -> Path | None:
     """The folder of the pictures of a COCO file; None if it is none, or if its first picture is nowhere."""
+    first = _first_picture(file)
+    return next((folder for folder in _candidates(file, root) if (folder / first).is_file()), None) if first else None
+
+
+def _without_pictures(file: Path, path: Path) -> str:
+    """What to say of a COCO file whose pictures are not in `path`; empty for another file."""
+    first, root = _first_picture(file), path if path.is_dir() else path.parent
+    if first is None:
+        return ""
+    places = dict.fromkeys(str(folder) for folder in _candidates(file, root))
+    return (
+        f"{file}: is in COCO's format, but its first picture, {first}, is in none of {', '.join(places)}; put the "
+        "pictures there, or write a configuration whose data.train_images names their folder"
+    )
+
+
+def _candidates(file: Path, root: Path) -> tuple[Path, ...]:
+    """The folders where the pictures of a COCO file are looked for."""
+    stem = file.stem.replace("instances_", "")
+    return (file.parent, root / stem, root / "images" / stem, root / "images", file.parent / "images", root)
+
+
+def _first_picture(file: Path) -> Path | None:
+    """The path of the first picture of a COCO file, as it stands there; None if it is no such file."""
     if file.suffix != ".json" or file.stat().st_size > MAX_JSON * 2**20:
         return None
     try:
@@ -199,9 +226,7 @@ def _pictures_of(file: Path, root: Path) -> Path | None:
             return None
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
-    stem = file.stem.replace("instances_", "")
-    candidates = (file.parent, root / stem, root / "images" / stem, root / "images", file.parent / "images", root)
-    return next((folder for folder in candidates if (folder / first).is_file()), None)
+    return first
 
 
 def _named(names: Sequence[str] | dict[str, Path], words: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ import glob
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,12 @@ def read_results(paths: Sequence[Path]) -> ResultRows:
     """
     files = list(dict.fromkeys(file for path in paths for file in _files(path)))
     if all(file.suffix.lower() == ".txt" for file in files):
-        return _read_voc(files)
+        rows = _read_voc(files)
+        beside = [
+            text.name for path in paths if path.is_dir() for text in sorted(path.glob("*.txt")) if text not in files
+        ]
+        left_out = [f"not read, as their names are not those of VOC's results: {', '.join(beside)}"] if beside else []
+        return replace(rows, notes=(*rows.notes, *left_out))
     if len(files) > 1:
         raise UserError(
             f"--detections: expected one file of COCO results, or VOC's .txt files, one a class, found {len(files)} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import copy
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -74,3 +74,5 @@ class _ModelAndData(Config):
 
 class RunConfig(RunSettings, _ModelAndData):
     """The top of every YAML file in `configs/`."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("model", "data", "loader", "eval", "device")

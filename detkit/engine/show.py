@@ -23,7 +23,7 @@ from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.sampler import Key
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import AnyDetector
-from detkit.engine.drawing import FONT, GREY, PALETTE, draw_box
+from detkit.engine.drawing import GREY, colour_of, draw_box
 from detkit.engine.initialise import without_public_weights
 from detkit.engine.loaders import evaluation_loader, training_loader
 from detkit.engine.proposal_search import ProposalSource, find_proposals, proposal_folder, proposal_source
@@ -35,6 +35,7 @@ from detkit.structures import Batch, Categories, Sample
 
 MAX_WIDTH = 4000  # px of a drawing
 MIN_HEIGHT = 480  # px of a drawing: smaller inputs are enlarged, so that names can be read
+FONT = cv2.FONT_HERSHEY_SIMPLEX  # of the line above a drawing
 TITLE = 26  # px, height of the line above a drawing
 GAP = 8  # px
 WHITE = (255, 255, 255)
@@ -129,7 +130,7 @@ def _draw_panel(sample: Sample, categories: Categories, height: int) -> np.ndarr
             cv2.rectangle(canvas, (x1, y1), (x2, y2), WHITE, 1)
     objects = sample.objects
     for box, label, ignored in zip(objects.boxes * stretch, objects.labels, objects.ignore, strict=True):
-        colour = GREY if ignored else PALETTE[label % len(PALETTE)]
+        colour = GREY if ignored else colour_of(int(label))
         draw_box(canvas, box.tolist(), categories.names[label], colour, dashed=bool(ignored))
     title = np.full((TITLE, width, 3), 255, np.uint8)
     cv2.putText(title, _describe(sample), (4, TITLE - 9), FONT, 0.45, (0, 0, 0), 1, cv2.LINE_AA)

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from detkit.config import UserError, override, parse_config, parse_yaml
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import AnyDetector
-from detkit.engine.checkpoint import FORMAT, CheckpointError, load_checkpoint
+from detkit.engine.checkpoint import (
+    CheckpointError,
+    check_mark,
+    check_numbers,
+    check_parts,
+    is_marked,
+    load_checkpoint,
+)
+from detkit.engine.overrides import change_model
 from detkit.engine.run import LAST, load_last
 from detkit.engine.settings import RunConfig
 from detkit.engine.upgrade import upgrade_config, upgrade_state
 from detkit.structures import Categories
-from detkit.weights.files import read_archive, state_in
+from detkit.weights.files import Change, read_archive, state_in, unchanged
 from detkit.weights.plain import convert_plain
 
 
-def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
+def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[AnyDetector, RunConfig | None]:
     """A detector in evaluation mode, and the configuration it was trained with.
+
+    `overrides` change its `model` where that needs no new weights, in that configuration too: thresholds, limits,
+    suppression, the size of the input.
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
     `:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or
     `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file that
     `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are
-    downloaded. Raises UserError if it is none of these.
+    downloaded. Raises UserError if it is none of these, or its weights are not numbers, and for other overrides.
     """
-    if public := _load_public(str(source)):
+    change = partial(change_model, overrides=overrides, source=source)
+    if public := _load_public(str(source), change):
+        check_numbers(public.state_dict(), source)
         return public, None
     path = _checkpoint_file(source)
     if is_exported(path):
-        return _load_exported(path)
+        return _load_exported(path, overrides)
     state = upgrade_state(load_last(path.parent) if Path(source).is_dir() else load_checkpoint(path))
+    check_parts(state, path)
+    check_numbers(state["model"], path)
     tree = upgrade_config(parse_yaml(state["config"], f"{path}: its configuration"))
     if "model" not in tree:
         raise CheckpointError(
@@ -46,10 +62,11 @@ def load_detector(source: str | Path) -> tuple[AnyDetector, RunConfig | None]:
     # torchvision knows it, which takes seconds to import.
     plain = override(tree, ["model.backbone.weights=null"])
     config = parse_config(plain, RunConfig, where=f"{path}: its configuration")
-    detector = build_detector(config.model, Categories.from_plain(state["categories"]))
+    model = change(config.model)
+    detector = build_detector(model, Categories.from_plain(state["categories"]))
     load_weights(detector, state["model"], path)
-    backbone = config.model.backbone.model_copy(update={"weights": tree["model"]["backbone"].get("weights")})
-    model = config.model.model_copy(update={"backbone": backbone})
+    backbone = model.backbone.model_copy(update={"weights": tree["model"]["backbone"].get("weights")})
+    model = model.model_copy(update={"backbone": backbone})
     return detector.eval(), config.model_copy(update={"model": model})
 
 
@@ -73,12 +90,16 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
     Raises UserError if there are none, or if they are darknet's and `detector` is not one of its networks.
     """
     if public := _load_public(source):
+        check_numbers(public.state_dict(), source)
         return Weights(_public_state(public, detector, source), public.categories, "public weights")
     path = _checkpoint_file(source)
     _refuse_exported(path)
     content = read_archive(path, "detkit")
-    if isinstance(content, dict) and content.get("format") == FORMAT:
-        checkpoint = upgrade_state(content)
+    if is_marked(content):
+        check_mark(content, path)
+        checkpoint = upgrade_state(cast(dict[str, Any], content))
+        check_parts(checkpoint, path)
+        check_numbers(checkpoint["model"], path)
         return Weights(checkpoint["model"], Categories.from_plain(checkpoint["categories"]), "a run of detkit")
     own = detector.state_dict()
 
@@ -86,6 +107,7 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
         return sum(name in own and own[name].shape == tensor.shape for name, tensor in state.items())
 
     whose, state = convert_plain(state_in(content, path, "detkit"), fitting)
+    check_numbers(state, path)
     return Weights(state, None, f"tensors of {whose}")
 
 
@@ -109,8 +131,14 @@ def is_exported(path: Path) -> bool:
     return path.suffix.lower() in (".onnx", ".pt2", ".xml")
 
 
-def _load_exported(path: Path) -> tuple[AnyDetector, RunConfig | None]:
+def _load_exported(path: Path, overrides: Sequence[str]) -> tuple[AnyDetector, RunConfig | None]:
     from detkit.export.runtime import load_exported
+
+    if overrides:
+        raise UserError(
+            f"--set {overrides[0]}: {path} is an exported file, which has its thresholds, limits and sizes built in; "
+            "export the run again with this option"
+        )
 
     detector = load_exported(path)
     text = detector.metadata.configuration
@@ -125,7 +153,7 @@ def _is_public(source: str) -> bool:
     return source.startswith(("torchvision:", "detr:", "darknet:")) or is_cfg
 
 
-def _load_public(source: str) -> AnyDetector | None:
+def _load_public(source: str, change: Change = unchanged) -> AnyDetector | None:
     """The detector of public weights; None if `source` names none."""
     if not _is_public(source):
         return None
@@ -135,15 +163,15 @@ def _load_public(source: str) -> AnyDetector | None:
         case "torchvision":
             from detkit.weights.torchvision import load_torchvision
 
-            return load_torchvision(name, Path(file) if file else None)
+            return load_torchvision(name, Path(file) if file else None, change)
         case "detr":
             from detkit.weights.detr import load_detr
 
-            return load_detr(name, Path(file) if file else None)
+            return load_detr(name, Path(file) if file else None, change)
         case _:
             from detkit.weights.darknet import load_darknet_source
 
-            return load_darknet_source(source.removeprefix("darknet:"))
+            return load_darknet_source(source.removeprefix("darknet:"), change)
 
 
 def _public_state(public: AnyDetector, detector: AnyDetector, source: str) -> Mapping[str, Tensor]:
@@ -157,6 +185,7 @@ def _checkpoint_file(source: str | Path) -> Path:
 
 
 def load_weights(detector: AnyDetector, weights: dict[str, Any], path: Path) -> None:
+    """Raises CheckpointError if they do not fit."""
     try:
         detector.load_state_dict(weights)
     except RuntimeError as error:

@@ -38,8 +38,12 @@ class Validation:
             proposals=proposals_for(detector, dataset, proposals, workers=workers, chosen=settings.loader.proposals),
         )
         self.store = detection_store(dataset)
-        backend = self.config.coco_backend
-        self.evaluators = build_evaluators([self.config.protocol], self.store, coco_backend=backend)
+        self.evaluators = build_evaluators(
+            [self.config.protocol],
+            self.store,
+            coco_backend=self.config.coco_backend,
+            max_detections=self.config.max_detections,
+        )
         self.has_objects = has_objects(dataset)
 
     def measure(self, detector: AnyDetector, device: torch.device) -> Evaluation:

@@ -16,6 +16,7 @@ from detkit.evaluation.curves import Calibration, ClassCurve, best_score, calibr
 from detkit.evaluation.error_split import ErrorKind, ErrorSplit, classify_errors, split_errors
 from detkit.evaluation.examples import Example, false_positives, loose_hits, missed_objects
 from detkit.evaluation.matching import IOU_THRESHOLDS, match_detections
+from detkit.evaluation.protocols import MAX_DETECTIONS
 from detkit.evaluation.store import DetectionStore
 
 __all__ = [
@@ -59,12 +60,17 @@ class Analysis:
     loose: list[Example]
 
 
-def analyse(store: DetectionStore) -> Analysis:
-    """Analyses the detections of a data set. Raises ValueError unless they were reported for every image."""
+def analyse(store: DetectionStore, max_detections: int = MAX_DETECTIONS) -> Analysis:
+    """Analyses the detections of a data set, of an image and class the best `max_detections`.
+
+    Raises ValueError unless they were reported for every image.
+    """
     detections, num_classes = store.in_order(), len(store.categories)
-    matches = match_detections(store.ground_truth, detections)
+    matches = match_detections(store.ground_truth, detections, max_detections)
     errors = classify_errors(matches)
-    ap_by_iou, ap_by_size = coco_average_precision(store.ground_truth, detections, num_classes)
+    ap_by_iou, ap_by_size = coco_average_precision(
+        store.ground_truth, detections, num_classes, max_detections=max_detections
+    )
     return Analysis(
         curves={store.categories.names[label]: curve for label, curve in class_curves(matches, num_classes).items()},
         ap_by_iou=ap_by_iou,

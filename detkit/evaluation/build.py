@@ -6,26 +6,30 @@ from collections.abc import Sequence
 
 from detkit.evaluation.coco import COCOEvaluator
 from detkit.evaluation.evaluator import Evaluator
-from detkit.evaluation.protocols import PROTOCOLS, CocoBackend, Protocol
+from detkit.evaluation.protocols import MAX_DETECTIONS, PROTOCOLS, CocoBackend, Protocol
 from detkit.evaluation.store import DetectionStore
 from detkit.evaluation.voc import VOCEvaluator
 
 
 def build_evaluators(
-    protocols: Sequence[Protocol], store: DetectionStore, *, coco_backend: CocoBackend = "pycocotools"
+    protocols: Sequence[Protocol],
+    store: DetectionStore,
+    *,
+    coco_backend: CocoBackend = "pycocotools",
+    max_detections: int = MAX_DETECTIONS,
 ) -> dict[Protocol, Evaluator]:
-    """An evaluator of each protocol; all read the detections of `store`.
+    """An evaluator of each protocol; all read the detections of `store`. The options are those of `EvalConfig`.
 
     Raises UserError if COCO is among the protocols and `coco_backend` cannot run here.
     """
-    return {protocol: _build(protocol, store, coco_backend) for protocol in protocols}
+    return {protocol: _build(protocol, store, coco_backend, max_detections) for protocol in protocols}
 
 
-def _build(protocol: Protocol, store: DetectionStore, coco_backend: CocoBackend) -> Evaluator:
+def _build(protocol: Protocol, store: DetectionStore, coco_backend: CocoBackend, max_detections: int) -> Evaluator:
     match protocol:
         case "voc07" | "voc10":
             return VOCEvaluator(store, eleven_point=protocol == "voc07")
         case "coco":
-            return COCOEvaluator(store, backend=coco_backend)
+            return COCOEvaluator(store, backend=coco_backend, max_detections=max_detections)
         case _:
             raise ValueError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")

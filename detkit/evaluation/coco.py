@@ -20,27 +20,40 @@ from pycocotools.cocoeval import COCOeval
 
 from detkit.evaluation.evaluator import Evaluator, ProtocolResult, by_class
 from detkit.evaluation.flat_boxes import FlatBoxes, flat_detections, flat_objects, sort_key
-from detkit.evaluation.protocols import CocoBackend
+from detkit.evaluation.protocols import MAX_DETECTIONS, CocoBackend
 from detkit.evaluation.store import DetectionStore
 from detkit.ops.dispatch import attempt
 from detkit.structures import Detections, GroundTruth
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+LAST_LIMIT = METRICS.index("AR100")  # named after the limit
 
 
 class COCOEvaluator(Evaluator):
     """The COCO box metrics; see `coco_metrics`."""
 
-    def __init__(self, store: DetectionStore, *, backend: CocoBackend = "pycocotools") -> None:
+    def __init__(
+        self,
+        store: DetectionStore,
+        *,
+        backend: CocoBackend = "pycocotools",
+        max_detections: int = MAX_DETECTIONS,
+    ) -> None:
         super().__init__(store)
         self.backend = backend
+        self.max_detections = max_detections
 
     def compute(self) -> ProtocolResult:
-        categories = self.store.categories
+        categories, detections, limit = self.store.categories, self.store.in_order(), self.max_detections
         metrics, per_class = coco_metrics(
-            self.store.ground_truth, self.store.in_order(), len(categories), backend=self.backend
+            self.store.ground_truth, detections, len(categories), backend=self.backend, max_detections=limit
         )
-        rules = "COCO, AP over IoU 0.50:0.05:0.95 and 101 recalls, 100 detections an image and class, ignored as crowd"
+        most = max(map(len, detections))
+        less = f" (no image has more than {most} of all classes)" if limit != MAX_DETECTIONS and most < limit else ""
+        rules = (
+            f"COCO, AP over IoU 0.50:0.05:0.95 and 101 recalls, {limit} detections an image and class{less}, ignored "
+            "as crowd"
+        )
         return ProtocolResult(rules, "AP", metrics, by_class(categories, per_class))
 
 
@@ -50,36 +63,49 @@ def coco_metrics(
     num_classes: int,
     *,
     backend: CocoBackend = "pycocotools",
+    max_detections: int = MAX_DETECTIONS,
 ) -> tuple[dict[str, float], np.ndarray]:
     """The 12 numbers by name, and AP of every class, float64 `[K]`; all in [0, 1], nan where there is no object.
 
     `detections[i]` belong to `ground_truth[i]`; at least one image. Ignored objects are crowds: any number of
-    detections may match one, and their overlap is the intersection over the area of the detection. At most 100
-    detections of an image and class count. Both backends give the same bits; `fast` warns and takes
-    pycocotools where its kernels cannot run.
+    detections may match one, and their overlap is the intersection over the area of the detection. At most
+    `max_detections` of an image and class count, by whose number `AR100` is called. Both backends give the same bits;
+    `fast` warns and takes pycocotools where its kernels cannot run.
     """
-    summary = _curves_of(ground_truth, detections, num_classes, backend=backend)
+    summary = _curves_of(ground_truth, detections, num_classes, backend=backend, max_detections=max_detections)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its table
         summary.summarize()
-    precision = summary.eval["precision"][:, :, :, 0, -1]  # [T, R, K] of all areas and at most 100 detections
+    precision = summary.eval["precision"][:, :, :, 0, -1]  # [T, R, K] of all areas and as many detections as count
+    there = precision[precision > -1]
+    summary.stats[0] = there.mean() if len(there) else -1  # pycocotools reads it at a limit of 100, whatever is set
     numbers, per_class = _absent_to_nan(summary.stats), _absent_to_nan(precision.mean(axis=(0, 1)))
-    return dict(zip(METRICS, numbers.tolist(), strict=True)), per_class
+    names = [*METRICS[:LAST_LIMIT], f"AR{max_detections}", *METRICS[LAST_LIMIT + 1 :]]
+    return dict(zip(names, numbers.tolist(), strict=True)), per_class
 
 
 def coco_average_precision(
-    ground_truth: Sequence[GroundTruth], detections: Sequence[Detections], num_classes: int
+    ground_truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    num_classes: int,
+    *,
+    max_detections: int = MAX_DETECTIONS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """AP by class and threshold `[K, T]`, and by class and range of area (small, medium, large) `[K, 3]`.
 
     The arguments and the rules are those of `coco_metrics`; computed by its `fast` backend.
     """
-    summary = _curves_of(ground_truth, detections, num_classes, backend="fast")
+    summary = _curves_of(ground_truth, detections, num_classes, backend="fast", max_detections=max_detections)
     precision = _absent_to_nan(summary.eval["precision"][..., -1])  # [T, R, K, A]
     return precision[..., 0].mean(axis=1).T, precision[..., 1:].mean(axis=(0, 1))
 
 
 def _curves_of(
-    ground_truth: Sequence[GroundTruth], detections: Sequence[Detections], num_classes: int, *, backend: CocoBackend
+    ground_truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    num_classes: int,
+    *,
+    backend: CocoBackend,
+    max_detections: int,
 ) -> COCOeval:
     """The evaluation of pycocotools with its `eval`, the curves; see `coco_metrics`."""
     if backend not in get_args(CocoBackend):
@@ -89,6 +115,7 @@ def _curves_of(
     flat, scores = flat_detections([image_detections for _, image_detections in pairs])
 
     summary = COCOeval(iouType="bbox")
+    summary.params.maxDets[-1] = max_detections
     summary.eval = None
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         if backend == "fast":
@@ -101,7 +128,7 @@ def _curves_of(
                     stacklevel=3,
                 )
         if summary.eval is None:
-            summary.eval = _pycocotools_curves(objects, crowd, flat, scores, len(pairs), num_classes)
+            summary.eval = _pycocotools_curves(objects, crowd, flat, scores, len(pairs), num_classes, max_detections)
     return summary
 
 
@@ -112,11 +139,13 @@ def _pycocotools_curves(
     scores: np.ndarray,
     num_images: int,
     num_classes: int,
+    max_detections: int,
 ) -> dict[str, np.ndarray]:
     """`precision` `[T, R, K, A, M]` and `recall` `[T, K, A, M]`, among other entries."""
     annotated = _coco(_annotations(objects, iscrowd=crowd.astype(np.int64)), num_images, num_classes)
     detected = _coco(_annotations(detections, score=scores), num_images, num_classes)
     evaluation = COCOeval(annotated, detected, iouType="bbox")
+    evaluation.params.maxDets[-1] = max_detections
     evaluation.evaluate()
     evaluation.accumulate()
     curves: dict[str, np.ndarray] = evaluation.eval

@@ -12,6 +12,7 @@ import numpy as np
 from detkit.config import UserError
 from detkit.evaluation.curves import best_score
 from detkit.evaluation.matching import Matches, match_detections
+from detkit.evaluation.protocols import MAX_DETECTIONS
 from detkit.evaluation.resampling import ResampledAP, draw_weights, mean_over_classes
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import GroundTruth
@@ -57,20 +58,25 @@ class Comparison:
 
 
 def compare_detectors(
-    first: DetectionStore, second: DetectionStore, *, resamples: int = 10_000, seed: int = 0
+    first: DetectionStore,
+    second: DetectionStore,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+    max_detections: int = MAX_DETECTIONS,
 ) -> Comparison:
     """Compares COCO's AP of two detectors on the same data by a paired percentile bootstrap over the images.
 
     Each resample draws as many images as there are, with replacement, the same for both detectors. A class that it
-    does not draw is not in its mean. Raises UserError if the stores have other images, classes or objects, and
-    ValueError unless the detections of every image were reported to both.
+    does not draw is not in its mean. Of an image and class `max_detections` count. Raises UserError if the stores have
+    other images, classes or objects, and ValueError unless the detections of every image were reported to both.
     """
     _check_same(first, second)
     second.in_order()  # raises if any are missing
     images, names = first.ground_truth, first.categories.names
     both = (
-        match_detections(images, first.in_order()),
-        match_detections(images, [second.detections[image.image_id] for image in images]),
+        match_detections(images, first.in_order(), max_detections),
+        match_detections(images, [second.detections[image.image_id] for image in images], max_detections),
     )
     measures = [ResampledAP(matches, len(images), len(names)) for matches in both]
     by_class = np.concatenate([measure(np.ones((len(images), 1))) for measure in measures], axis=1)  # [K, 2]

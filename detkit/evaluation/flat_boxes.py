@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from detkit.formats import to_xywh
 from detkit.structures import Detections, ImageId, Objects
 
 
@@ -33,16 +34,6 @@ class FlatBoxes(NamedTuple):
 
     def take(self, indices: np.ndarray) -> FlatBoxes:
         return FlatBoxes(*(column[indices] for column in self))
-
-
-def to_xywh(boxes: np.ndarray) -> np.ndarray:
-    """COCO boxes, float64 `[N, 4]`, from boxes `[N, 4]` xyxy, rounded to a thousandth of a pixel.
-
-    float32 corners are hardly more precise than that, and rounding restores the two decimals of a COCO file: a width
-    of 348.26 would otherwise become 348.2600097656, which may lie on the other side of a threshold.
-    """
-    corners = boxes.astype(np.float64)
-    return np.round(np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]), 3)
 
 
 def flat_objects(images: Sequence[Objects[np.ndarray]]) -> tuple[FlatBoxes, np.ndarray]:

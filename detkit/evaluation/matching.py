@@ -12,10 +12,10 @@ import numpy as np
 from pycocotools import mask
 
 from detkit.evaluation.flat_boxes import FlatBoxes, flat_detections, flat_objects, sort_key
+from detkit.evaluation.protocols import MAX_DETECTIONS
 from detkit.structures import Detections, GroundTruth
 
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))  # COCO's
-MAX_DETECTIONS = 100  # of an image and class
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Overlaps:
 class Matches:
     """The detections and objects of a data set as columns, image after image in COCO's order, and which match.
 
-    Of an image and class only the first 100 detections are here. `order` sorts by score, equal ones as COCO does.
+    Of an image and class only the first detections are here, as many as count. `order` sorts by score, equal ones as
+    COCO does.
 
     images         int64 `[D]`: index into the images of the store
     rows           int64 `[D]`: index into the detections of the image
@@ -95,18 +96,22 @@ class Matches:
         return result
 
 
-def match_detections(ground_truth: Sequence[GroundTruth], detections: Sequence[Detections]) -> Matches:
+def match_detections(
+    ground_truth: Sequence[GroundTruth], detections: Sequence[Detections], max_detections: int = MAX_DETECTIONS
+) -> Matches:
     """Matches by the rules of `COCOeval`, all areas; `detections[i]` belong to `ground_truth[i]`, at least one image.
 
     The detections of an image and class choose in the order of their scores: each takes the object of its class that
     is still free and has the largest IoU of at least the threshold; where there is none, an ignored object, which
     any number may match.
+
+    max_detections  of an image and class that count, the best ones
     """
     images = sorted(range(len(ground_truth)), key=lambda index: sort_key(ground_truth[index].image_id))
     objects, ignore = flat_objects([ground_truth[index].objects for index in images])
     boxes, scores = flat_detections([detections[index] for index in images])
     rows = _ranks(boxes.images)
-    counted = _ranks(boxes.images * (boxes.labels.max(initial=0) + 1) + boxes.labels) < MAX_DETECTIONS
+    counted = _ranks(boxes.images * (boxes.labels.max(initial=0) + 1) + boxes.labels) < max_detections
     boxes, scores, rows = boxes.take(counted), scores[counted], rows[counted]
     overlaps = _join(list(_overlaps_by_image(boxes, objects, ignore, len(images))))
     same_class = boxes.labels[overlaps.detections] == objects.labels[overlaps.objects]

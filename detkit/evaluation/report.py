@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from detkit.evaluation.evaluator import Evaluation
-from detkit.evaluation.flat_boxes import to_xywh
 from detkit.evaluation.protocols import Protocol
+from detkit.formats import coco_results
 from detkit.structures import Categories, Detections, ImageId
 
 
@@ -64,16 +64,7 @@ def detections_to_coco(detections: Mapping[ImageId, Detections], categories: Cat
 
     pycocotools measures the same numbers on the file as the evaluator on the detections.
     """
-    return [
-        {"image_id": image_id, "category_id": categories.ids[label], "bbox": box, "score": score}
-        for image_id, image_detections in detections.items()
-        for box, score, label in zip(
-            to_xywh(image_detections.boxes.cpu().numpy()).tolist(),
-            image_detections.scores.tolist(),
-            image_detections.labels.tolist(),
-            strict=True,
-        )
-    ]
+    return [row for image_id, of_image in detections.items() for row in coco_results(image_id, of_image, categories)]
 
 
 def _size(evaluation: Evaluation) -> str:

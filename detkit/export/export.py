@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from torch.export import ExportedProgram
 import detkit
 from detkit.config import UserError, dump_config
 from detkit.detectors.detector import AnyDetector
-from detkit.engine.config_files import load_named
+from detkit.engine.evaluate import check_effect, evaluation_settings
+from detkit.engine.overrides import split_overrides
 from detkit.engine.run_folder import create_folder
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
+from detkit.evaluation.protocols import PROTOCOLS
 from detkit.export.comparison_data import comparison_data
 from detkit.export.files import (
     Format,
@@ -46,7 +48,7 @@ class ExportOptions:
     int8         weights and computations in 8 bits, calibrated on training data
     calibration  pictures for that
     config       where pictures to compare on come from; None: those of the run, else drawn ones
-    overrides    of that configuration
+    overrides    of its data, and of the detector what needs no new weights
     num_pictures to compare on
     accept       the file stays, whatever the comparison says
     licence      of the weights; None: what is known of the source
@@ -97,10 +99,11 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
         raise UserError(f"--output: {output} is a folder; expected a file")
     if options.int8 and (format == "torch_export" or options.form.raw):
         raise UserError("--int8: expected an .onnx or .xml file with detections, found .pt2 or --raw")
-    detector, trained = load_detector(source)
+    of_model, others = split_overrides(options.overrides)
+    detector, trained = load_detector(source, of_model)
     if isinstance(detector, ExportedDetector):
         raise UserError(f"{source}: is an exported file already; export the run or the weights that it comes from")
-    settings = load_named(options.config, options.overrides) if options.config else trained
+    settings = _settings(source, detector, trained, options.config, others)
     if options.int8 and settings is None:
         raise UserError("--int8: needs training pictures to calibrate on; name a configuration with --config")
     form = complete_form(options.form, detector)
@@ -120,6 +123,20 @@ def export_source(source: str | Path, output: Path, options: ExportOptions) -> R
         for file in files.result.parent.iterdir():
             os.replace(file, output if file == files.result else output.with_suffix(file.suffix))
     return report
+
+
+def _settings(
+    source: str | Path,
+    detector: AnyDetector,
+    trained: RunConfig | None,
+    config: Path | None,
+    overrides: Sequence[str],
+) -> RunConfig | None:
+    """Where the pictures to compare on come from; None: they are drawn."""
+    if not (config or trained or overrides):
+        return None
+    check_effect(detector, overrides, PROTOCOLS)
+    return evaluation_settings(source, trained, config, overrides, ("data", "loader"))
 
 
 def describe(detector: AnyDetector, form: Form, trained: RunConfig | None, licence: str) -> Metadata:

@@ -24,6 +24,7 @@ SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch_export", ".xml": 
 PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "export": ("write and run ONNX files", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ("write and run OpenVINO files", ("openvino",)),
+    "serve": ("serve a detector", ("starlette", "uvicorn", "prometheus_client")),
 }
 AXES = {  # names of the sides of an input, for those that may change
     "images": ("batch", "channels", "height", "width"),

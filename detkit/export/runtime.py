@@ -133,6 +133,7 @@ class ExportedDetector(Detector[DetectionRows]):
         super().__init__(ImageInput(config, metadata.stride), metadata.categories)
         self.runner, self.metadata = runner, metadata
         self.proposals = metadata.proposals
+        self.needs_fixed_canvas = metadata.canvas is not None
 
     @override
     def forward(self, batch: Batch) -> DetectionRows:

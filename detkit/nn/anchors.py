@@ -8,12 +8,13 @@ Legend: L levels, A boxes of all levels together, ordered by level, row, column 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.config import Config, UserError
@@ -27,11 +28,19 @@ class AnchorConfig(Config):
     """Anchors of every cell, a list of sizes for each level. Defaults: torchvision's R50-FPN."""
 
     sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # input px, square root of the area
+    octave_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)  # each size times each of
+    # them is a size; RetinaNet's are 1, 2^(1/3) and 2^(2/3)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # h / w
     rounding: Literal["none", "corners", "sides"] = "corners"  # Detectron2, torchvision, py-faster-rcnn
     spacing: Literal["stride", "image"] = "image"  # input px between cells: the stride (Detectron2, py-faster-rcnn), or
     # padded image size // feature size (torchvision), which is smaller where a level rounds its size up
     offset: float = 0.0  # centre of a cell's anchors in strides; 0.5 for py-faster-rcnn in continuous pixels
+
+    def all_sizes(self, level: int) -> tuple[float, ...]:
+        """The sizes of a level, those of its octaves among them; with rounded corners, as torchvision, in whole px."""
+        whole = self.rounding == "corners" and len(self.octave_scales) > 1
+        scaled = [size * scale for size in self.sizes[level] for scale in self.octave_scales]
+        return tuple(math.floor(size) if whole else size for size in scaled)
 
 
 class BoxGrid(nn.Module, ABC):
@@ -76,9 +85,9 @@ class AnchorGrid(BoxGrid):
         if len(counts) != 1:
             raise ValueError(f"anchors.sizes: expected as many sizes on every level, got {counts}")
         self.config, self.strides = config, tuple(strides)
-        self.per_cell = counts[0] * len(config.ratios)
-        for number, sizes in enumerate(config.sizes):
-            shapes = cell_anchors(sizes, config.ratios, rounding=config.rounding)
+        self.per_cell = counts[0] * len(config.octave_scales) * len(config.ratios)
+        for number in range(len(strides)):
+            shapes = cell_anchors(config.all_sizes(number), config.ratios, rounding=config.rounding)
             self.register_buffer(f"shapes{number}", shapes, persistent=False)
 
     def level(self, number: int, feature_size: Size, canvas: Size) -> Tensor:
@@ -90,6 +99,8 @@ class AnchorGrid(BoxGrid):
 
 class PriorConfig(Config):
     """SSD's default boxes. Lists have one entry a level, finest first. Defaults: SSD300 on VOC."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("steps",)
 
     min_sizes: tuple[float, ...] = (30, 60, 111, 162, 213, 264)
     max_sizes: tuple[float | None, ...] = (60, 111, 162, 213, 264, 315)  # null: no second square

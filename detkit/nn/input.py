@@ -5,7 +5,7 @@ Shapes: uint8 `[B, 3, H, W]` RGB -> float32 `[B, 3, H, W]`, normalised, one cons
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,8 @@ from detkit.structures import ImageId, ImageInfo, Size
 class ShortSideConfig(Config):
     """The shorter side becomes `size` unless the longer would exceed `max_size` (the R-CNN family's rule)."""
 
+    at_test: ClassVar[tuple[str, ...]] = ("size", "max_size")
+
     name: Literal["short_side"] = "short_side"
     size: int = Field(800, ge=1)  # px
     max_size: int = Field(1333, ge=1)  # px
@@ -28,6 +30,8 @@ class ShortSideConfig(Config):
 class StretchConfig(Config):
     """Both sides become `size`, whatever the aspect (SSD, YOLOv1)."""
 
+    at_test: ClassVar[tuple[str, ...]] = ("size",)
+
     name: Literal["stretch"] = "stretch"
     size: int = Field(ge=1)  # px
     train_sizes: tuple[int, ...] = ()  # px, multi-scale training
@@ -36,6 +40,8 @@ class StretchConfig(Config):
 
 class LetterboxConfig(Config):
     """The longer side becomes `size`; the rest of the square is grey, half on either side (darknet)."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("size",)
 
     name: Literal["letterbox"] = "letterbox"
     size: int = Field(416, ge=1)  # px, a multiple of the network's stride
@@ -85,18 +91,24 @@ class ImageInput(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
-    def place(self, image_id: ImageId, orig_size: Size, draw: int | None = None) -> ImageInfo:
-        """How an image of `orig_size` becomes an input; `draw` picks the training size, None means evaluation."""
+    def place(self, image_id: ImageId, orig_size: Size, draw: int | None = None, scale: float = 1.0) -> ImageInfo:
+        """How an image of `orig_size` becomes an input; `draw` picks the training size, None means evaluation.
+
+        scale  of the input's size, for test-time augmentation; a square becomes a multiple of the stride, and where an
+               image stays as large as it is there is nothing to scale
+        """
         (height, width), rule = orig_size, self.resize
         if isinstance(rule, KeepConfig):
             return ImageInfo(image_id, orig_size, orig_size, (1.0, 1.0))
         sizes = rule.train_sizes if draw is not None and rule.train_sizes else (rule.size,)
         size = sizes[(draw or 0) % len(sizes)]
+        if scale != 1 and not isinstance(rule, ShortSideConfig):
+            size = max(1, round(size * scale / self.stride)) * self.stride
         offset = (0, 0)
         match rule:
             case ShortSideConfig():
-                scale = min(size / min(height, width), rule.max_size / max(height, width))
-                h, w = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+                factor = min(size / min(height, width), rule.max_size / max(height, width)) * scale
+                h, w = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
             case StretchConfig():
                 h, w = size, size
             case LetterboxConfig():  # whole pixels as darknet's letterbox_image

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ MIN_SIZE = 1e-2  # input px; smaller detections are degenerate
 
 class SelectionConfig(Config):
     """Which candidates become detections. Defaults: torchvision's Faster R-CNN."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("*",)
 
     score_threshold: float = Field(0.05, ge=0, le=1)  # candidates must score more
     top_k_per_class: int | None = Field(None, ge=1)  # candidates of a class that enter the suppression; null: all
@@ -204,6 +206,42 @@ def best_of_levels(logits: Sequence[Tensor], top_k: int) -> tuple[Tensor, Tensor
         levels.append(torch.full_like(best.indices[0], number))
         start += level.shape[1]
     return torch.cat(values, dim=1), torch.cat(indices, dim=1), torch.cat(levels)
+
+
+def best_pairs_of_levels(
+    scores: Sequence[Tensor], threshold: float, top_k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The likeliest pairs of a prediction and a class on each level of each image.
+
+    scores     of each level `[B, N_l, K]`; logits are as good
+    threshold  pairs must score more. A program that is being compiled leaves this to `select_detections`
+    top_k      pairs of a level and image
+    Returns the images, the predictions, counted over all levels, and the labels of P pairs, int64 `[P]`, and their
+    scores `[P]`.
+    """
+    num_images, _, num_classes = scores[0].shape
+    if torch.compiler.is_compiling():
+        best, rows, _ = best_of_levels([level.flatten(1) for level in scores], top_k)
+        every = images_of_rows(num_images, rows.shape[1], rows.device)
+        return every, rows.flatten() // num_classes, rows.flatten() % num_classes, best.flatten()
+    images, pairs, values = [], [], []
+    for image in range(num_images):
+        start = 0
+        for level in scores:
+            flat = level[image].flatten()
+            likely = torch.nonzero(flat > threshold).squeeze(1)  # few: to look for the best among all takes longer
+            value, order = torch.topk(flat[likely], min(top_k, len(likely)))
+            images.append(torch.full_like(order, image))
+            pairs.append(likely[order] + start)
+            values.append(value)
+            start += len(flat)
+    pair = torch.cat(pairs)
+    return torch.cat(images), pair // num_classes, pair % num_classes, torch.cat(values)
+
+
+def scores_of_pairs(labels: Tensor, scores: Tensor, num_classes: int) -> Tensor:
+    """`[P, K]` for `select_detections`: the score `[P]` of each candidate in the column of its label, else 0."""
+    return scores.new_zeros(scores.shape[0], num_classes).scatter(1, labels[:, None], scores[:, None])
 
 
 def images_of_rows(num_images: int, rows: int, device: torch.device) -> Tensor:

@@ -76,6 +76,31 @@ class BoxCoder:
 
 
 @dataclass(frozen=True)
+class SideCoder:
+    """FCOS's boxes, arXiv 1904.01355, equation 1: the distances from the centre of a square to the left, upper, right
+    and lower side of the box, in sides of the square."""
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Distances `[..., 4]`, at least float32, of boxes `[..., 4]` from as many squares; negative where a side is
+        beyond the centre."""
+        center, side = self._center_and_side(boxes, anchors)
+        return torch.cat((center - boxes[..., :2], boxes[..., 2:] - center), dim=-1) / side
+
+    def decode(self, distances: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes `[..., 4]`, at least float32, of distances `[..., 4]` from as many squares; not clipped to an image."""
+        center, side = self._center_and_side(distances, anchors)
+        left_top, right_bottom = (distances * side).chunk(2, dim=-1)
+        return torch.cat((center - left_top, center + right_bottom), dim=-1)
+
+    def _center_and_side(self, values: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        check_boxes("anchors", anchors)
+        if values.shape != anchors.shape:
+            raise ValueError(f"anchors: expected the shape {list(values.shape)}, got {list(anchors.shape)}")
+        anchors = at_least_float32(anchors)
+        return (anchors[..., :2] + anchors[..., 2:]) / 2, anchors[..., 2:3] - anchors[..., :1]
+
+
+@dataclass(frozen=True)
 class GridCoder:
     """YOLO's boxes from version 2 on, arXiv 1612.08242 section 2: with cell column cx, row cy, and anchor sides pw, ph,
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from detkit.config import UserError
+from detkit.config import Config, UserError
 from detkit.data.voc import VOC_CLASSES
 from detkit.detectors.detector import AnyDetector, Detector
 from detkit.detectors.yolov1 import YOLOv1
@@ -31,6 +31,7 @@ from detkit.structures import Categories, Target
 from detkit.weights.darknet_cfg import Section, read_cfg
 from detkit.weights.darknet_layers import Network
 from detkit.weights.darknet_network import build_network
+from detkit.weights.files import Change, unchanged
 
 
 class DarknetSelectionConfig(SelectionConfig):
@@ -39,6 +40,13 @@ class DarknetSelectionConfig(SelectionConfig):
     score_threshold: float = Field(0.005, ge=0, le=1)
     nms_threshold: float | None = Field(0.45, ge=0, le=1)
     max_detections: int = Field(1000, ge=1)
+
+
+class DarknetDetectorConfig(Config):
+    """What the `.cfg` does not say."""
+
+    name: Literal["darknet"] = "darknet"
+    selection: DarknetSelectionConfig = DarknetSelectionConfig()
 
 
 @register_outputs
@@ -84,16 +92,21 @@ class DarknetDetector(Detector[DarknetOutputs]):
         return select_detections(boxes, scores, images, self.input.windows(sizes), self.selection)
 
 
-def load_darknet(cfg: Path, weights: Path | None = None, names: Path | None = None) -> DarknetDetector:
+def load_darknet(
+    cfg: Path, weights: Path | None = None, names: Path | None = None, change: Change = unchanged
+) -> DarknetDetector:
     """A darknet model in evaluation mode. Raises UserError for files that are none, or do not belong together.
 
     weights  None: beside `cfg`, with its stem
     names    class names, one a line; None: VOC's for 20 classes, COCO's official ones for 80
+    change   of a `DarknetDetectorConfig`
     """
     sections = read_cfg(cfg)
     network = build_network(sections)
     categories = Categories.of_names(_class_names(cfg, network, names))
-    detector = DarknetDetector(network, _image_input(sections[0]), categories)
+    detector = DarknetDetector(
+        network, _image_input(sections[0]), categories, change(DarknetDetectorConfig()).selection
+    )
     network.to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -154,13 +167,13 @@ def _official_layers(detector: AnyDetector, source: str) -> list[nn.Module]:
     return layers
 
 
-def load_darknet_source(source: str) -> DarknetDetector:
+def load_darknet_source(source: str, change: Change = unchanged) -> DarknetDetector:
     """A darknet model by `CFG`, `CFG:WEIGHTS` or `CFG:WEIGHTS:NAMES`; an empty part stands for its default."""
     parts = [Path(part) if part else None for part in source.split(":", 2)]
     cfg, weights, names = [*parts, None, None][:3]
     if cfg is None:
         raise UserError("darknet:: expected darknet:CFG, darknet:CFG:WEIGHTS or darknet:CFG:WEIGHTS:NAMES")
-    return load_darknet(cfg, weights, names)
+    return load_darknet(cfg, weights, names, change)
 
 
 def _image_input(net: Section) -> ImageInput:

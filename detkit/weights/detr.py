@@ -22,7 +22,7 @@ from detkit.detectors.detr import DETRConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
 from detkit.structures import Categories
-from detkit.weights.files import read_state
+from detkit.weights.files import Change, read_state, unchanged
 
 URL = "https://dl.fbaipublicfiles.com/detr/"
 FILES = {
@@ -114,7 +114,7 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
-def load_detr(name: str, file: Path | None = None) -> Detector[Any]:
+def load_detr(name: str, file: Path | None = None, change: Change = unchanged) -> Detector[Any]:
     """A public DETR by its name at facebookresearch, in evaluation mode.
 
     The weights are downloaded once and checked by their hash, or read from `file`: the same `.pth` fetched by other
@@ -129,7 +129,7 @@ def load_detr(name: str, file: Path | None = None) -> Detector[Any]:
     source = file or name
     if "head.classifier.bias" not in state:
         raise UserError(f"{source}: not a DETR checkpoint: it has no classifier")
-    detector = build_detector(CONFIGS[name], _categories(file, len(state["head.classifier.bias"]) - 1))
+    detector = build_detector(change(CONFIGS[name]), _categories(file, len(state["head.classifier.bias"]) - 1))
     try:
         detector.load_state_dict(state)
     except RuntimeError as error:

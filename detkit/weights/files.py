@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +13,13 @@ from torch import Tensor
 
 from detkit.config import UserError
 
+Change = Callable[[Any], Any]  # of the configuration of a public detector, before it is built
 NESTED = ("model", "state_dict", "model_state_dict")  # where training programs put the weights, beside their own state
+
+
+def unchanged(config: Any) -> Any:
+    """The `Change` that is none."""
+    return config
 
 
 def read_state(file: Path, publisher: str) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ from detkit.engine.speed import prepare_process
 prepare_process()
 import detkit, torch
 from detkit.engine.evaluate import evaluate_source
-from detkit.engine.predict import predict_files
+from detkit.engine.prediction.run import predict_files
+from detkit.engine.prediction.settings import PredictionConfig
 from detkit.engine.train import train_config
 from detkit.ops.iou import box_iou
 from detkit.ops.nms import nms
@@ -35,7 +36,8 @@ config = make_config(write_pictures(folder / "data", 6), *SEPARABLE, *changes)
 train_config(config, folder / "run")
 evaluation, _ = evaluate_source(folder / "run", ["voc07", "coco"])
 pictures = [folder / "data/VOC2007/JPEGImages"]
-detections = predict_files(folder / "run", pictures, folder / "drawn", score_threshold=0.5, device="cpu")
+predict_files(folder / "run", pictures, folder / "drawn", PredictionConfig(score_threshold=0), device="cpu")
+detections = json.loads((folder / "drawn/detections.json").read_text())
 boxes = torch.arange(40.0).view(-1, 4).cumsum(1)
 print(json.dumps({
     "accelerated": "detkit.accelerate" in sys.modules,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import time
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from detkit.config import UserError
-from detkit.engine.checkpoint import FORMAT, CheckpointError, load_checkpoint, save_checkpoint
+from detkit.engine.checkpoint import FORMAT, CheckpointError, check_numbers, load_checkpoint, save_checkpoint
+from detkit.engine.sources import load_detector, read_weights
 from tests.engine.settings import differences
 
 
@@ -133,3 +136,61 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         assert torch.equal(state["model"]["weight"], torch.full((200_000,), float(state["step"])))
         written.append(state["step"])
     assert min(written) >= 1, "a writer wrote nothing: nothing is tested"
+
+
+# ---- marked, but not what it should be
+
+
+def source_error(path: Path, state: Any) -> str:
+    """The one line of `load_detector` for a file with this content."""
+    torch.save(state, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_detector(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    with pytest.raises(UserError, match=re.escape(message.removeprefix(f"{path}: ")[:40])):
+        read_weights(str(path), nn.Linear(1, 1))  # type: ignore[arg-type]
+    return message
+
+
+def test_a_checkpoint_of_a_newer_detkit_is_called_so(tmp_path: Path, trained_run: Path) -> None:
+    state = {**load_checkpoint(trained_run / "last.pt"), "format": "detkit checkpoint 2"}
+    message = source_error(tmp_path / "new.pt", state)
+    assert "a newer detkit wrote it: expected the mark 'detkit checkpoint 1', found 'detkit checkpoint 2'" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"config": None}, "expected 'config', a str, found NoneType"),
+        ({"model": [1]}, "expected 'model', a dict, found list"),
+        ({"categories": ["cat"]}, "expected 'categories', a dict, found list"),
+        ({"categories": {"names": ["cat"]}}, "'categories' should have a list of names and one of as many ids"),
+        ({"categories": {"names": [1, 2], "ids": [1, 2]}}, "'categories' should have a list of names"),
+        ({"model": {"w": 3}}, "expected a tensor as 'w' of its weights, found 3"),
+    ],
+)
+def test_a_marked_file_of_other_parts(changes: dict[str, Any], found: str, tmp_path: Path, trained_run: Path) -> None:
+    state = load_checkpoint(trained_run / "last.pt")
+    assert found in source_error(tmp_path / "a.pt", {**state, **changes})
+
+
+@pytest.mark.parametrize("part", ["config", "model", "categories"])
+def test_a_marked_file_without_its_parts(part: str, tmp_path: Path, trained_run: Path) -> None:
+    state = {key: value for key, value in load_checkpoint(trained_run / "last.pt").items() if key != part}
+    assert f"expected {part!r}, " in source_error(tmp_path / "a.pt", state)
+
+
+def test_weights_that_are_nan_are_refused_and_named(tmp_path: Path, trained_run: Path) -> None:
+    state = load_checkpoint(trained_run / "last.pt")
+    state["model"]["roi.classifier.weight"][0, 1] = torch.nan
+    state["model"]["roi.regressor.weight"][:] = torch.nan
+    message = source_error(tmp_path / "a.pt", state)
+    count = state["model"]["roi.classifier.weight"].numel()
+    assert f"its weights are not numbers: roi.classifier.weight has 1 nan of {count}" in message
+
+
+def test_infinite_weights_are_none_of_that() -> None:
+    """An SVM of a class without examples has a bias of -inf, and a sum of both infinities is nan."""
+    check_numbers({"bias": torch.tensor([torch.inf, -torch.inf, 0.0]), "count": torch.tensor(3)}, "a.pt")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from detkit.config import UserError, dump_config
+from detkit.config import dump_config
 from detkit.engine import distributed
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.evaluate import evaluate_source
@@ -87,16 +87,3 @@ def test_one_process_needs_no_group() -> None:
     with distributed.process_group("cpu") as device, distributed.first_process_first():
         assert device.type == "cpu"
         assert not torch.distributed.is_initialized()
-
-
-@pytest.mark.parametrize(("device", "message"), [("gpu", "expected auto, cpu, cuda or cuda:N, found 'gpu'")])
-def test_an_unknown_device(device: str, message: str) -> None:
-    with pytest.raises(UserError, match=message), distributed.process_group(device):
-        pass
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there() -> None:
-    message = "cuda was asked for, but torch finds no CUDA device; use --set device=cpu"
-    with pytest.raises(UserError, match=message), distributed.process_group("cuda"):
-        pass

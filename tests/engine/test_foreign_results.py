@@ -397,6 +397,25 @@ def devkit(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_file_beside_the_results_of_a_folder_is_not_dropped_in_silence(devkit: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    for name in ("comp4_det_val_dog", "comp4_det_val_cat", "log", "notes"):
+        write(folder / f"{name}.txt", "000001 0.5 11 6 30 20\n")
+    notes = load_results([folder], ground_truth=devkit).notes
+    assert "not read, as their names are not those of VOC's results: log.txt, notes.txt" in notes
+    for name in ("log", "notes"):
+        (folder / f"{name}.txt").unlink()
+    assert not any("not read" in note for note in load_results([folder], ground_truth=devkit).notes)
+
+
+@pytest.mark.parametrize("change", ["eval.batch_size=2", "eval.amp=bf16", "eval.protocol=coco"])
+def test_settings_of_a_detector_have_no_effect_on_results(change: str, devkit: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "dog.txt", "000001 0.5 11 6 30 20\n")
+    with pytest.raises(UserError, match=rf"--set {change.partition('=')[0]}: has no effect .*eval.max_detections"):
+        load_results([path], ground_truth=devkit, overrides=[change])
+
+
 def test_pixels_count_from_1_and_both_corners_are_inside(devkit: Path, tmp_path: Path) -> None:
     """The box of the file and of the annotation are the same, so they are one in detkit too."""
     path = write(tmp_path / "dog.txt", "000001 0.5 11 6 30 20\n\n000002 0.25 1 1.5 60 40\n000001 0.75 1 1 1 1\n")

@@ -152,6 +152,27 @@ def test_boxes_that_are_wrong_are_dropped_and_reported(tmp_path: Path) -> None:
     assert load_config(tmp_path / "my.yaml", RunConfig).data.on_bad_label == "drop_box"  # type: ignore[union-attr]
 
 
+def test_an_image_that_cannot_be_read_does_not_keep_the_configuration_from_being_written(tmp_path: Path) -> None:
+    """So that the doctor, which takes a configuration, can say what is wrong."""
+    data = devkit(tmp_path / "data")
+    (data / "VOC2007/JPEGImages/3.jpg").write_bytes(b"no picture")
+    (data / "VOC2007/JPEGImages/4.jpg").unlink()
+    assumed = init_config(tmp_path / "my.yaml", "ssd", data)
+    assert load_config(tmp_path / "my.yaml", RunConfig).data.on_bad_label == "drop_image"  # type: ignore[union-attr]
+    assert any(line.startswith("on_bad_label: drop_image, because some images cannot be used") for line in assumed)
+
+
+def test_a_coco_file_whose_pictures_lie_elsewhere_is_called_so(tmp_path: Path) -> None:
+    data = coco(tmp_path / "data")
+    shutil.move(data / "images", tmp_path / "elsewhere")
+    for path in (data, data / "annotations/instances_train.json"):
+        message = (
+            r"instances_\w+.json: is in COCO's format, but its first picture, \d.jpg, is in none of .*data.train_images"
+        )
+        with pytest.raises(UserError, match=message):
+            init_config(tmp_path / "my.yaml", "ssd", path)
+
+
 def test_weights_keep_their_anchors(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"")  # `init` looks whether they are there; the training reads them

@@ -9,10 +9,14 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detkit.evaluation.coco import METRICS, coco_metrics
-from detkit.evaluation.flat_boxes import to_xywh
+from detkit.config import ConfigError
+from detkit.evaluation.coco import METRICS, COCOEvaluator, coco_metrics
+from detkit.evaluation.protocols import CocoBackend
 from detkit.evaluation.report import detections_to_coco
+from detkit.evaluation.store import DetectionStore
+from detkit.formats import to_xywh
 from detkit.structures import Categories, Detections, GroundTruth, ImageId
+from tests.engine.settings import make_config
 from tests.evaluation.scenes import categories_of, detected, image, random_scene
 
 A, B, FAR = (0, 0, 50, 50), (100, 0, 150, 50), (500, 500, 550, 550)
@@ -163,3 +167,58 @@ def _plain_pycocotools(images: list[GroundTruth], results: Path, category_ids: t
         evaluation.accumulate()
         evaluation.summarize()
     return dict(zip(METRICS, np.where(evaluation.stats < 0, np.nan, evaluation.stats).tolist(), strict=True))
+
+
+# ---- another limit than 100
+
+
+def crowded(num_objects: int, seed: int = 0) -> tuple[list[GroundTruth], list[Detections]]:
+    """Two images of `num_objects` squares of one class, and a detection of every one with a random score."""
+    rng = np.random.default_rng(seed)
+    corners = np.stack(np.meshgrid(np.arange(20) * 40, np.arange(20) * 40), axis=-1).reshape(-1, 2)[:num_objects]
+    boxes = [(float(x), float(y), float(x + 35), float(y + 35)) for x, y in corners]
+    images, detections = [], []
+    for number in (1, 2):
+        shifts = rng.uniform(0, 8, len(boxes)).tolist()
+        shifted = [(x1 + shift, y1, x2 + shift, y2) for (x1, y1, x2, y2), shift in zip(boxes, shifts, strict=True)]
+        images.append(image(boxes, image_id=number))
+        scores = rng.random(len(boxes)).tolist()
+        detections.append(detected(shifted, scores, categories=categories_of(1)))
+    return images, detections
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "fast"])
+def test_the_limit_decides_how_many_objects_can_be_found(backend: CocoBackend) -> None:
+    """250 objects an image, each detected exactly: of the 101 recalls, those up to limit / 250 have a precision of 1
+    and the others of 0."""
+    images, _ = crowded(250)
+    detections = [detected(truth.objects.boxes.tolist()) for truth in images]
+    for limit, ap in ((100, 41 / 101), (200, 81 / 101), (300, 1.0)):
+        metrics, per_class = coco_metrics(images, detections, 1, backend=backend, max_detections=limit)
+        assert metrics["AP"] == pytest.approx(ap, abs=1e-12)
+        assert metrics["AP50"] == pytest.approx(ap, abs=1e-12)
+        assert metrics[f"AR{limit}"] == pytest.approx(min(1, limit / 250), abs=1e-12)
+        assert per_class[0] == pytest.approx(ap, abs=1e-12)
+        assert list(metrics)[8] == f"AR{limit}"
+        assert metrics["AR10"] == pytest.approx(10 / 250, abs=1e-12)
+
+
+def test_with_another_limit_both_backends_give_the_same_bits() -> None:
+    for seed, limit in ((1, 50), (2, 180), (3, 300)):
+        scene = crowded(220, seed)
+        slow, fast = (coco_metrics(*scene, 1, backend=b, max_detections=limit) for b in ("pycocotools", "fast"))
+        assert np.array_equal(list(slow[0].values()), list(fast[0].values()), equal_nan=True)
+        assert np.array_equal(slow[1], fast[1])
+
+
+def test_the_rule_says_the_limit_and_whether_a_detector_reaches_it() -> None:
+    images, detections = crowded(120)
+    store = DetectionStore(categories_of(1), images)
+    for truth, one in zip(images, detections, strict=True):
+        store.update(truth.image_id, one)
+    rules = [COCOEvaluator(store, max_detections=limit).compute().rules for limit in (100, 120, 300)]
+    assert "101 recalls, 100 detections an image and class, ignored" in rules[0]
+    assert "101 recalls, 120 detections an image and class, ignored" in rules[1]
+    assert "300 detections an image and class (no image has more than 120 of all classes), ignored" in rules[2]
+    with pytest.raises(ConfigError, match=r"eval.max_detections: should be greater than 10"):
+        make_config({"name": "shapes"}, "eval.max_detections=10")

@@ -60,6 +60,21 @@ def test_as_many_sizes_on_every_level() -> None:
         AnchorGrid(AnchorConfig(sizes=((16,), (16, 32))), (16, 32))
 
 
+def test_octaves_multiply_the_sizes_and_are_whole_px_where_corners_are() -> None:
+    """RetinaNet's three sizes an octave (section 4); torchvision cuts 32 * 2^(1/3) = 40.3 and 50.8 to 40 and 50."""
+    octaves = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+    config = AnchorConfig(sizes=((32,), (512,)), octave_scales=octaves)
+    assert config.all_sizes(0) == (32, 40, 50)
+    assert config.all_sizes(1) == (512, 645, 812)
+    grid = AnchorGrid(config, (8, 128))
+    assert grid.per_cell == 9
+    plain = AnchorGrid(AnchorConfig(sizes=((32, 40, 50),)), (8,))
+    assert torch.equal(grid([(2, 3), (1, 1)], (16, 24))[:54], plain([(2, 3)], (16, 24)))
+    exact = AnchorConfig(sizes=((32,),), octave_scales=octaves, rounding="none").all_sizes(0)
+    assert exact == pytest.approx((32, 40.3175, 50.7968), rel=1e-5)
+    assert AnchorConfig(sizes=((12.5,),)).all_sizes(0) == (12.5,), "without octaves a size stays what was written"
+
+
 def test_anchors_are_part_of_no_checkpoint_and_laid_out_once_a_size() -> None:
     grid = AnchorGrid(AnchorConfig(sizes=((16,),)), (16,))
     assert not grid.state_dict()

@@ -22,7 +22,9 @@ from detkit.nn.selection import (
     MIN_SIZE,
     DetectionRows,
     SelectionConfig,
+    best_pairs_of_levels,
     images_of_rows,
+    scores_of_pairs,
     select_detections,
     to_original,
 )
@@ -207,6 +209,47 @@ def test_what_cannot_be_exported_is_an_error_of_one_line() -> None:
     boxes, scores, windows = torch.zeros(2, 5, 4), torch.zeros(2, 5, 3), WINDOWS[:2]
     with pytest.raises(UserError, match=r"selection\.suppression: merge is a loop that cannot be exported; nms can be"):
         torch.export.export(Selection(config), (boxes, scores, windows), strict=False)
+
+
+def slow_pairs(scores: list[Tensor], threshold: float, top_k: int) -> set[tuple[int, int, int, float]]:
+    pairs = set()
+    for image in range(len(scores[0])):
+        start = 0
+        for level in scores:
+            rows = [
+                (score, start + row, label)
+                for row, prediction in enumerate(level[image].tolist())
+                for label, score in enumerate(prediction)
+                if score > threshold
+            ]
+            pairs |= {(image, row, label, score) for score, row, label in sorted(rows, reverse=True)[:top_k]}
+            start += level.shape[1]
+    return pairs
+
+
+@pytest.mark.parametrize(("threshold", "top_k"), [(0.0, 7), (0.8, 7), (0.8, 1000), (0.999, 3), (1.0, 3)])
+def test_the_likeliest_pairs_of_each_level(threshold: float, top_k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.rand(2, count, 3, generator=generator) for count in (12, 5, 1)]
+    pairs = best_pairs_of_levels(levels, threshold, top_k)
+    rows = set(zip(*(column.tolist() for column in pairs), strict=True))
+    assert rows == slow_pairs(levels, threshold, top_k)
+    assert len(pairs[0]) == len(rows)
+
+
+def test_a_program_has_as_many_pairs_of_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven of 36, seven of 15 and all three: the threshold is left to `select_detections`."""
+    levels = [torch.rand(2, count, 3, generator=torch.Generator().manual_seed(count)) for count in (12, 5, 1)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    pairs = best_pairs_of_levels(levels, 0.999, 7)
+    assert set(zip(*(column.tolist() for column in pairs), strict=True)) == slow_pairs(levels, -1.0, 7)
+    assert pairs[0].tolist() == [0] * 17 + [1] * 17
+
+
+def test_scores_of_pairs() -> None:
+    columns = scores_of_pairs(torch.tensor([2, 0]), torch.tensor([0.5, 0.25]), 3)
+    assert columns.tolist() == [[0, 0, 0.5], [0.25, 0, 0]]
+    assert scores_of_pairs(torch.zeros(0, dtype=torch.int64), torch.zeros(0), 3).shape == (0, 3)
 
 
 def test_images_of_rows() -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 from torchvision.models.detection._utils import BoxCoder as TorchvisionCoder
+from torchvision.models.detection._utils import BoxLinearCoder as TorchvisionSideCoder
 
-from detkit.ops.coders import BoxCoder, GridCoder
+from detkit.ops.coders import BoxCoder, GridCoder, SideCoder
 from tests.ops.cases import grid_boxes, random_boxes
 from tests.reference import coders as reference
 
@@ -161,3 +162,26 @@ def test_grid_decoding_of_batches_and_without_boxes() -> None:
     )
     with pytest.raises(ValueError, match=r"raw: expected boxes \[\.\.\., 4\], got \[5, 85\]"):
         GridCoder().decode(torch.zeros(5, 85), cells, anchors, 8)
+
+
+def test_sides_by_hand_and_as_torchvisions() -> None:
+    """From the centre (4, 4) of a square of 8 px: 2 and 3 of its sides to the left and up, 1 and 0.5 to the others."""
+    square = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    box, distances = torch.tensor([[-12.0, -20.0, 12.0, 8.0]]), torch.tensor([[2.0, 3.0, 1.0, 0.5]])
+    assert_close(SideCoder().encode(box, square), distances)
+    assert_close(SideCoder().decode(distances, square), box)
+    boxes, squares = random_boxes(20), random_boxes(20, seed=1)
+    squares[:, 2:] = squares[:, :2] + 16
+    theirs = TorchvisionSideCoder(normalize_by_size=True)
+    assert_close(SideCoder().encode(boxes, squares), theirs.encode(squares, boxes))
+    assert_close(SideCoder().decode(boxes, squares), theirs.decode(boxes, squares))
+
+
+def test_sides_round_trip_differentiate_and_are_refused_in_other_shapes() -> None:
+    coder, boxes, squares = SideCoder(), random_boxes(5), random_boxes(5, seed=1)
+    assert_close(coder.decode(coder.encode(boxes, squares), squares), boxes)
+    assert coder.encode(boxes.half(), squares.half()).dtype == torch.float32
+    assert coder.decode(boxes.view(5, 1, 4), squares.view(5, 1, 4)).shape == (5, 1, 4)
+    assert torch.autograd.gradcheck(lambda x: coder.decode(x, squares), boxes.clone().requires_grad_())
+    with pytest.raises(ValueError, match=r"anchors: expected the shape \[5, 4\], got \[4, 4\]"):
+        coder.decode(boxes, squares[:4])

@@ -95,15 +95,17 @@ def exact_nms(boxes: list[list[int]], threshold: str) -> list[int]:
     return kept
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.float64])
 @pytest.mark.parametrize("threshold", [f"0.{tenth}" for tenth in range(1, 10)])
-def test_a_tie_with_the_threshold_is_decided_exactly(threshold: str, dtype: torch.dtype) -> None:
+def test_a_tie_with_the_threshold_is_decided_exactly(threshold: str, dtype: torch.dtype, device: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         corners = torch.randint(0, 8, (60, 2), generator=generator)
         boxes = torch.cat([corners, corners + torch.randint(1, 11, (60, 2), generator=generator)], dim=1)
         expected = exact_nms(boxes.tolist(), threshold)
-        scores, labels = torch.arange(60, 0, -1), torch.zeros(60, dtype=torch.int64)
+        boxes, scores = boxes.to(device), torch.arange(60, 0, -1, device=device)
+        labels = torch.zeros(60, dtype=torch.int64, device=device)
         assert nms(boxes.to(dtype), scores, float(threshold)).tolist() == expected
         assert class_aware_nms(boxes.to(dtype), scores, labels, float(threshold)).tolist() == expected
         assert nms(_moved_apart(boxes, labels + 3), scores, float(threshold)).tolist() == expected  # as on CUDA

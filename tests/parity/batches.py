@@ -34,7 +34,9 @@ def in_order_of(detections: Detections, boxes: Tensor, labels: Tensor) -> tuple[
     Two detections whose scores differ by less than rounding have no order. Fails unless each has its counterpart.
     """
     other_label = detections.labels[:, None] != labels
-    places = (torch.cdist(detections.boxes, boxes) + 1e6 * other_label).argmin(dim=0)
+    places = (
+        torch.cdist(detections.boxes, boxes, compute_mode="donot_use_mm_for_euclid_dist") + 1e6 * other_label
+    ).argmin(dim=0)
     assert sorted(places.tolist()) == list(range(len(detections))), "the detections are not those of the reference"
     assert torch.equal(detections.labels[places], labels)
     return detections.boxes[places], detections.scores[places]

@@ -5,21 +5,19 @@ The order of the classes is in `labelmap.txt`, in the form in which CVAT writes 
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detkit.data.voc import MIN_SIDE
 from detkit.data.writers.pictures import Picture
 from detkit.files import write_text
+from detkit.formats import voc_xml
 from detkit.structures import Categories
 
 ONE_FOLDER = True
 DEVKIT = "VOC2007"
 LABELMAP = "labelmap.txt"
-DECIMALS = 4  # of a px
 TOO_SMALL = "object of at most 1 px, which VOC cannot hold"
 
 
@@ -33,7 +31,10 @@ def write(folder: Path, splits: Mapping[str, Sequence[Picture]], categories: Cat
     for name, picture in {picture.name: picture for each in splits.values() for picture in each}.items():
         path = devkit / "Annotations" / f"{name.rpartition('.')[0]}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_annotation(picture, categories.names, lost), encoding="utf-8")
+        base = picture.name.rpartition("/")[2]
+        text, too_small = voc_xml(base, picture.truth.size, picture.truth.objects, categories.names)
+        lost[TOO_SMALL] += too_small
+        path.write_text(text, encoding="utf-8")
     header = "# label:color_rgb:parts:actions\n"
     write_text(folder / LABELMAP, header + "".join(f"{name}:::\n" for name in categories.names))
 
@@ -64,31 +65,3 @@ def settings(folder: Path, splits: Sequence[str], categories: Categories) -> dic
         "val": [f"{year}_{val}"] if val else [],
         "classes": list(categories.names),
     }
-
-
-def _annotation(picture: Picture, names: Sequence[str], lost: Counter[str]) -> str:
-    root = ET.Element("annotation")
-    base = picture.name.rpartition("/")[2]
-    _add(root, folder="JPEGImages", filename=base)
-    height, width = picture.truth.size
-    _add(ET.SubElement(root, "size"), width=width, height=height, depth=3)
-    _add(root, segmented=0)
-    objects = picture.truth.objects
-    rows = zip(objects.boxes.tolist(), objects.labels.tolist(), objects.ignore.tolist(), strict=True)
-    for (x1, y1, x2, y2), label, ignored in rows:
-        # PASCAL's pixels are counted from 1 and inclusive: the pixel xmin covers xmin - 1 to xmin.
-        corners = [round(value, DECIMALS) for value in (x1 + 1, y1 + 1, x2, y2)]
-        if min(corners[2] - corners[0], corners[3] - corners[1]) + 1 <= MIN_SIDE:
-            lost[TOO_SMALL] += 1
-            continue
-        item = ET.SubElement(root, "object")
-        _add(item, name=names[label], pose="Unspecified", truncated=0, difficult=int(ignored))
-        texts = [f"{value:.{DECIMALS}f}".rstrip("0").rstrip(".") for value in corners]
-        _add(ET.SubElement(item, "bndbox"), **dict(zip(("xmin", "ymin", "xmax", "ymax"), texts, strict=True)))
-    ET.indent(root)
-    return ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _add(parent: ET.Element, **values: object) -> None:
-    for tag, value in values.items():
-        ET.SubElement(parent, tag).text = str(value)

@@ -11,10 +11,10 @@ import yaml
 
 from detkit.data.writers.pictures import Picture
 from detkit.files import write_text
+from detkit.formats import yolo_lines
 from detkit.structures import Categories
 
 ONE_FOLDER = False
-DECIMALS = 8  # of a share: 1e-4 px of a picture of 10,000
 IGNORED = "object marked as ignored (difficult or a crowd), which YOLO cannot do"
 REPEATED = "object repeated, which YOLO reads once"
 
@@ -46,14 +46,9 @@ def settings(folder: Path, splits: Sequence[str], _: Categories) -> dict[str, An
 
 
 def _lines(picture: Picture, lost: Counter[str]) -> list[str]:
-    objects, (height, width) = picture.truth.objects, picture.truth.size
+    objects = picture.truth.objects
     lost[IGNORED] += int(objects.ignore.sum())
-    lines = []
-    for (x1, y1, x2, y2), label in zip(
-        objects.boxes[~objects.ignore].tolist(), objects.labels[~objects.ignore].tolist(), strict=True
-    ):
-        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        lines.append(f"{label} " + " ".join(f"{share:.{DECIMALS}f}" for share in shares))
+    lines = yolo_lines(objects.take(~objects.ignore), picture.truth.size)
     once = list(dict.fromkeys(lines))
     lost[REPEATED] += len(lines) - len(once)
     return once

@@ -63,15 +63,18 @@ def _below_stride(config: DetectorConfig, shapes: Shapes, views: Sequence[InputO
     if isinstance(config, RCNNConfig | SlidingWindowConfig):
         return
     stride = shapes.strides[0]
-    chosen = []
+    chosen, texts = [], []
     for view in views:
         longer = view.sides.max(axis=1, initial=0)
         order = np.argsort(longer, kind="stable")
-        chosen.append((view.split, view.rows[order[longer[order] < stride]]))
+        small = order[longer[order] < stride]
+        chosen.append((view.split, view.rows[small]))
+        texts.append([f"{width:.1f} x {height:.1f} px in the input" for width, height in view.sides[small].tolist()])
     share = sum(len(rows) for _, rows in chosen) / max(1, sum(len(view.rows) for view in views))
     what = f"are smaller at the input's size than a cell of the finest map, {stride} px ({share:.1%})"
     fix = "Enlarge model.input.resize, or add a finer level to model.backbone.strides where the detector allows it."
-    yield from object_finding("smaller-than-stride", "warning" if share >= MANY else "note", chosen, what, fix)
+    severity: Severity = "warning" if share >= MANY else "note"
+    yield from object_finding("smaller-than-stride", severity, chosen, what, fix, texts=texts)
 
 
 def _over_limits(config: DetectorConfig, views: Sequence[InputObjects]) -> Iterator[Finding]:

@@ -44,7 +44,10 @@ def read_run(source: Path, config: RunConfig) -> RunRecord:
         *_progress(folder / LAST if source.is_dir() else source),
         *_environment(folder),
     ]
-    return RunRecord(dump_config(config), facts, _data(config), training_charts(_records(folder)))
+    records, num_broken = _records(folder)
+    if num_broken:
+        facts.append(("metrics.jsonl", f"{num_broken} broken lines left out of the curves"))
+    return RunRecord(dump_config(config), facts, _data(config), training_charts(records))
 
 
 def _progress(checkpoint: Path) -> list[tuple[str, str]]:
@@ -96,21 +99,23 @@ def _data(config: RunConfig) -> list[str]:
     return summaries
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` that are whole; none without the file."""
+def _records(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of `metrics.jsonl` that are whole, and how many are not; none without the file."""
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    records = []
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return [], 0
+    records, num_broken = [], 0
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:  # a killed writer may cut the last
-            continue
+            record = None
         if isinstance(record, dict) and {"kind", "step", "epoch"} <= record.keys():
             records.append(record)
-    return records
+        else:
+            num_broken += bool(line.strip())
+    return records, num_broken
 
 
 def training_charts(records: Sequence[Mapping[str, Any]]) -> list[Chart]:

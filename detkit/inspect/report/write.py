@@ -32,7 +32,7 @@ def write_report(subjects: Sequence[Subject], path: Path, *, doctor: bool = True
     """
     comparison = None
     if len(subjects) == 2:
-        comparison = compare_detectors(subjects[0].store, subjects[1].store)
+        comparison = compare_detectors(subjects[0].store, subjects[1].store, max_detections=subjects[0].max_detections)
     config, diagnosis = subjects[0].config, None
     if doctor and config:
         from detkit.inspect.doctor.diagnose import diagnose

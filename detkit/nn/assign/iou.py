@@ -5,14 +5,33 @@ Legend: N anchors, priors or proposals and M objects of one image.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from detkit.config import Config
 from detkit.nn.assign.assignment import BACKGROUND, Assigner, Assignment, spare_ignored
 from detkit.ops.iou import box_iou
 from detkit.structures import Target
 
 BETWEEN = -2  # of `match_by_iou`: neither object nor background
+
+
+class IoUAssignerConfig(Config):
+    """Defaults: RetinaNet (arXiv 1708.02002, section 4) as torchvision and Detectron2 have it."""
+
+    name: Literal["iou"] = "iou"
+    fg_threshold: float = Field(0.5, ge=0, le=1)  # IoU
+    bg_threshold: float = Field(0.4, ge=0, le=1)
+    best_for_each_object: bool = True  # the anchors nearest to an object are positive however low; the paper has false
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> IoUAssignerConfig:
+        if self.bg_threshold > self.fg_threshold:
+            raise ValueError(f"bg_threshold {self.bg_threshold} is above fg_threshold {self.fg_threshold}")
+        return self
 
 
 class IoUAssigner(Assigner):

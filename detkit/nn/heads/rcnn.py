@@ -16,7 +16,7 @@ from typing_extensions import Self, override
 
 from detkit.nn.heads.class_rows import rows
 from detkit.nn.heads.rcnn_stages import NEVER, BoxRegressionConfig, SVMConfig
-from detkit.nn.heads.regions import NO_SAMPLES, RegionConfig, RegionHead, RegionTargets
+from detkit.nn.heads.regions import NO_SAMPLES, LayeredRegionHead, RegionConfig, RegionTargets
 from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows, SelectionConfig
@@ -60,7 +60,7 @@ class RCNNOutputs:
     targets: RegionTargets | None
 
 
-class RCNNHead(RegionHead[RCNNOutputs]):
+class RCNNHead(LayeredRegionHead[RCNNOutputs]):
     """SVMs and regressors are buffers: part of every checkpoint, but not trained by the optimizer.
 
     `finished` says whether they are fitted to the network as it is; training it further makes them stale. A program

@@ -10,7 +10,7 @@ background and private to these heads; label c of the data is index c + 1.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Generic
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from detkit.config import Config
-from detkit.nn.assign.assignment import sample
+from detkit.nn.assign.assignment import Assignment, sample
 from detkit.nn.assign.iou import IoUAssigner
-from detkit.nn.heads.class_rows import BACKGROUND, UNUSED, rows
+from detkit.nn.heads.class_rows import BACKGROUND, NO_CLASS, UNUSED, rows
 from detkit.nn.losses import background_first, smooth_l1_loss
 from detkit.nn.outputs import OutputsT, register_outputs
 from detkit.nn.proposals.regions import Regions
@@ -58,6 +58,7 @@ class RegionConfig(Config):
 class RefiningConfig(RegionConfig):
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # 1 / std of the deltas
     smooth_l1_beta: float = Field(1 / 9, ge=0)
+    class_agnostic: bool = False  # one box of a region, instead of one for each class
 
 
 @register_outputs
@@ -79,7 +80,7 @@ class RoIOutputs:
     """
     regions  the P regions
     logits   `[P, K + 1]`
-    deltas   `[P, K + 1, 4]`
+    deltas   `[P, K + 1, 4]`, or `[P, 1, 4]` where boxes are of no class
     targets  of the regions when training, else None
     """
 
@@ -90,15 +91,11 @@ class RoIOutputs:
 
 
 class RegionHead(nn.Module, ABC, Generic[OutputsT]):
-    """Hidden layers on the features of a region, then a classifier.
-
-    in_features  numbers in the features of a region
-    num_deltas   outputs of a regressor on the last hidden layer; 0: there is none
-    """
+    """What a head on regions is: a sample of regions for training, the losses of its outputs, and its detections."""
 
     class_weights: Tensor | None  # [K]: factors on the loss of the class where each is the target; None: all are 1
 
-    def __init__(self, config: RegionConfig, in_features: int, num_classes: int, num_deltas: int = 0) -> None:
+    def __init__(self, config: RegionConfig, num_classes: int) -> None:
         super().__init__()
         self.register_buffer("class_weights", None, persistent=False)
         self.config = config
@@ -106,6 +103,69 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
         self.assigner = IoUAssigner(
             config.fg_threshold, config.bg_threshold, best_for_each_object=False, ignored_iof=config.ignored_iof
         )
+
+    @torch.no_grad()
+    def sample(self, regions: Regions, targets: Sequence[Target]) -> tuple[Regions, RegionTargets]:
+        """Joins the objects to the regions and draws a training batch of each image."""
+        boxes = [
+            torch.cat([part, target.not_ignored().boxes])
+            for part, target in zip(regions.to_list(len(targets)), targets, strict=True)
+        ]
+        config = self.config
+        return self._with_targets(
+            boxes, targets, lambda each: sample(each, config.batch_size_per_image, config.positive_fraction)
+        )
+
+    @torch.no_grad()
+    def match(self, regions: Regions, targets: Sequence[Target]) -> tuple[Regions, RegionTargets]:
+        """All valid regions that take part in the losses, and their targets; nothing is joined or drawn."""
+        return self._with_targets(
+            regions.to_list(len(targets)),
+            targets,
+            lambda each: (torch.nonzero(each.positive).squeeze(1), torch.nonzero(each.background).squeeze(1)),
+        )
+
+    def _with_targets(
+        self,
+        regions: Sequence[Tensor],
+        targets: Sequence[Target],
+        choose: Callable[[Assignment], tuple[Tensor, Tensor]],
+    ) -> tuple[Regions, RegionTargets]:
+        """`choose` answers with the rows of positives and of background in the boxes `[N, 4]` of an image."""
+        chosen, labels, target_boxes = [], [], []
+        for boxes, target in zip(regions, targets, strict=True):
+            objects = target.not_ignored()
+            assignment = self.assigner.assign(boxes, target)
+            positive, background = choose(assignment)
+            matched = assignment.index[positive]
+            chosen.append(boxes[torch.cat([positive, background])])
+            labels += [objects.labels[matched] + 1, torch.zeros_like(background)]
+            target_boxes += [objects.boxes[matched], boxes[background]]
+        return Regions.from_list(chosen), RegionTargets(torch.cat(labels), torch.cat(target_boxes))
+
+    @abstractmethod
+    def criterion(self, outputs: OutputsT) -> dict[str, Tensor]:
+        """Losses by name: scalars, already weighted. The targets are in the outputs, as the regions were sampled."""
+
+    @abstractmethod
+    def detect(self, outputs: OutputsT, windows: Tensor) -> DetectionRows:
+        """windows `[B, 4]` xyxy in input px: where each picture lies on its canvas."""
+
+    def select(self, regions: Regions, boxes: Tensor, scores: Tensor, windows: Tensor) -> DetectionRows:
+        """Detections from boxes `[P, K, 4]` or `[P, 4]` and scores `[P, K]` of the regions."""
+        scores = torch.where(regions.valid[:, None], scores, -1.0)  # below every threshold
+        return select_detections(boxes, scores, regions.images, windows, self.config.selection)
+
+
+class LayeredRegionHead(RegionHead[OutputsT]):
+    """Hidden layers on the features of a region, then a classifier.
+
+    in_features  numbers in the features of a region
+    num_deltas   outputs of a regressor on the last hidden layer; 0: there is none
+    """
+
+    def __init__(self, config: RegionConfig, in_features: int, num_classes: int, num_deltas: int = 0) -> None:
+        super().__init__(config, num_classes)
         widths = [in_features, *config.hidden]
         ranks = config.ranks or (None,) * len(config.hidden)
         self.hidden = nn.ModuleList(_layer(a, b, rank) for (a, b), rank in zip(pairwise(widths), ranks, strict=True))
@@ -129,51 +189,24 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
             hidden = self.dropout(F.relu(layer(hidden)))
         return hidden
 
-    @torch.no_grad()
-    def sample(self, regions: Regions, targets: Sequence[Target]) -> tuple[Regions, RegionTargets]:
-        """Joins the objects to the regions and draws a training batch of each image."""
-        config, sampled, labels, target_boxes = self.config, [], [], []
-        for boxes, target in zip(regions.to_list(len(targets)), targets, strict=True):
-            objects = target.not_ignored()
-            boxes = torch.cat([boxes, objects.boxes])
-            assignment = self.assigner.assign(boxes, target)
-            positive, background = sample(assignment, config.batch_size_per_image, config.positive_fraction)
-            matched = assignment.index[positive]
-            sampled.append(boxes[torch.cat([positive, background])])
-            labels += [objects.labels[matched] + 1, torch.zeros_like(background)]
-            target_boxes += [objects.boxes[matched], boxes[background]]
-        return Regions.from_list(sampled), RegionTargets(torch.cat(labels), torch.cat(target_boxes))
-
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The sum of the cross-entropy of sampled regions, logits `[P, K + 1]` and labels `[P]`, 0 is background."""
         return F.cross_entropy(logits.float(), labels, background_first(self.class_weights), reduction="sum")
-
-    @abstractmethod
-    def criterion(self, outputs: OutputsT) -> dict[str, Tensor]:
-        """Losses by name: scalars, already weighted. The targets are in the outputs, as the regions were sampled."""
-
-    @abstractmethod
-    def detect(self, outputs: OutputsT, windows: Tensor) -> DetectionRows:
-        """windows `[B, 4]` xyxy in input px: where each picture lies on its canvas."""
 
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:
         """Which rows of its weights belong to which class, had it `num_classes`; see `detkit.nn.heads.class_rows`."""
         return {"classifier": rows(BACKGROUND, range(num_classes))}
 
-    def select(self, regions: Regions, boxes: Tensor, scores: Tensor, windows: Tensor) -> DetectionRows:
-        """Detections from boxes `[P, K, 4]` or `[P, 4]` and scores `[P, K]` of the regions."""
-        scores = torch.where(regions.valid[:, None], scores, -1.0)  # below every threshold
-        return select_detections(boxes, scores, regions.images, windows, self.config.selection)
 
-
-class RefiningHead(RegionHead[RoIOutputs]):
-    """A box for each class beside the classifier: Fast R-CNN and everything after it."""
+class RefiningHead(LayeredRegionHead[RoIOutputs]):
+    """A box for each class, or one for all, beside the classifier: Fast R-CNN and everything after it."""
 
     config: RefiningConfig
     regressor: nn.Linear
 
     def __init__(self, config: RefiningConfig, in_features: int, num_classes: int) -> None:
-        super().__init__(config, in_features, num_classes, num_deltas=4 * (num_classes + 1))
+        num_boxes = 1 if config.class_agnostic else num_classes + 1
+        super().__init__(config, in_features, num_classes, num_deltas=4 * num_boxes)
         self.coder = BoxCoder(weights=config.box_weights)
 
     def predict(self, features: Tensor, regions: Regions, targets: RegionTargets | None) -> RoIOutputs:
@@ -189,7 +222,8 @@ class RefiningHead(RegionHead[RoIOutputs]):
         labels = outputs.targets.labels
         positive = torch.nonzero(labels > 0).squeeze(1)
         target_deltas = self.coder.encode(outputs.targets.boxes[positive], outputs.regions.boxes[positive])
-        deltas = outputs.deltas[positive, labels[positive]].float()
+        column = torch.zeros_like(positive) if self.config.class_agnostic else labels[positive]
+        deltas = outputs.deltas[positive, column].float()
         num_sampled = max(1, len(labels))
         box = smooth_l1_loss(deltas, target_deltas, self.config.smooth_l1_beta).sum()
         return {
@@ -199,14 +233,22 @@ class RefiningHead(RegionHead[RoIOutputs]):
 
     @torch.no_grad()
     def detect(self, outputs: RoIOutputs, windows: Tensor) -> DetectionRows:
-        scores = outputs.logits.float().softmax(dim=1)[:, 1:]
-        boxes = self.coder.decode(outputs.deltas.float(), outputs.regions.boxes)[:, 1:]
-        return self.select(outputs.regions, boxes, scores, windows)
+        return self.select(outputs.regions, self.refined(outputs), self.scores(outputs), windows)
+
+    def scores(self, outputs: RoIOutputs) -> Tensor:
+        """`[P, K]`"""
+        return outputs.logits.float().softmax(dim=1)[:, 1:]
+
+    def refined(self, outputs: RoIOutputs) -> Tensor:
+        """The boxes xyxy in input px: `[P, K, 4]`, or `[P, 4]` where they are of no class."""
+        boxes = self.coder.decode(outputs.deltas.float(), outputs.regions.boxes)
+        return boxes[:, 0] if self.config.class_agnostic else boxes[:, 1:]
 
     @override
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:
         """The box of the background is computed, but nothing reads it."""
-        return super().class_rows(num_classes) | {"regressor": rows(UNUSED, range(num_classes)).repeat_interleave(4)}
+        of_boxes = rows(NO_CLASS) if self.config.class_agnostic else rows(UNUSED, range(num_classes))
+        return super().class_rows(num_classes) | {"regressor": of_boxes.repeat_interleave(4)}
 
 
 def _layer(in_features: int, out_features: int, rank: int | None) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,14 @@ from detkit.structures import Size, Target
 
 class RPNConfig(Config):
     """Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
+
+    at_test: ClassVar[tuple[str, ...]] = (
+        "pre_nms_top_k_test",
+        "post_nms_top_k_test",
+        "nms_threshold",
+        "score_threshold",
+        "min_size",
+    )
 
     anchors: AnchorConfig = AnchorConfig()
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"  # softmax: two channels an anchor, as in the paper

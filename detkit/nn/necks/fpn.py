@@ -35,6 +35,12 @@ class FPNConfig(Config):
         return {"none": 0, "pool": 1, "conv_c5": 2, "conv_p5": 2}[self.extra_level]
 
 
+class DenseFPNConfig(FPNConfig):
+    """The pyramid of detectors that predict on every level, P3 to P7. Defaults: torchvision's RetinaNet and FCOS."""
+
+    extra_level: Literal["none", "pool", "conv_c5", "conv_p5"] = "conv_p5"
+
+
 class FPN(Neck):
     """A 1x1 lateral convolution per level, nearest upsampling, sum, and a 3x3 output convolution, none with a norm."""
 

@@ -1,6 +1,6 @@
 """Where regions come from when no network of the detector proposes them: one of `ProposalsConfig`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ class FileProposalsConfig(Config):
     allow_missing  an image that the files do not know has no proposals; false: the files are refused
     """
 
+    at_test: ClassVar[tuple[str, ...]] = ("*",)
+
     name: Literal["file"] = "file"
     paths: tuple[PathText, ...] = Field(min_length=1)
     max_boxes: int | None = Field(None, ge=1)
@@ -28,6 +30,8 @@ class DetectorProposalsConfig(Config):
     source     run, checkpoint or public weights, as `tools/eval.py` takes them
     max_boxes  of an image, the best; null: all that its `post_nms_top_k_test` lets through
     """
+
+    at_test: ClassVar[tuple[str, ...]] = ("*",)
 
     name: Literal["detector"] = "detector"
     source: PathText

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ ALL: tuple[Similarity, ...] = ("colour", "texture", "size", "fill")
 
 class SelectiveSearchConfig(Config):
     """Defaults: "fast" (section 5.2, table 5), with R-CNN's smallest side."""
+
+    at_test: ClassVar[tuple[str, ...]] = ("*",)
 
     name: Literal["selective_search"] = "selective_search"
     colour_spaces: tuple[ColourSpace, ...] = Field(("hsv", "lab"), min_length=1)

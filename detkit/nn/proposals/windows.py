@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from detkit.structures import Size
 
 
 class PyramidConfig(Config):
+    at_test: ClassVar[tuple[str, ...]] = ("largest_scale", "levels_per_octave")
+
     window: int = Field(32, ge=1)  # px, both sides
     largest_scale: float = Field(2.0, gt=0)  # of the finest level; the smallest objects are window / largest_scale px
     levels_per_octave: int = Field(2, ge=1)  # a level is smaller by 2^(1 / levels_per_octave) than the one before

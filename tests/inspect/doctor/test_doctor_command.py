@@ -172,6 +172,24 @@ def test_a_run_judges_the_labels(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert codes(tmp_path / "tiny.yaml", tmp_path, "--run", str(run)) >= {"labels-not-judged"}
 
 
+@pytest.mark.long
+def test_a_run_of_other_classes_is_matched_by_the_options_that_the_message_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path)
+    data = write_yaml(tmp_path / "c.yaml", write_set(tmp_path / "data", CLEAN[:1], CLEAN[:1]))
+    arguments = [str(data), "--run", str(run)]
+    assert cli.doctor(arguments) == 2
+    error = capsys.readouterr().err
+    assert "does not know 2 of the data set's 2 classes" in error
+    assert "--class-map FILE" in error
+    assert "--classes shared" in error
+    (tmp_path / "map.yaml").write_text("circle: cat\n")
+    assert cli.doctor([*arguments, "--class-map", str(tmp_path / "map.yaml"), "--classes", "shared"]) == 0
+    assert cli.doctor([str(data), "--classes", "shared"]) == 2
+    assert "have no effect without --run" in capsys.readouterr().err
+
+
 def test_a_picture_that_lost_all_of_its_boxes_is_not_copied_as_background(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

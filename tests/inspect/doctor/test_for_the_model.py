@@ -61,14 +61,18 @@ def test_an_object_smaller_than_a_stride(tmp_path: Path) -> None:
     """Of the two, only one is below 16 px in both sides; an anchor of 16 px meets either by more than .3."""
     findings = findings_of(tmp_path, [Drawn([*GOOD, (DOG, 60, 58, 12, 14), (CAT, 85, 58, 14, 18)])])
     assert counts(findings) == {"smaller-than-stride": 1}
-    assert findings["smaller-than-stride"].examples[0].box == (60, 58, 72, 72)
+    place = findings["smaller-than-stride"].examples[0]
+    assert (place.box, place.text) == ((60, 58, 72, 72), "dog, 12 x 14 px, 12.0 x 14.0 px in the input")
 
 
 def test_the_size_of_the_input_counts(tmp_path: Path) -> None:
     """At a fifth of the size every object of 30 x 40 and 40 x 30 is smaller than 16 px."""
     change = "model.input.resize={name: short_side, size: 16, max_size: 24}"
     findings = findings_of(tmp_path, [], [], change)
-    assert (findings["smaller-than-stride"].severity, findings["smaller-than-stride"].count) == ("warning", 48)
+    finding = findings["smaller-than-stride"]
+    assert (finding.severity, finding.count) == ("warning", 48)
+    texts = {place.text for place in finding.examples}
+    assert texts <= {"cat, 30 x 40 px, 6.0 x 8.0 px in the input", "dog, 40 x 30 px, 8.0 x 6.0 px in the input"}
 
 
 def test_histograms_at_the_size_of_the_input(tmp_path: Path) -> None:

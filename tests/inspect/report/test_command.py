@@ -127,6 +127,26 @@ def test_a_run_without_a_checkpoint_is_refused(run: Path, tmp_path: Path, capsys
     assert "last.pt: no such checkpoint" in refused(tmp_path / "report.html", capsys, folder)
 
 
+def test_the_second_source_is_looked_at_before_the_first_is_measured(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detkit.inspect.report.subject.evaluate_detector", lambda *_, **__: pytest.fail("measured"))
+    assert "nowhere: no such checkpoint" in refused(tmp_path / "report.html", capsys, run, "nowhere")
+    options = ("--set", "model.roi.hidden=[16, 16, 16]")
+    assert "run is trained, and this needs other weights" in refused(tmp_path / "r.html", capsys, run, *options)
+
+
+def test_broken_lines_of_the_record_are_counted(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"kind": "train", "step": 3, "epoch"\n{"kind": "train"}\n\n\xff\n')
+    page = report(tmp_path / "report.html", folder, *QUICK)
+    assert "3 broken lines left out of the curves" in page.text
+    assert "Training loss" in page.text
+    assert "0.0 MB" not in capsys.readouterr().out, "the size of a small page is in kB"
+    assert "broken lines" not in report(tmp_path / "report.html", run, *QUICK).text
+
+
 def test_two_runs_on_other_data_are_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"name": "shapes", "root": str(tmp_path / "shapes"), "num_train": 4, "num_val": 2}
     other = train_tiny(tmp_path / "other", data=data)

@@ -1,0 +1,27 @@
+"""The data that travels between rooms.
+
+Legend: B images in a batch, N objects of one image, P keypoints of an object, H x W pixels, K classes.
+Boxes are float32 `[N, 4]` xyxy in continuous absolute pixels (width = x2 - x1), sizes are `(h, w)`, labels are int64 in
+`[0, K)` without a background class. Every structure is frozen and checks shapes and dtypes when it is made.
+"""
+
+from detkit.structures.batches import Batch, GroundTruth, ImageId, ImageInfo, Sample, Size, Target
+from detkit.structures.categories import Categories, KeypointCategories
+from detkit.structures.detections import Detections
+from detkit.structures.objects import ArrayT, Objects, OtherT
+
+__all__ = [
+    "ArrayT",
+    "Batch",
+    "Categories",
+    "Detections",
+    "GroundTruth",
+    "ImageId",
+    "ImageInfo",
+    "KeypointCategories",
+    "Objects",
+    "OtherT",
+    "Sample",
+    "Size",
+    "Target",
+]
