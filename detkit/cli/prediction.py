@@ -46,7 +46,8 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="A,B", help="only these classes")
     parser.add_argument(
         "--score-threshold",
-        default="0.5",
+        type=_thresholds,
+        default=(0.5, {}),
         metavar="S",
         help="leave out detections that score less, by class if you like: 0.3,car=0.6 (0.5)",
     )
@@ -58,7 +59,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
 
 def prediction_settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the options of `add_prediction` say, as the tree of a `PredictionConfig`."""
-    plain, by_class = _thresholds(options.score_threshold)
+    plain, by_class = options.score_threshold
     tree: dict[str, Any] = {
         "score_threshold": plain,
         "class_thresholds": by_class,
@@ -80,7 +81,7 @@ def _thresholds(text: str) -> tuple[float, dict[str, float]]:
         try:
             number = float(value)
         except ValueError as error:
-            raise UserError(f"--score-threshold: expected a number or CLASS=NUMBER, found {part!r}") from error
+            raise argparse.ArgumentTypeError(f"expected a number or CLASS=NUMBER, found {part!r}") from error
         if equals:
             by_class[name.strip()] = number
         else:

@@ -16,6 +16,7 @@ from detkit.engine.run import detector_state
 from detkit.engine.run_folder import create_folder
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
+from detkit.nn.heads.regions import LayeredRegionHead
 
 
 def compress(source: str | Path, ranks: Sequence[int], output: Path) -> str:
@@ -28,11 +29,12 @@ def compress(source: str | Path, ranks: Sequence[int], output: Path) -> str:
     detector, config = load_detector(source)
     if config is None:
         raise UserError(f"{source}: public weights; only a detector that was trained here can be compressed")
-    if not isinstance(detector, RegionBasedDetector) or config.model.name == "sliding_window":
+    roi = detector.roi if isinstance(detector, RegionBasedDetector) else None
+    if not isinstance(roi, LayeredRegionHead) or config.model.name == "sliding_window":
         raise UserError(f"{source}: {type(detector).__name__} has no region head with fully connected layers to cut")
-    if detector.roi.config.ranks:
-        raise UserError(f"{source}: its layers are cut already, to ranks {list(detector.roi.config.ranks)}")
-    highest = [min(layer.weight.shape) for layer in detector.roi.hidden]  # type: ignore[arg-type]
+    if roi.config.ranks:
+        raise UserError(f"{source}: its layers are cut already, to ranks {list(roi.config.ranks)}")
+    highest = [min(layer.weight.shape) for layer in roi.hidden]  # type: ignore[arg-type]
     if len(ranks) != len(highest) or not all(1 <= rank <= most for rank, most in zip(ranks, highest, strict=True)):
         raise UserError(f"--ranks: expected {len(highest)}, each of at least 1 and at most {highest}, found {[*ranks]}")
     tree = override(config.model_dump(mode="json"), [f"model.roi.ranks={list(ranks)}", "model.backbone.weights=null"])

@@ -33,6 +33,7 @@ NO_NEW_WEIGHTS = (
     "input.resize.size",
     "input.resize.max_size",
     "head.priors.steps",
+    "head.class_threshold",
     "model.windows.largest_scale",
     "model.windows.levels_per_octave",
     "model.test_sizes",

@@ -557,7 +557,8 @@ def test_predict_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     cv2.imwrite(str(picture), random(40, 60, 3, low=0, high=255).numpy().astype(np.uint8))
     for source in (cfg, f"darknet:{cfg}", f"darknet:{cfg}:{cfg.with_suffix('.weights')}"):
         output = tmp_path / "out"
-        assert cli.predict([str(source), str(picture), "--output", str(output), "--device", "cpu"]) == 0
+        words = [str(source), str(picture), "--output", str(output), "--device", "cpu", "--score-threshold", "0"]
+        assert cli.predict(words) == 0
         (row,) = json.loads((output / "detections.json").read_text())
         assert row["detections"]
     names = tmp_path / "shapes.names"

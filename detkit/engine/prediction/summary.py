@@ -61,7 +61,9 @@ class Summary:
             for number, noun in ((self.num_pictures, "picture"), (self.num_frames, "frame"))
             if number
         ]
-        listed = ", ".join(f"{name} {number:,}" for name, number in self.classes.most_common())
+        listed = ", ".join(f"{name} {number:,}" for name, number in self.classes.most_common(MAX_LINES))
+        if len(self.classes) > MAX_LINES:
+            listed += f", {len(self.classes) - MAX_LINES} other classes"
         detections = plural(sum(self.classes.values()), "detection") + (f" ({listed})" if listed else "")
         lines = [f"{' and '.join(units) or 'no picture'}: {detections}"]
         if done := self.num_pictures + self.num_frames:
