@@ -78,11 +78,11 @@ def _last_layers(detector: AnyDetector) -> Iterator[tuple[nn.Module, Sequence[Ai
     background_first = [background, *[LOGIT] * num_classes]
     on_levels = isinstance(getattr(head, "classifier", None), nn.ModuleList)  # SSD's
     aims: dict[str, Sequence[Aim]] = {
-        r"roi\.classifier": background_first,
+        r"roi\.(stages\.\d\.)?classifier": background_first,
         r"head\.classifier": background_first if on_levels else [LOGIT],
         r"rpn\.objectness|head\.proposer\.classifier": [LOGIT],
         r"rpn\.deltas|head\.(decoder|proposer)\.regressor": [DELTA],
-        r"roi\.regressor|head\.regressor": [WEIGHTED_DELTA],
+        r"roi\.(stages\.\d\.)?regressor|head\.regressor": [WEIGHTED_DELTA],
         r"head\.predict": [DELTA] * 4 + [OBJECTNESS] + [LOGIT] * num_classes,
         r"head\.output": [SHARE] * (num_classes + boxes_per_cell) + [SHARE, SHARE, ROOT, ROOT] * boxes_per_cell,
     }

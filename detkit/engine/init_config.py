@@ -14,7 +14,8 @@ from detkit.data.build import DataConfig, build_dataset
 from detkit.data.checks import DataError, NoValidation
 from detkit.data.dataset import ImageDataset
 from detkit.data.shapes import ShapesConfig
-from detkit.detectors.faster_rcnn import FasterRCNNConfig
+from detkit.detectors.faster_rcnn import TwoStageConfig
+from detkit.detectors.retinanet import RetinaNetConfig
 from detkit.detectors.ssd import SSDConfig
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
@@ -102,10 +103,15 @@ def _anchors(config: RunConfig, sides: np.ndarray) -> tuple[Changes, str]:
     model = config.model
     try:
         match model:
-            case FasterRCNNConfig(rpn=rpn):
+            case TwoStageConfig(rpn=rpn):
                 levels, each = len(rpn.anchors.sizes), len(rpn.anchors.sizes[0])
                 sizes = _spread(sides, levels * each).reshape(levels, each).tolist()
                 return {"model.rpn.anchors.sizes": sizes}, f"anchors from {sizes[0][0]:g} to {sizes[-1][-1]:g} px"
+            case RetinaNetConfig(head=head):
+                levels = len(head.anchors.sizes)
+                smallest = _spread(sides, levels + 1)[:levels].tolist()  # of each level, before its octave scales
+                changes = {"model.head.anchors.sizes": [[size] for size in smallest]}
+                return changes, f"anchors from {smallest[0]:g} px; those of the last level begin at {smallest[-1]:g} px"
             case SSDConfig(head=head):
                 edges = _spread(sides, len(head.priors.min_sizes) + 1).tolist()
                 priors = {"model.head.priors.min_sizes": edges[:-1], "model.head.priors.max_sizes": edges[1:]}

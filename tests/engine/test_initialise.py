@@ -415,11 +415,12 @@ def test_nothing_fits(tmp_path: Path) -> None:
         initialise(build("ab"), str(tmp_path / "other.pth"))
 
 
-def test_weights_that_diverged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_diverged(tmp_path: Path, value: float) -> None:
     state = build("ab").state_dict()
-    state["rpn.conv.weight"][0, 0] = torch.nan
+    state["rpn.conv.weight"][0, 0] = value
     torch.save(state, tmp_path / "diverged.pth")
-    with pytest.raises(UserError, match=r"rpn.conv.weight is nan or infinite"):
+    with pytest.raises(UserError, match=r"9 of the \d+ numbers of rpn.conv.weight are nan or infinite"):
         initialise(build("ab"), str(tmp_path / "diverged.pth"))
 
 

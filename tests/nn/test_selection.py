@@ -227,10 +227,11 @@ def slow_pairs(scores: list[Tensor], threshold: float, top_k: int) -> set[tuple[
     return pairs
 
 
-@pytest.mark.parametrize(("threshold", "top_k"), [(0.0, 7), (0.8, 7), (0.8, 1000), (0.999, 3), (1.0, 3)])
+@pytest.mark.parametrize(("threshold", "top_k"), [(0.0, 7), (0.75, 7), (0.75, 1000), (0.999, 3), (1.0, 3)])
 def test_the_likeliest_pairs_of_each_level(threshold: float, top_k: int) -> None:
     generator = torch.Generator().manual_seed(0)
     levels = [torch.rand(2, count, 3, generator=generator) for count in (12, 5, 1)]
+    levels[1][1, 2, 0] = 0.75  # which is not above it
     pairs = best_pairs_of_levels(levels, threshold, top_k)
     rows = set(zip(*(column.tolist() for column in pairs), strict=True))
     assert rows == slow_pairs(levels, threshold, top_k)

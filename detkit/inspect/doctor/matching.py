@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from detkit.detectors.build import DetectorConfig
-from detkit.detectors.faster_rcnn import FasterRCNNConfig
+from detkit.detectors.faster_rcnn import TwoStageConfig
+from detkit.detectors.retinanet import RetinaNetConfig
 from detkit.detectors.sliding_window import SlidingWindowConfig
 from detkit.detectors.ssd import SSDConfig
 from detkit.detectors.yolov1 import YOLOv1Config
@@ -24,6 +25,7 @@ from detkit.inspect.doctor.network_input import InputObjects, Shapes
 from detkit.inspect.doctor.tally import object_finding
 from detkit.nn.anchors import AnchorGrid, PriorGrid
 from detkit.nn.assign.grid import cells_of, last_at_each, shape_iou
+from detkit.nn.assign.iou import IoUAssignerConfig
 
 MANY = 0.1  # part of the objects from which a poor match is a warning, not a note
 POOR_SHAPE = 0.5  # IoU with the most similar anchor of YOLOv2 and v3, which have no threshold for it
@@ -97,7 +99,7 @@ def matched_boxes(config: DetectorConfig, shapes: Shapes) -> Boxes | None:
     """None for detectors without anchors."""
     again = "`detkit anchors CONFIG` finds sizes that fit"
     match config:
-        case FasterRCNNConfig(rpn=rpn):
+        case TwoStageConfig(rpn=rpn):
             anchors = AnchorGrid(rpn.anchors, shapes.strides)
             inside = rpn.only_inside_anchors
             below = "all but the best one are background, on the object"
@@ -105,6 +107,12 @@ def matched_boxes(config: DetectorConfig, shapes: Shapes) -> Boxes | None:
             return Boxes(
                 "anchor", rpn.bg_threshold, rpn.fg_threshold, below, fix, _on_canvases(shapes, anchors, inside=inside)
             )
+        case RetinaNetConfig(head=head) if isinstance(head.assigner, IoUAssignerConfig):
+            rule, anchors = head.assigner, AnchorGrid(head.anchors, shapes.strides)
+            below = "all but the best one are background, on the object"
+            fix = f"Change model.head.anchors; {again}."
+            overlaps_of = _on_canvases(shapes, anchors)
+            return Boxes("anchor", rule.bg_threshold, rule.fg_threshold, below, fix, overlaps_of)
         case SSDConfig(head=head):
             below = "all but the best one are background, on the object"
             fix = f"Change model.head.priors, min_sizes or ratios; {again}."

@@ -24,7 +24,7 @@ from typing_extensions import override
 from detkit.config import Config
 from detkit.nn.assign.assignment import Assignment, sample
 from detkit.nn.assign.iou import IoUAssigner
-from detkit.nn.heads.class_rows import BACKGROUND, NO_CLASS, UNUSED, rows
+from detkit.nn.heads.class_rows import BACKGROUND, UNUSED, rows
 from detkit.nn.losses import background_first, smooth_l1_loss
 from detkit.nn.outputs import OutputsT, register_outputs
 from detkit.nn.proposals.regions import Regions
@@ -247,8 +247,10 @@ class RefiningHead(LayeredRegionHead[RoIOutputs]):
     @override
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:
         """The box of the background is computed, but nothing reads it."""
-        of_boxes = rows(NO_CLASS) if self.config.class_agnostic else rows(UNUSED, range(num_classes))
-        return super().class_rows(num_classes) | {"regressor": of_boxes.repeat_interleave(4)}
+        of_classes = super().class_rows(num_classes)
+        if self.config.class_agnostic:
+            return of_classes
+        return of_classes | {"regressor": rows(UNUSED, range(num_classes)).repeat_interleave(4)}
 
 
 def _layer(in_features: int, out_features: int, rank: int | None) -> nn.Module:

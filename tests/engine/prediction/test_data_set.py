@@ -84,3 +84,31 @@ def test_without_a_picture_there_is_no_data_set(tmp_path: Path) -> None:
         "no coco: there is no picture to write"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def read_by_supervision(folder: Path, name: str) -> Any:
+    supervision = pytest.importorskip("supervision")
+    read = supervision.DetectionDataset
+    match name:
+        case "coco":
+            return read.from_coco(str(folder / "train"), str(folder / "train.json"))
+        case "yolo":
+            return read.from_yolo(str(folder / "images/train"), str(folder / "labels/train"), str(folder / "data.yaml"))
+        case _:
+            devkit = folder / "VOC2007"
+            return read.from_pascal_voc(str(devkit / "JPEGImages"), str(devkit / "Annotations"))
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
+def test_another_library_reads_the_same_boxes(name: str, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    flat = [record for record in records if Path(record["file"]).parent.name == "photos"]  # it does not enter folders
+    write_data_sets(flat, CATEGORIES, tmp_path / "out", [name])
+    dataset = read_by_supervision(tmp_path / "out" / name, name)
+    boxes = {}
+    for path, _, annotation in dataset:
+        names = [dataset.classes[label] for label in annotation.class_id]
+        boxes[Path(path).name] = dict(zip(names, annotation.xyxy.tolist(), strict=True))
+    assert boxes.get("c.webp", {}) == {}
+    assert boxes["a.jpg"].keys() == {"cat", "big dog"}
+    for label, box in BOXES["a.jpg"]:
+        assert boxes["a.jpg"][label] == pytest.approx(box, abs=1e-4)

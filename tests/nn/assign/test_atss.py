@@ -53,12 +53,16 @@ def test_of_two_objects_an_anchor_takes_the_one_it_overlaps_more() -> None:
 
 
 def test_points_become_anchors() -> None:
-    """Squares of 2 px around the centres of 10 px boxes, five times as large, are those boxes."""
+    """Squares of 2 px around the centres of 10 px boxes, five times as large, are those boxes.
+
+    The second box is the first object (IoU 1 and .4), but its square would be a tenth of the second (.04 and .1).
+    """
     points = [(10.0 * i + 4, 4.0, 10.0 * i + 6, 6.0) for i in range(6)]
-    objects: list[Box] = [(12, 0, 22, 10), (31, 0, 39, 10)]
+    objects: list[Box] = [(10, 0, 20, 10), (13, 0, 17, 10)]
     expected = assigned([ROW], objects, ATSSAssignerConfig(top_k=3))
     assert assigned([points], objects, ATSSAssignerConfig(top_k=3, enlarge=5)) == expected
-    assert max(expected[0]) == 1
+    assert expected[0][1] == 0
+    assert assigned([points], objects, ATSSAssignerConfig(top_k=3))[0][1] == 1
 
 
 def test_without_objects_and_without_anchors() -> None:

@@ -84,11 +84,13 @@ def test_the_likeliest_pairs_of_each_level_become_detections() -> None:
     assert found.boxes.tolist() == [[20, 0, 30, 10], [15, 0, 25, 10]]
 
 
-@pytest.mark.parametrize(("threshold", "count"), [(0.0, 12), (0.5, 0), (1.0, 0)])
-def test_scores_must_be_above_the_threshold(threshold: float, count: int) -> None:
-    """A score of exactly one half is not above one half."""
+@pytest.mark.parametrize(("threshold", "logit", "count"), [(0.0, 0, 12), (0.5, 0, 0), (0.5, 1e-4, 12), (1.0, 99, 0)])
+def test_scores_must_be_above_the_threshold(threshold: float, logit: float, count: int) -> None:
+    """A score of exactly one half is not above one half, and what is little above it is."""
     selection = RetinaNetHeadConfig().selection.model_copy(update={"score_threshold": threshold})
-    (found,) = detect(make_head(selection=selection), outputs(), ImageInfo(0, (10, 40), (10, 40), (1.0, 1.0)))
+    given = outputs()
+    given.logits[0].fill_(logit), given.logits[1].fill_(logit)
+    (found,) = detect(make_head(selection=selection), given, ImageInfo(0, (10, 40), (10, 40), (1.0, 1.0)))
     assert len(found) == count
 
 
