@@ -78,13 +78,13 @@ def check_parts(state: Mapping[str, Any], path: Path) -> None:
 
 
 def check_numbers(weights: Mapping[str, Any], source: object) -> None:
-    """Raises CheckpointError, naming the first, if weights are nan or infinite: a detector of them detects nothing."""
+    """Raises CheckpointError, naming the first, if weights are nan: a detector of such weights finds nothing."""
     for name, tensor in weights.items():
         if not isinstance(tensor, torch.Tensor):
             raise CheckpointError(f"{source}: expected a tensor as {name!r} of its weights, found {tensor!r}")
-        # A sum is three times as fast, and nan or infinite if one of its terms is.
-        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+        # A sum is three times as fast, and nan if one of its terms is.
+        if tensor.is_floating_point() and bool(tensor.sum().isnan()) and bool(tensor.isnan().any()):
             raise CheckpointError(
-                f"{source}: {int((~tensor.isfinite()).sum())} of the {tensor.numel()} numbers of {name} are nan or "
-                "infinite; the training that wrote them went wrong, take an earlier checkpoint of it"
+                f"{source}: its weights are not numbers: {name} has {int(tensor.isnan().sum())} nan of "
+                f"{tensor.numel()}; the training that wrote them went wrong, take an earlier checkpoint of it"
             )

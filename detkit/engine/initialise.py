@@ -103,6 +103,8 @@ def take_over(detector: AnyDetector, weights: Weights, source: str) -> Transfer:
         given = weights.state.get(name)
         if given is None:
             reasons[name] = ABSENT
+        elif not given.isfinite().all():
+            raise UserError(f"train.init: {source}: {name} is infinite; take weights from before they diverged")
         elif matches is not None and name in rows:
             reasons[name] = copy_rows(tensor, given, rows[name], source_rows[name], matches)
         elif given.shape != tensor.shape:

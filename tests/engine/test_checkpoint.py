@@ -188,7 +188,7 @@ def test_weights_that_are_nan_are_refused_and_named(tmp_path: Path, trained_run:
     state["model"]["roi.regressor.weight"][:] = torch.nan
     message = source_error(tmp_path / "a.pt", state)
     count = state["model"]["roi.classifier.weight"].numel()
-    assert f"1 of the {count} numbers of roi.classifier.weight are nan or infinite" in message
+    assert f"its weights are not numbers: roi.classifier.weight has 1 nan of {count}" in message
 
 
 def test_infinite_weights_are_none_of_that() -> None:

@@ -415,12 +415,14 @@ def test_nothing_fits(tmp_path: Path) -> None:
         initialise(build("ab"), str(tmp_path / "other.pth"))
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_diverged(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "message"), [(torch.nan, "rpn.conv.weight has 9 nan"), (torch.inf, "rpn.conv.weight is infinite")]
+)
+def test_weights_that_diverged(tmp_path: Path, value: float, message: str) -> None:
     state = build("ab").state_dict()
     state["rpn.conv.weight"][0, 0] = value
     torch.save(state, tmp_path / "diverged.pth")
-    with pytest.raises(UserError, match=r"9 of the \d+ numbers of rpn.conv.weight are nan or infinite"):
+    with pytest.raises(UserError, match=message):
         initialise(build("ab"), str(tmp_path / "diverged.pth"))
 
 
