@@ -32,7 +32,7 @@ def load(source: str | Path, *, set: Sequence[str] = ()) -> AnyDetector:
     from detkit.engine.sources import load_detector
     from detkit.engine.speed import accelerate
 
-    detector, _ = load_detector(source, set)
+    detector, _ = load_detector(source, [set] if isinstance(set, str) else set)
     accelerate(detector)
     return detector
 
@@ -41,15 +41,15 @@ def predict(detector: AnyDetector | str | Path, images: AnyImage | Iterable[AnyI
     """Detections of each image, in its own pixels and best first, on the device of the detector.
 
     detector  or what `load` takes
-    images    one or several: files of pictures, images of Pillow, uint8 RGB `[H, W, 3]` or grey `[H, W]`, or uint8
-              tensors `[3, H, W]`
+    images    one or several: files of pictures or their content, images of Pillow, uint8 RGB `[H, W, 3]` or grey
+              `[H, W]`, or uint8 tensors `[3, H, W]`
 
     Raises `detkit.config.UserError` for a file that is no picture, and for other arrays.
     """
     from detkit.engine.predict import predict_each
 
     loaded = load(detector) if isinstance(detector, str | Path) else detector
-    one = isinstance(images, str) or hasattr(images, "shape") or not isinstance(images, Iterable)
+    one = isinstance(images, str | bytes) or hasattr(images, "shape") or not isinstance(images, Iterable)
     return list(predict_each(loaded, [images] if one else images))  # type: ignore[list-item,arg-type]
 
 

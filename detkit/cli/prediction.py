@@ -53,7 +53,7 @@ def add_prediction(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-detections", type=int, metavar="N", help="of a picture, the best (all)")
     parser.add_argument("--tile", type=int, metavar="PX", help="also detect on tiles of this size, for small objects")
-    parser.add_argument("--overlap", type=float, default=0.2, metavar="R", help="of neighbouring tiles (0.2)")
+    parser.add_argument("--overlap", type=float, metavar="R", help="of neighbouring tiles, with --tile (0.2)")
     parser.add_argument("--tta", metavar="A,B", help="also detect on changed pictures: flip, scales")
 
 
@@ -65,8 +65,11 @@ def prediction_settings(options: argparse.Namespace) -> dict[str, Any]:
         "class_thresholds": by_class,
         "max_detections": options.max_detections,
         "tile": options.tile,
-        "overlap": options.overlap,
     }
+    if options.overlap is not None:
+        if options.tile is None:
+            raise UserError("--overlap is that of neighbouring tiles, and goes with --tile PX")
+        tree["overlap"] = options.overlap
     for name in ("classes", "tta"):
         if getattr(options, name) is not None:
             tree[name] = [part.strip() for part in getattr(options, name).split(",") if part.strip()]

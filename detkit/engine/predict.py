@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from detkit.config import UserError
 from detkit.data.collate import collate
-from detkit.data.pictures import read_picture, to_8_bits
+from detkit.data.pictures import decode_picture, read_picture, to_8_bits
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.proposal_search import ProposalSource, source_of
 from detkit.structures import Detections, Objects, Sample
 
-AnyImage: TypeAlias = str | Path | np.ndarray | Image.Image | Tensor
+AnyImage: TypeAlias = str | Path | bytes | np.ndarray | Image.Image | Tensor
 
 
 def predict(
@@ -80,12 +80,14 @@ def predict_each(detector: AnyDetector, images: Iterable[AnyImage]) -> Iterator[
 
 
 def as_image(image: AnyImage) -> np.ndarray:
-    """A file of a picture, an image of Pillow, grey pixels `[H, W]` or a tensor `[3, H, W]` -> `[H, W, 3]` RGB.
+    """A file of a picture or its content, an image of Pillow, grey `[H, W]` or a tensor `[3, H, W]` -> `[H, W, 3]` RGB.
 
     Anything else is returned as it is, for `check_image`.
     """
     if isinstance(image, str | Path):
         return read_picture(image)
+    if isinstance(image, bytes):
+        return decode_picture(image, name="in these bytes")
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith(("I", "F")):  # more than 8 bits

@@ -29,7 +29,7 @@ def create_folder(folder: Path) -> None:
 
 @contextmanager
 def claim_folder(folder: Path) -> Iterator[None]:
-    """Makes `folder`, and keeps other processes from training in it for the time of the block.
+    """Makes `folder`, and keeps other processes from writing in it for the time of the block.
 
     A block inside another of the same folder, such as `train` below `detkit.train`, has the claim of that one. Of
     torchrun's processes the first has the claim. Raises UserError if another process has it.
@@ -116,7 +116,7 @@ def _locked(path: Path) -> IO[str]:
         try:
             if not _lock(file):
                 raise UserError(
-                    f"{path.parent}: another process is training in this folder; wait until it ends, or name another"
+                    f"{path.parent}: another process is writing in this folder; wait until it ends, or name another"
                 )
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file

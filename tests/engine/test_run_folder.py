@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -114,7 +115,7 @@ def test_the_same_folder_is_refused_in_one_line(
         with another(**start):
             assert cli.train(arguments) == 2
         message = capsys.readouterr().err.strip()
-        assert "another process is training in this folder; wait until it ends, or name another" in message
+        assert "another process is writing in this folder; wait until it ends, or name another" in message
         assert len(message.splitlines()) == 1
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with another(config=None, resume=run) as (folder, _):
@@ -278,10 +279,8 @@ def test_the_best_checkpoint_is_named_where_the_last_cannot_be_read(
 
 @contextmanager
 def no_space(path: Path) -> Iterator[None]:
-    """What is written to `path`, or aside to replace it, finds no space left."""
-    for place in (path, path.with_name(f".{path.name}.writing")):
-        if not place.exists():
-            place.symlink_to("/dev/full")
+    """What is written aside, to take the place of `path`, finds no space left."""
+    path.with_name(f".{path.name}.writing").symlink_to("/dev/full")
     yield
 
 
@@ -359,7 +358,7 @@ def test_drawings_and_videos_of_a_full_disk(run: Path, capsys: pytest.CaptureFix
         assert cli.predict([str(run), "b.mp4", "--output", "out"]) == 2
     first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert first == "error: out/a.png: cannot write: File too large"
-    assert second == "error: out/b.mp4: cannot write this video to its end; is there space left?"
+    assert re.fullmatch(r"error: out/\S+: cannot write: File too large", second)
 
 
 def test_a_full_disk_ends_a_command_with_one_line(

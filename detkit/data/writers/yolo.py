@@ -41,7 +41,7 @@ def picture_path(split: str, name: str) -> str:
 def settings(folder: Path, splits: Sequence[str], _: Categories) -> dict[str, Any]:
     """The section `data` of a configuration."""
     train = "train" if "train" in splits else splits[0]
-    val = next((name for name in ("val", "test") if name in splits and name != train), "val")
+    val = next((name for name in ("val", "test") if name in splits and name != train), None)
     return {"name": "yolo", "root": str(folder), "train": train, "val": val}
 
 

@@ -9,19 +9,27 @@ from typing import Any
 
 from detkit.files import replacing, writing
 
-LINES, JOINED = "detections.jsonl", "detections.json"
+LINES, JOINED, BEFORE = "detections.jsonl", "detections.json", "earlier_"
 
 
 class Journal:
     """Appends records to `detections.jsonl` in a folder; `close` makes `detections.json`, a list, of them.
 
-    A process that is killed leaves the lines of what it had done.
+    A process that is killed leaves the lines of what it had done. Records of an earlier prediction are moved aside, as
+    `notes` say.
     """
 
     def __init__(self, folder: Path) -> None:
         self.lines, self.joined = folder / LINES, folder / JOINED
+        self.notes: list[str] = []
         with writing(self.lines):
-            self.joined.unlink(missing_ok=True)
+            for path in (self.lines, self.joined):
+                if path.exists():
+                    path.replace(path.with_name(f"{BEFORE}{path.name}"))
+                    self.notes.append(
+                        f"{folder} has an earlier prediction: its records are in {BEFORE}{path.name}, and its other "
+                        "files stay where no new one has their name"
+                    )
             self.file = self.lines.open("w", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -30,7 +38,8 @@ class Journal:
             self.file.flush()
 
     def close(self) -> None:
-        self.file.close()
+        with writing(self.lines):
+            self.file.close()
         with replacing(self.joined) as file:
             for number, line in enumerate(self._texts()):
                 file.write(("[\n" if number == 0 else ",\n").encode() + line.encode())

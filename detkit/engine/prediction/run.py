@@ -31,7 +31,7 @@ from detkit.engine.prediction.stopping import Stop, Stopped
 from detkit.engine.prediction.summary import Summary
 from detkit.engine.prediction.tracking import Tracker, TrackerName
 from detkit.engine.proposal_search import source_of
-from detkit.engine.run_folder import create_folder
+from detkit.engine.run_folder import claim_folder
 from detkit.engine.sources import load_detector
 from detkit.engine.speed import accelerate
 from detkit.structures import Categories, Detections
@@ -65,9 +65,11 @@ def predict_files(
     overrides  changes of the detector's `model`, see `load_detector`
     """
     config, style, output = config or PredictionConfig(), style or DrawingStyle(), Path(output)
-    if config.track:
-        Tracker(config.track, 25.0)  # says now if its library is missing, and not at the first video
     media, left_out = find_media([str(file) for file in files], output)
+    if config.track:
+        if all(medium.kind == "picture" for medium in media):
+            raise UserError("--track numbers the objects of videos and streams, and there is none among these files")
+        Tracker(config.track, 25.0)  # says now if its library is missing, and not at the first video
     refuse_existing(output, [name for name in DATA_SETS if name in save])
     if "drawings" in save:
         _refuse_overwriting(media, output)
@@ -75,12 +77,15 @@ def predict_files(
         detector = load_detector(source, overrides)[0].to(own_device)
         accelerate(detector, constant=True)
         predict = build_predict(detector, source_of(detector), config, config.batch_size)
-        create_folder(output)
         summary = Summary(left_out=left_out, notes=notes_on_choice(config, detector))
         if "drawings" in save:
             summary.notes += notes_on_fonts(detector.categories.names, style.font)
         try:
-            with Stop() as stop, _writer(output, detector.categories, config, save, style, summary, stop) as writer:
+            with (
+                claim_folder(output),
+                Stop() as stop,
+                _writer(output, detector.categories, config, save, style, summary, stop) as writer,
+            ):
                 size = config.batch_size
                 read = ahead(summary.timed("reading", _read(media)), size, patience=READING_PATIENCE)
                 detected = _detect(read, detector, predict, size, summary)
@@ -108,6 +113,7 @@ def _writer(
     """Closes, however the block ends, every file of it, and writes the data sets."""
     with ExitStack() as at_end:
         journal = Journal(output)
+        summary.notes += journal.notes
         at_end.callback(journal.close)
         if data_sets := [name for name in DATA_SETS if name in save]:
             at_end.callback(_write_data_sets, journal, categories, output, data_sets, summary)

@@ -7,7 +7,7 @@ import io
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -115,7 +115,8 @@ class Table(Saver):
 
     @override
     def close(self) -> None:
-        self.file.close()
+        with writing(self.path):
+            self.file.close()
 
 
 class Frames(Saver):
@@ -154,9 +155,8 @@ def _options(path: Path) -> Mapping[str, int]:
 
 
 def _numbered(name: str, index: int | None) -> str:
-    """The path of a drawing without its suffix, and with the number of the frame."""
-    stem = str(PurePosixPath(name).with_suffix(""))
-    return stem if index is None else f"{stem}_{index:06d}"
+    """The name of a drawing, which no other medium has, and the number of the frame."""
+    return name if index is None else f"{name}_{index:06d}"
 
 
 def _as_name(text: str) -> str:

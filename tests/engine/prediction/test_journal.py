@@ -27,8 +27,12 @@ def test_every_record_is_on_the_disk_when_it_has_been_written(tmp_path: Path) ->
     journal.close()
 
 
-def test_an_earlier_result_does_not_pass_for_that_of_a_run_that_was_killed(tmp_path: Path) -> None:
-    (tmp_path / JOINED).write_text("[1]")
+@pytest.mark.parametrize("name", [LINES, JOINED])
+def test_records_of_an_earlier_prediction_are_moved_aside(tmp_path: Path, name: str) -> None:
+    """Also the lines of one that was killed; and they do not pass for those of this one, if it is killed."""
+    (tmp_path / name).write_text("[1]")
     journal = Journal(tmp_path)
     assert not (tmp_path / JOINED).exists()
     journal.close()
+    assert (tmp_path / f"earlier_{name}").read_text() == "[1]"
+    assert f"its records are in earlier_{name}" in journal.notes[0]

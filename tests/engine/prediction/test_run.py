@@ -130,17 +130,17 @@ def test_everything_that_can_be_saved(detector: BrightSpot, tmp_path: Path) -> N
     assert (film["frame"], film["seconds"], film["drawing"]) == (0, 0.0, str(output / "film.mp4"))
     assert cv2.VideoCapture(str(output / "film.mp4")).read()[1].shape == (60, 80, 3)
     x1, y1, x2, y2 = (round(side) for side in boxes(still)[0])
-    crop = np.asarray(Image.open(output / "crops/spot/sub/a_0.jpg"))
+    crop = np.asarray(Image.open(output / "crops/spot/sub/a.png_0.jpg"))
     assert crop.shape == (y2 - y1, x2 - x1, 3)
     assert np.abs(crop.astype(int) - picture[y1:y2, x1:x2]).mean() < 3
-    assert (output / "crops/spot/film_000002_0.jpg").exists()
+    assert (output / "crops/spot/film.mp4_000002_0.jpg").exists()
     with (output / "detections.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["frame"] for row in rows] == ["0", "1", "2", ""]
     assert [float(rows[3][side]) for side in ("x1", "y1", "x2", "y2")] == boxes(still)[0]
     for pictures in ("coco/train", "yolo/images/train", "voc/VOC2007/JPEGImages"):
         names = sorted(path.name for path in (output / pictures).rglob("*.*g"))
-        assert names == ["a.png", *(f"film_{index:06d}.jpg" for index in range(3))]
+        assert names == ["a.png", *(f"film.mp4_{index:06d}.jpg" for index in range(3))]
     with pytest.raises(UserError, match="coco: exists already"):
         predict_files("x", [folder], output, save=["coco"])
 

@@ -36,7 +36,7 @@ def test_pictures_of_every_kind_that_a_drawing_may_have(tmp_path: Path, name: st
 def test_a_crop_covers_its_box_and_has_a_pixel_at_least(tmp_path: Path, box: tuple[float, ...]) -> None:
     frame = Frame(Medium("a.png", "a.png", "picture"), np.zeros((20, 30, 3), np.uint8))
     Crops(tmp_path).write(frame, detections([box], ("cat",)))
-    with Image.open(tmp_path / "crops/cat/a_0.jpg") as crop:
+    with Image.open(tmp_path / "crops/cat/a.png_0.jpg") as crop:
         width, height = crop.size
     assert width == max(1, round(box[2]) - int(box[0]))
     assert height == max(1, round(box[3]) - int(box[1]))
@@ -49,7 +49,7 @@ def test_a_class_is_a_folder_below_the_output_whatever_it_is_called(tmp_path: Pa
     frame = Frame(Medium("a.png", "a.png", "picture"), np.zeros((20, 30, 3), np.uint8))
     Crops(tmp_path / "out").write(frame, detections([(1.0, 1.0, 9.0, 9.0)], (name,)))
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg")]
-    assert files == [f"out/crops/{folder}/a_0.jpg"]
+    assert files == [f"out/crops/{folder}/a.png_0.jpg"]
 
 
 def test_the_table_has_a_row_for_each_detection(tmp_path: Path) -> None:
