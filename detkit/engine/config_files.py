@@ -81,7 +81,7 @@ def summarise_config(name: str) -> ConfigSummary:
     tree, text = read_yaml(path), header(path)
     model, data = tree["model"], tree["data"]
     seen = text.partition("Seen to reach ")[2]
-    score, minutes = re.search(SCORE, seen or text), re.search(r"\d+ minutes", seen)
+    score, minutes = re.search(SCORE, seen or text), re.search(r"\d+ (minutes|s)\b", seen)
     backbone = model.get("backbone", {}).get("name", "")
     return ConfigSummary(
         name,

@@ -61,7 +61,7 @@ def test_the_table_has_a_line_for_each_configuration(capsys: pytest.CaptureFixtu
 def test_every_header_says_what_was_seen(name: str) -> None:
     """A score with its time, or that it was not trained here."""
     summary = summarise_config(name)
-    assert re.fullmatch(r"\d+ minutes", summary.time) or "Not trained here" in header(PACKAGED / f"{name}.yaml")
+    assert re.fullmatch(r"\d+ (minutes|s)", summary.time) or "Not trained here" in header(PACKAGED / f"{name}.yaml")
     assert summary.score or "/" in name
 
 

@@ -75,7 +75,8 @@ def test_a_prediction_is_what_the_evaluation_found(run: Path) -> None:
 
 def test_the_tools_know_it(run: Path, tmp_path: Path) -> None:
     picture = next((run.parent / "shapes").rglob("*.jpg"))
-    assert cli.predict([str(run), str(picture), "--output", str(tmp_path / "drawn")]) == 0
+    words = [str(run), str(picture), "--output", str(tmp_path / "drawn"), "--score-threshold", "0"]
+    assert cli.predict(words) == 0
     assert json.loads((tmp_path / "drawn/detections.json").read_text())[0]["detections"]
     assert cli.evaluate([str(run), "--protocol", "voc07"]) == 0
 
@@ -287,5 +288,5 @@ def test_fast_rcnn_on_the_detections_of_another(
     capsys.readouterr()
     assert cli.predict([str(mine), str(picture), "--output", str(tmp_path / "drawn")]) == 2
     message = capsys.readouterr().err
-    assert "error: model.proposals: " in message
+    assert f"{picture}: model.proposals: " in message
     assert "found.json: no proposals for a new picture; tools/eval.py detects on the images of the files" in message

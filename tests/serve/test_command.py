@@ -32,11 +32,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_tiny(tmp_path_factory.mktemp("runs"))
 
 
+def listen_to_interrupts() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(run: Path, log: Path, *options: str) -> tuple[subprocess.Popen[bytes], str]:
     """The process, and the address that its first line names."""
     command = [sys.executable, "-m", "detkit", "serve", str(run), "--port", "0", "--device", "cpu", *options]
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, preexec_fn=listen_to_interrupts
+        )
     for _ in range(1200):
         if found := re.search(r"^detkit serves \S+ \(6 classes, cpu\) at (http\S+)$", log.read_text(), re.MULTILINE):
             return process, found[1]
@@ -91,7 +98,8 @@ def test_no_answer_is_wrong_or_lost_under_load(run: Path, tmp_path: Path) -> Non
     )
     assert (tmp_path / "report.json").is_file(), done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    assert (report["wrong"], report["lost"], report["log"]) == ([], [], []), done.stdout
+    log = [line for line in report["log"] if "PNG" not in line]  # OpenCV writes a line for one that is cut short
+    assert (report["wrong"], report["lost"], log) == ([], [], []), done.stdout
     assert sum(report["by_kind"].values()) == 200
     assert len(report["by_kind"]) == 9, "each kind has one status"
     assert report["batches"] < report["pictures"]

@@ -111,7 +111,13 @@ raise SystemExit(run_command(argparse.ArgumentParser(), main, []))
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_detector_that_is_stuck_does_not_hold_the_process(number: signal.Signals, status: int) -> None:
     root = Path(__file__).parents[2]
-    with subprocess.Popen([sys.executable, "-c", STUCK], cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background is deaf to Ctrl-C
+    ) as process:
         try:
             assert process.stdout
             found = re.search(r"at (http\S+)$", process.stdout.readline())

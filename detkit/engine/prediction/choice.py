@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from detkit.config import UserError
@@ -81,6 +83,28 @@ def notes_on_choice(config: PredictionConfig, detector: AnyDetector) -> list[str
         hint = f"; --set {path}.max_detections={most} changes that" if path else ""
         notes.append(f"the detector itself gives at most {selection.max_detections} detections of a picture{hint}")
     return notes
+
+
+def drop_early(config: PredictionConfig, detector: AnyDetector) -> None:
+    """Lets the detector itself drop what scores less than all thresholds of `config`, which spares it the suppression.
+
+    The choice remains the same: in a greedy suppression a detection never depends on one that scores less. Where it
+    may, as when boxes are merged or scores of several views are averaged, nothing is changed.
+    """
+    selection, _ = _selection(detector)
+    lowest = min([config.score_threshold, *config.class_thresholds.values()])
+    greedy = selection is not None and (selection.nms_threshold is None or selection.suppression in ("nms", "diou"))
+    if selection is None or not greedy or config.tta or lowest <= selection.score_threshold:
+        return
+    # A detection must score more than this, so one of exactly `lowest` stays. Scores are float32.
+    below = float(np.nextafter(np.float32(lowest), np.float32(0)))
+    changed = selection.model_copy(update={"score_threshold": below})
+    for module in detector.modules():
+        if getattr(module, "selection", None) is selection:
+            setattr(module, "selection", changed)  # noqa: B010
+        own: Any = getattr(module, "config", None)
+        if getattr(own, "selection", None) is selection:
+            setattr(module, "config", own.model_copy(update={"selection": changed}))  # noqa: B010
 
 
 def _selection(detector: AnyDetector) -> tuple[SelectionConfig | None, str]:

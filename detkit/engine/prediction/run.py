@@ -17,7 +17,7 @@ from detkit.engine.distributed import process_group
 from detkit.engine.drawing import DrawingStyle
 from detkit.engine.lettering import notes_on_fonts
 from detkit.engine.prediction.ahead import ahead
-from detkit.engine.prediction.choice import notes_on_choice
+from detkit.engine.prediction.choice import drop_early, notes_on_choice
 from detkit.engine.prediction.data_set import refuse_existing, write_data_sets
 from detkit.engine.prediction.frames import Fault, Frame, Medium
 from detkit.engine.prediction.inference import Predict, build_predict
@@ -77,9 +77,12 @@ def predict_files(
         detector = load_detector(source, overrides)[0].to(own_device)
         accelerate(detector, constant=True)
         predict = build_predict(detector, source_of(detector), config, config.batch_size)
-        summary = Summary(left_out=left_out, notes=notes_on_choice(config, detector))
-        if "drawings" in save:
-            summary.notes += notes_on_fonts(detector.categories.names, style.font)
+        notes = notes_on_choice(config, detector)
+        summary = Summary(
+            left_out=left_out,
+            notes=notes + (notes_on_fonts(detector.categories.names, style.font) if "drawings" in save else []),
+        )
+        drop_early(config, detector)
         try:
             with (
                 claim_folder(output),

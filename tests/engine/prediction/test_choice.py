@@ -1,14 +1,18 @@
 """What of the detections a user asked for."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from detkit.config import UserError
-from detkit.engine.prediction.choice import build_choice, notes_on_choice
+from detkit.detectors.build import build_detector
+from detkit.engine.prediction.choice import _selection, build_choice, drop_early, notes_on_choice
 from detkit.engine.prediction.settings import PredictionConfig
 from detkit.nn.selection import SelectionConfig
 from detkit.structures import Categories, Detections, Objects
+from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, make_batch
 
 CATEGORIES = Categories.of_names(["dog", "motorcycle", "N/A", "traffic light"])
 
@@ -103,3 +107,31 @@ def test_what_the_detector_drops_itself_is_told(beside: bool) -> None:
 
 def test_nothing_is_told_of_what_is_not_known() -> None:
     assert notes_on_choice(PredictionConfig(score_threshold=0.0), nn.Module()) == []
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent == ROOT / "configs"], ids=lambda p: p.stem)
+def test_dropping_early_changes_no_choice(path: Path) -> None:
+    """Whatever the detector, and for a score that equals the threshold too."""
+    torch.manual_seed(0)
+    detector = build_detector(cheap_config(path).model, Categories.of_names([f"class {i}" for i in range(6)]))
+    enliven(detector)
+    batch = make_batch(detector.eval(), [3, 2], targets=False)
+
+    def detect() -> list[Detections]:
+        with torch.no_grad():
+            return detector.postprocess(detector(batch), batch.infos)
+
+    before = detect()
+    threshold = float(before[0].scores[len(before[0]) // 2])
+    config = PredictionConfig(score_threshold=threshold)
+    drop_early(config, detector)
+    after, choose = detect(), build_choice(config, detector.categories)
+    assert len(choose(before[0])) > 0
+    for one, two in zip(before, after, strict=True):
+        assert choose(one).boxes.equal(choose(two).boxes)
+        assert choose(one).scores.equal(choose(two).scores)
+    selection = _selection(detector)[0]
+    assert selection is not None
+    if selection.suppression == "nms":
+        assert selection.score_threshold == pytest.approx(threshold)
+        assert len(after[0]) == len(choose(after[0]))
