@@ -189,6 +189,8 @@ def _header(file: BinaryIO, num_bytes: int) -> ImageFile.ImageFile | None:
 def _decode(picture: ImageFile.ImageFile | None, data: bytes, at_least: Size | None = None) -> np.ndarray:
     """`picture` (see `_header`), which is the file of the content `data`, as `read_picture` returns it."""
     orientation = 1 if picture is None else _orientation(picture, io.BytesIO(data))
+    if picture is not None and picture.format == "PNG" and data.rfind(b"IEND") < 0:  # OpenCV would also print it
+        raise OSError("it is cut short: the end of a PNG is missing")
     if picture is None or _has_16_bit_colours(picture):
         image = to_8_bits(_all_bits(data))
     else:
