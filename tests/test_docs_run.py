@@ -40,12 +40,14 @@ SMALL_INPUT = {
 # Data, weights or machines we lack here; what `detkit init` writes is run by tests/engine/test_init_config.py.
 ELSEWHERE = re.compile(
     "ROOT|RUN|torchrun|torchvision:|detr:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported|runs/ssd|coco/|comp4"
+    "|camera:|better[.]yaml"
 )
 
 
 PAGES = [
     "README.md",
     "docs/use.md",
+    "docs/predict.md",
     "docs/evaluation.md",
     "docs/results.md",
     "docs/report.md",
@@ -74,6 +76,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / file).write_text(json.dumps(truth), encoding="utf-8")
     results = [{"image_id": 1, "category_id": 1, "bbox": [5, 4, 20, 20], "score": 0.9}]
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (folder / "list.txt").write_text("photos/one.jpg\n", encoding="utf-8")
     film = cv2.VideoWriter(str(folder / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
     film.write(picture)
     film.release()
