@@ -27,6 +27,8 @@ def change_model(model: ModelT, overrides: Sequence[str], source: object) -> Mod
     Raises UserError, which begins with `source`, for another change, and for a setting of another section.
     """
     others = split_overrides(overrides)[1]
+    if malformed := [item for item in overrides if "=" not in item]:
+        raise UserError(f"--set {malformed[0]}: expected a.b=value")
     if others:
         raise UserError(f"--set {others[0]}: {source} is only loaded, so {_what_can(model)}")
     if not overrides:

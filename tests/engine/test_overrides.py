@@ -12,6 +12,7 @@ import torch
 
 from detkit.config import Config, ConfigError, UserError, to_yaml
 from detkit.detectors.build import build_detector
+from detkit.detectors.faster_rcnn import FasterRCNNConfig
 from detkit.engine.config_files import load_named, packaged_names
 from detkit.engine.evaluate import evaluate_source
 from detkit.engine.overrides import change_model, check_settings
@@ -201,3 +202,8 @@ def test_public_configurations_take_changes_of_their_kind() -> None:
         assert dict(leaves(change_model(model, [f"{limit}=7"], "public")))[limit] == 7
     with pytest.raises(UserError, match=r"what can change is model.selection: score_threshold"):
         change_model(DarknetDetectorConfig(), ["model.input.resize.size=608"], "yolov3.cfg")
+
+
+def test_a_change_that_is_none() -> None:
+    with pytest.raises(UserError, match="--set foo: expected a.b=value"):
+        change_model(FasterRCNNConfig(), ["foo"], "run")

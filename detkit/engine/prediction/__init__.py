@@ -1,4 +1,5 @@
 """What `detkit predict` does: pictures, videos and streams in; drawings, records and data sets out.
 
-frames, settings      what travels from the readers to the writers, and what can be chosen
+From files to frames: media, folders, naming, reading, decoding. From frames to detections: inference, tiles, tta, choice,
+tracking. From there to files: saving, video, records, journal, data_set. All of it: run, with ahead, stopping, summary.
 """
