@@ -205,5 +205,5 @@ def test_public_configurations_take_changes_of_their_kind() -> None:
 
 
 def test_a_change_that_is_none() -> None:
-    with pytest.raises(UserError, match="--set foo: expected a.b=value"):
+    with pytest.raises(UserError, match=r"--set foo: expected a\.b=value"):
         change_model(FasterRCNNConfig(), ["foo"], "run")
