@@ -66,22 +66,15 @@ def predict_files(
     """
     config, style, output = config or PredictionConfig(), style or DrawingStyle(), Path(output)
     media, left_out = find_media([str(file) for file in files], output)
-    if config.track:
-        if all(medium.kind == "picture" for medium in media):
-            raise UserError("--track numbers the objects of videos and streams, and there is none among these files")
-        Tracker(config.track, 25.0)  # says now if its library is missing, and not at the first video
-    refuse_existing(output, [name for name in DATA_SETS if name in save])
-    if "drawings" in save:
-        _refuse_overwriting(media, output)
+    _check(media, output, config, save)
     with process_group(device) as own_device:
         detector = load_detector(source, overrides)[0].to(own_device)
         accelerate(detector, constant=True)
         predict = build_predict(detector, source_of(detector), config, config.batch_size)
         notes = notes_on_choice(config, detector)
-        summary = Summary(
-            left_out=left_out,
-            notes=notes + (notes_on_fonts(detector.categories.names, style.font) if "drawings" in save else []),
-        )
+        if "drawings" in save:
+            notes += notes_on_fonts(detector.categories.names, style.font)
+        summary = Summary(left_out=left_out, notes=notes)
         drop_early(config, detector)
         try:
             with (
@@ -89,12 +82,11 @@ def predict_files(
                 Stop() as stop,
                 _writer(output, detector.categories, config, save, style, summary, stop) as writer,
             ):
-                size = config.batch_size
-                read = ahead(summary.timed("reading", _read(media)), size, patience=READING_PATIENCE)
-                detected = _detect(read, detector, predict, size, summary)
-                results = ahead(detected, size, lambda: stop.signal is not None)
-                total = len(media) if all(medium.kind == "picture" for medium in media) else None
-                _write_all(results, writer, summary, total)
+                depth, total = config.batch_size, sum(medium.kind == "picture" for medium in media)
+                read = ahead(summary.timed("reading", _read(media)), depth, patience=READING_PATIENCE)
+                detected = _detect(read, detector, predict, depth, summary)
+                results = ahead(detected, depth, lambda: stop.signal is not None)
+                _write_all(results, writer, summary, total if total == len(media) else None)
             if stop.signal is not None:
                 raise Stopped(stop.signal)
         except Stopped as error:
@@ -133,8 +125,14 @@ def _write_data_sets(
     summary.notes += write_data_sets(journal.records(), categories, output, formats)
 
 
-def _refuse_overwriting(media: Sequence[Medium], output: Path) -> None:
-    for medium in media:
+def _check(media: Sequence[Medium], output: Path, config: PredictionConfig, save: Sequence[Save]) -> None:
+    """Raises UserError for what would fail later, or write over what the user has."""
+    if config.track:
+        if all(medium.kind == "picture" for medium in media):
+            raise UserError("--track numbers the objects of videos and streams, and there is none among these files")
+        Tracker(config.track, 25.0)  # its library may be missing
+    refuse_existing(output, [name for name in DATA_SETS if name in save])
+    for medium in media if "drawings" in save else ():
         if medium.kind != "stream" and (output / medium.name).resolve() == medium.path.resolve():
             raise UserError(f"{medium.source}: its drawing would overwrite it; choose another --output")
 
