@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detkit.config import UserError
-from detkit.engine.prediction.stopping import Stopped
+from detkit.engine.prediction.interrupts import Stopped
 from detkit.engine.speed import prepare_process
 from detkit.files import write_text, writing
 

@@ -99,9 +99,9 @@ def _predict(options: argparse.Namespace) -> None:
             raise UserError(f"--save: expected some of {', '.join(SAVE)}, found {name!r}")
     from detkit.config import parse_config
     from detkit.engine.drawing import DrawingStyle
+    from detkit.engine.prediction.interrupts import Stopped
     from detkit.engine.prediction.run import predict_files
     from detkit.engine.prediction.settings import PredictionConfig
-    from detkit.engine.prediction.stopping import Stopped
 
     tree = {**prediction_settings(options), "track": options.track, "batch_size": options.batch_size}
     config = parse_config(tree, PredictionConfig, where="predict")

@@ -42,7 +42,7 @@ def serve(source: str, config: ServeConfig, *, device: str = "auto", overrides: 
     with _bound(config) as listener, process_group(device) as own_device:
         detector = load_detector(source, overrides)[0].to(own_device)
         accelerate(detector, constant=True)
-        prediction = PredictionConfig(score_threshold=config.score_threshold)
+        prediction = PredictionConfig(score_threshold=config.score_threshold, batch_size=config.max_batch)
         predict = build_predict(detector, source_of(detector), prediction)
         for note in notes_on_choice(prediction, detector):
             print(f"note: {note}")

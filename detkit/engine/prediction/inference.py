@@ -19,16 +19,11 @@ from detkit.engine.proposal_search import ProposalSource, source_of
 from detkit.nn.input import KeepConfig
 from detkit.structures import Detections
 
-BATCH_SIZE = 8
 
-
-def build_predict(
-    detector: AnyDetector, proposals: ProposalSource | None, config: PredictionConfig, batch_size: int = BATCH_SIZE
-) -> Predict:
+def build_predict(detector: AnyDetector, proposals: ProposalSource | None, config: PredictionConfig) -> Predict:
     """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels, as `config` asks for them.
 
-    proposals   for a detector that is given them; None: the source of its configuration
-    batch_size  the most pictures, or tiles of one, that the detector gets at once
+    proposals  for a detector that is given them; None: the source of its configuration
 
     Raises UserError for what the detector cannot do.
     """
@@ -44,7 +39,7 @@ def build_predict(
         views += [at_scale(scale) for scale in SCALES]
     if "flip" in config.tta:
         views += [flipped(view) for view in views]
-    batched = in_batches(augmented(views), batch_size)
+    batched = in_batches(augmented(views), config.batch_size)
     if config.tile is not None:
         # before the tiles are joined, so that no detection which nobody sees takes the place of another
         unlimited = build_choice(config.model_copy(update={"max_detections": None}), detector.categories)

@@ -21,13 +21,13 @@ from detkit.engine.prediction.choice import drop_early, notes_on_choice
 from detkit.engine.prediction.data_set import refuse_existing, write_data_sets
 from detkit.engine.prediction.frames import Fault, Frame, Medium
 from detkit.engine.prediction.inference import Predict, build_predict
+from detkit.engine.prediction.interrupts import Stop, Stopped
 from detkit.engine.prediction.journal import Journal
 from detkit.engine.prediction.media import LeftOut, find_media, without_password
 from detkit.engine.prediction.reading import read_medium
 from detkit.engine.prediction.records import picture_record
 from detkit.engine.prediction.saving import Crops, Drawings, Frames, Save, Saver, Table
 from detkit.engine.prediction.settings import PredictionConfig
-from detkit.engine.prediction.stopping import Stop, Stopped
 from detkit.engine.prediction.summary import Summary
 from detkit.engine.prediction.tracking import Tracker, TrackerName
 from detkit.engine.proposal_search import source_of
@@ -70,7 +70,7 @@ def predict_files(
     with process_group(device) as own_device:
         detector = load_detector(source, overrides)[0].to(own_device)
         accelerate(detector, constant=True)
-        predict = build_predict(detector, source_of(detector), config, config.batch_size)
+        predict = build_predict(detector, source_of(detector), config)
         notes = notes_on_choice(config, detector)
         if "drawings" in save:
             notes += notes_on_fonts(detector.categories.names, style.font)

@@ -55,10 +55,10 @@ def test_the_choice_comes_last(threshold: float) -> None:
 def test_no_more_pictures_at_once_than_the_limit() -> None:
     detector = BrightSpot()
     images = [spot_picture(60, 60, (5, 5, 20, 20))] * 7
-    assert len(build_predict(detector, None, PredictionConfig(), batch_size=3)(images)) == 7
+    assert len(build_predict(detector, None, PredictionConfig(batch_size=3))(images)) == 7
     assert detector.batches == [3, 3, 1]
     detector.batches.clear()
-    build_predict(detector, None, PredictionConfig(tile=50, overlap=0.0, tta=("flip",)), batch_size=4)(
+    build_predict(detector, None, PredictionConfig(tile=50, overlap=0.0, tta=("flip",), batch_size=4))(
         [spot_picture(100, 150, SPOT)]
     )
     assert detector.batches == [1, 1, 4, 4, 2, 2]  # the picture and its mirror image; then six tiles and theirs
