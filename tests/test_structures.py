@@ -14,6 +14,7 @@ from detkit.structures import (
     GroundTruth,
     ImageInfo,
     KeypointCategories,
+    MaskCrops,
     Objects,
     Sample,
     Target,
@@ -45,11 +46,17 @@ def numbered(first: int, count: int) -> Objects[np.ndarray]:
         ignore=numbers % 2 == 1,
         area=column(np.float32),
         scores=column(np.float32),
-        masks=np.broadcast_to((numbers % 2 == 1)[:, None, None], (count, 5, 6)).copy(),
+        masks=MaskCrops.of([np.full((1 + n, 2), n % 2) for n in numbers], [(n, 0, n + 2, 1 + n) for n in numbers]),
         keypoints=column(np.float32, 3, 3),
         track_ids=column(np.int64),
         extra={"occlusion": column(np.float64), "corners": column(np.int16, 2, 2)},
     )
+
+
+def arrays_of(objects: Objects[Any]) -> dict[str, Any]:
+    """Every column as an array; of the masks their pixels."""
+    columns = objects.columns()
+    return columns | {"masks": columns["masks"].pixels}
 
 
 def numbers_of(objects: Objects[Any]) -> list[int]:
@@ -57,9 +64,12 @@ def numbers_of(objects: Objects[Any]) -> list[int]:
     numbers = [int(label) for label in objects.labels]
     columns = objects.columns()
     assert set(columns) == set(numbered(0, 1).columns())
+    masks = columns.pop("masks")
+    assert masks.windows.tolist() == [[n, 0, n + 2, 1 + n] for n in numbers]
+    assert [np.asarray(crop).tolist() for crop in masks.crops()] == [[[n % 2] * 2] * (1 + n) for n in numbers]
     for name, column in columns.items():
         for number, value in zip(numbers, column, strict=True):
-            expected = number % 2 if name in ("ignore", "masks") else number
+            expected = number % 2 if name == "ignore" else number
             assert set(np.asarray(value).ravel().tolist()) == {expected}, name
     return numbers
 
@@ -78,7 +88,8 @@ def test_cat_joins_every_column() -> None:
     parts = [numbered(0, 2), numbered(7, 0), numbered(3, 1)]
     assert numbers_of(Objects.cat(parts)) == [0, 1, 3]
     joined = Objects.cat([part.to_tensors() for part in parts])
-    assert isinstance(joined.masks, torch.Tensor)
+    assert isinstance(joined.masks, MaskCrops)
+    assert isinstance(joined.masks.pixels, torch.Tensor)
     assert numbers_of(joined) == [0, 1, 3]
 
 
@@ -88,25 +99,27 @@ def test_cat_of_different_columns_is_refused() -> None:
 
 
 def test_map_changes_every_column() -> None:
-    doubled = numbered(1, 2).map(lambda column: column.repeat(2, axis=0))
-    assert numbers_of(doubled) == [1, 1, 2, 2]
+    counted = numbered(1, 2).map(lambda column: column + column.astype(column.dtype))
+    assert counted.labels.tolist() == [2, 4]
+    assert counted.keypoints is not None
+    assert np.unique(counted.keypoints).tolist() == [2, 4]
 
 
 def test_objects_become_tensors_and_arrays_of_the_same_memory() -> None:
     objects = numbered(0, 3)
     tensors = objects.to_tensors()
-    assert all(isinstance(column, torch.Tensor) for column in tensors.columns().values())
+    assert all(isinstance(array, torch.Tensor) for array in arrays_of(tensors).values())
     assert tensors.columns().keys() == objects.columns().keys()
     back = tensors.to_arrays()
-    for name, column in objects.columns().items():
-        assert np.shares_memory(column, back.columns()[name])
-        assert column.dtype == back.columns()[name].dtype
+    for name, array in arrays_of(objects).items():
+        assert np.shares_memory(array, arrays_of(back)[name])
+        assert array.dtype == arrays_of(back)[name].dtype
 
 
 def test_objects_move_with_every_column() -> None:
     objects = numbered(0, 3)
     for moved in (objects.to("meta"), objects.to_tensors().to("meta")):
-        assert {column.device.type for column in moved.columns().values()} == {"meta"}
+        assert {column.device.type for column in arrays_of(moved).values()} == {"meta"}
     here = objects.to_tensors()
     assert here.to("cpu").boxes is here.boxes, "no copy where the tensors are there already"
 
@@ -139,7 +152,8 @@ def test_no_objects_are_ordinary() -> None:
         ({"labels": torch.zeros(2).long()}, "Objects.labels: expected a numpy array int64 .*, got Tensor"),
         ({"ignore": np.zeros(2, np.uint8)}, "Objects.ignore: expected bool .*, got uint8"),
         ({"area": np.zeros(1, np.float32)}, r"Objects.area: expected float32 \[2\], got float32 \[1\]"),
-        ({"masks": np.zeros((2, 8), np.bool_)}, r"Objects.masks: expected bool \[2, \?, \?\], got bool \[2, 8\]"),
+        ({"masks": np.zeros((2, 8, 8), np.bool_)}, r"Objects.masks: expected EncodedMasks or MaskCrops of 2 objects"),
+        ({"masks": MaskCrops.of([], [])}, r"Objects.masks: expected EncodedMasks or MaskCrops of 2 objects, got 0"),
         ({"keypoints": np.zeros((2, 17, 2), np.float32)}, r"Objects.keypoints: expected float32 \[2, \?, 3\]"),
         ({"extra": {"pose": np.zeros(3)}}, r"Objects.extra\['pose'\]: expected ndarray with 2 rows"),
         ({"extra": {"pose": torch.zeros(2)}}, r"Objects.extra\['pose'\]: expected ndarray with 2 rows"),

@@ -82,7 +82,8 @@ class RawObject:
     box      xyxy in continuous pixels
     problem  why the reader could not read the object, with the fix
     columns  its values in the other columns of `Objects`, known or extra, by name. A column that any object has becomes
-             a column of the data set (see `ImageDataset`)
+             a column of the data set (see `ImageDataset`). `masks` is what `EncodedMasks.of` takes: polygons in px, the
+             compressed run lengths of COCO as bytes, or None
     """
 
     where: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ from detkit.data.coco_classes import Rows, coco_classes, match_classes
 from detkit.data.coco_ids import Id, IdTable, plain_id
 from detkit.data.dataset import ImageDataset
 from detkit.data.picture_names import RESPELLED, find, locate
-from detkit.structures import Categories, Size
+from detkit.structures import COLUMNS, Categories, Column, Size
 
 SEE = "see datasets/README.md"
 
@@ -40,7 +40,12 @@ class COCOConfig(FilesConfig):
     val_annotations: PathText | None = "annotations/instances_val2017.json"
 
 
-def read_coco(config: COCOConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
+def read_coco(
+    config: COCOConfig,
+    split: Literal["train", "val"],
+    check: Check = check_images,
+    columns: Collection[Column] = COLUMNS,
+) -> ImageDataset:
     """Reads one split. Raises DataError naming the file, the annotation and the fix."""
     name = config.train_annotations if split == "train" else config.val_annotations
     if name is None:

@@ -9,7 +9,7 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from detkit.config import UserError
 from detkit.data.checks import Check, DataError, LabelPolicy, RawImage, check_images
 from detkit.data.pictures import read_picture, reduction
 from detkit.data.transforms.geometry import scale_objects
-from detkit.structures import Categories, GroundTruth, ImageId, Objects, Sample, Size
+from detkit.structures import Categories, EncodedMasks, GroundTruth, ImageId, Objects, Sample, Size
 
 MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where there are at most this many
 
@@ -115,7 +115,10 @@ class ImageDataset:
         if size not in (truth.size, (truth.size[0] // factor, truth.size[1] // factor)):
             actual = f"{image.shape[1]} x {image.shape[0]}"
             raise DataError(f"{path}: expected {truth.size[1]} x {truth.size[0]} (w x h) as checked, found {actual}")
-        sample = Sample(image, truth.objects, truth.image_id, proposals)
+        objects, masks = truth.objects, truth.objects.masks
+        if isinstance(masks, EncodedMasks):
+            objects = replace(objects, masks=masks.crops())
+        sample = Sample(image, objects, truth.image_id, proposals)
         return sample if size == truth.size else scale_objects(sample, truth.size, size)
 
     def _summarise(self, counts: Counter[str]) -> str:
@@ -161,17 +164,25 @@ def _check_labels(images: Sequence[RawImage], num_classes: int) -> None:
 def _flat_objects(images: Sequence[RawImage], name: str) -> Objects[np.ndarray]:
     """The objects of all images, with every column that any of them has.
 
-    An object without a value is not ignored and has the area of its box. Raises DataError for any other missing value.
+    An object without a value is not ignored, has the area of its box, no mask, and keypoints that are not labelled.
+    Raises DataError for any other missing value.
     """
     objects = [item for image in images for item in image.objects]
     boxes = np.array([item.box for item in objects], np.float32).reshape(-1, 4)
-    columns: dict[str, np.ndarray] = {
+    columns: dict[str, Any] = {
         "boxes": boxes,
         "labels": np.array([item.label for item in objects], np.int64),
         "ignore": np.zeros(len(objects), np.bool_),
         "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
     }
-    for column in dict.fromkeys(key for item in objects for key in item.columns):
+    names = dict.fromkeys(key for item in objects for key in item.columns)
+    if names.pop("masks", False) is None:
+        sizes = [image.size or (0, 0) for image in images for _ in image.objects]
+        columns["masks"] = EncodedMasks.of([item.columns.get("masks") for item in objects], sizes)
+    if "keypoints" in names:
+        points = next(item.columns["keypoints"] for item in objects if "keypoints" in item.columns)
+        columns["keypoints"] = np.zeros((len(objects), *np.shape(points)), np.float32)
+    for column in names:
         columns[column] = _flat_column(column, images, columns.get(column), name)
     return Objects.from_columns(columns)
 

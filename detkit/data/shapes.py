@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.dataset import ImageDataset
 from detkit.data.shapes_drawing import CLASS_NAMES, DrawnObject, draw_picture
 from detkit.data.voc import VOCConfig, read_voc
-from detkit.structures import Size
+from detkit.structures import COLUMNS, Column, Size
 
 VERSION = 1  # of the pictures: raise it when the drawing changes, so that old folders are drawn again
 FOLDER = "VOC2007"
@@ -53,12 +53,17 @@ class ShapesConfig(Config):
     seed: int = Field(0, ge=0)
 
 
-def read_shapes(config: ShapesConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
+def read_shapes(
+    config: ShapesConfig,
+    split: Literal["train", "val"],
+    check: Check = check_images,
+    columns: Collection[Column] = COLUMNS,
+) -> ImageDataset:
     """Draws the set if there is none, or one of other settings, and reads `split`."""
     ensure_shapes(config)
     if config.format == "voc":
         voc = VOCConfig(root=config.root, train=("2007_train",), val=("2007_val",), classes=CLASS_NAMES)
-        return read_voc(voc, split, check)
+        return read_voc(voc, split, check, columns)
     images = f"{FOLDER}/JPEGImages"
     coco = COCOConfig(
         root=config.root,
@@ -67,7 +72,7 @@ def read_shapes(config: ShapesConfig, split: Literal["train", "val"], check: Che
         val_images=images,
         val_annotations="annotations/instances_val.json",
     )
-    return read_coco(coco, split, check)
+    return read_coco(coco, split, check, columns)
 
 
 def ensure_shapes(config: ShapesConfig) -> None:

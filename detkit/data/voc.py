@@ -20,7 +20,7 @@ from detkit.data.dataset import ImageDataset
 from detkit.data.voc_files import find_files, pair_pictures
 from detkit.data.voc_xml import Annotation, read_annotation
 from detkit.formats import VOC_MIN_SIDE
-from detkit.structures import Categories
+from detkit.structures import COLUMNS, Categories, Column
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -80,7 +80,12 @@ class _Image:
     annotation: Annotation
 
 
-def read_voc(config: VOCConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
+def read_voc(
+    config: VOCConfig,
+    split: Literal["train", "val"],
+    check: Check = check_images,
+    columns: Collection[Column] = COLUMNS,
+) -> ImageDataset:
     """Reads the lists of `split`. Raises DataError naming the file and the fix, NoValidation if `val` is empty."""
     lists = config.train if split == "train" else config.val
     if split == "val" and not lists:

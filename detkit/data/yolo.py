@@ -12,7 +12,7 @@ says what stands in it, `yolo_description.py` what else may be instead of the YA
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from detkit.data.pictures import IMAGE_SUFFIXES
 from detkit.data.yolo_description import read_description
 from detkit.data.yolo_files import LABEL_SUFFIXES, PictureFolder, find_pictures, label_path, relative_name
 from detkit.data.yolo_labels import LabelFile, LineReader, keypoint_columns, read_labels
-from detkit.structures import Categories, Size
+from detkit.structures import COLUMNS, Categories, Column, Size
 
 NOT_LABELS = ("classes.txt",)  # the list of names that labelImg writes among the labels
 
@@ -59,7 +59,12 @@ class _Picture:
     labels: LabelFile | None
 
 
-def read_yolo(config: YOLODataConfig, split: Literal["train", "val"], check: Check = check_images) -> ImageDataset:
+def read_yolo(
+    config: YOLODataConfig,
+    split: Literal["train", "val"],
+    check: Check = check_images,
+    columns: Collection[Column] = COLUMNS,
+) -> ImageDataset:
     """Reads one split. Raises DataError naming the file, the line and the fix."""
     description = read_description(Path(config.root))
     key = config.train if split == "train" else config.val

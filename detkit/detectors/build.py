@@ -11,8 +11,10 @@ from detkit.detectors.cascade_rcnn import CascadeRCNNConfig, build_cascade_rcnn
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
-from detkit.detectors.faster_rcnn import FasterRCNNConfig, build_faster_rcnn
+from detkit.detectors.faster_rcnn import FasterRCNNConfig, TwoStageConfig, build_faster_rcnn
 from detkit.detectors.fcos import FCOSConfig, build_fcos
+from detkit.detectors.keypoint_rcnn import KeypointRCNNConfig
+from detkit.detectors.mask_rcnn import MaskRCNNConfig
 from detkit.detectors.rcnn import RCNNConfig, build_rcnn
 from detkit.detectors.retinanet import RetinaNetConfig, build_retinanet
 from detkit.detectors.sliding_window import SlidingWindowConfig, build_sliding_window
@@ -20,7 +22,7 @@ from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
-from detkit.structures import Categories
+from detkit.structures import Categories, Column
 
 DetectorConfig = Annotated[
     SlidingWindowConfig
@@ -28,6 +30,8 @@ DetectorConfig = Annotated[
     | FastRCNNConfig
     | FasterRCNNConfig
     | CascadeRCNNConfig
+    | MaskRCNNConfig
+    | KeypointRCNNConfig
     | SSDConfig
     | RetinaNetConfig
     | FCOSConfig
@@ -40,6 +44,11 @@ DetectorConfig = Annotated[
 ]
 
 
+def learned_columns(config: DetectorConfig) -> tuple[Column, ...]:
+    """What of a data set a detector learns beside boxes."""
+    return config.columns if isinstance(config, TwoStageConfig) else ()
+
+
 def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetector:
     """The detector in plain modules; see `detkit.accelerate` for faster ones."""
     match config:
@@ -49,7 +58,7 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_rcnn(config, categories)
         case FastRCNNConfig():
             detector = build_fast_rcnn(config, categories)
-        case FasterRCNNConfig():
+        case FasterRCNNConfig() | MaskRCNNConfig() | KeypointRCNNConfig():
             detector = build_faster_rcnn(config, categories)
         case CascadeRCNNConfig():
             detector = build_cascade_rcnn(config, categories)

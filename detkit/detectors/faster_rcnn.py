@@ -6,15 +6,15 @@ MobileNetV3-Large-320-FPN (torchvision).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from detkit.config import Config
+from detkit.config import Config, UserError
 from detkit.detectors.region_based import (
     RegionBasedDetector,
     RegionBasedOutputs,
@@ -24,6 +24,9 @@ from detkit.detectors.region_based import (
 from detkit.nn.backbones import BackboneConfig, build_backbone, load_classifier
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import StagedBackbone, consecutive
+from detkit.nn.heads.branch import Branch, BranchOutputs
+from detkit.nn.heads.keypoint import KeypointBranch, KeypointConfig
+from detkit.nn.heads.mask import MaskBranch, MaskConfig
 from detkit.nn.heads.regions import RegionHead, RegionTargets
 from detkit.nn.heads.roi import RoIConfig, RoIHead
 from detkit.nn.heads.rpn import RPN, RPNConfig, RPNOutputs
@@ -33,18 +36,26 @@ from detkit.nn.necks.fpn import FPNConfig
 from detkit.nn.necks.neck import Neck
 from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals.regions import Regions
-from detkit.structures import Categories, Target
+from detkit.structures import Categories, Column, KeypointCategories, Target
 
 
 class TwoStageConfig(Config):
-    """What Faster R-CNN and Cascade R-CNN are made of. Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
+    """What Faster, Cascade, Mask and Keypoint R-CNN are made of. Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
 
     name: str
     backbone: BackboneConfig = ResNetConfig()
     neck: FPNConfig | None = FPNConfig()  # null: the backbone's levels as they are
     rpn: RPNConfig = RPNConfig()
     roi: RoIConfig = RoIConfig()
+    mask: MaskConfig | None = None  # a branch that learns masks; null: none
+    keypoint: KeypointConfig | None = None  # a branch that learns keypoints
     input: InputConfig = InputConfig()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What of the data set it learns beside boxes."""
+        branches: dict[Column, object] = {"masks": self.mask, "keypoints": self.keypoint}
+        return tuple(column for column, branch in branches.items() if branch)
 
     @model_validator(mode="after")
     def _levels_agree(self) -> Self:
@@ -69,13 +80,17 @@ class FasterRCNNConfig(TwoStageConfig):
 @register_outputs
 @dataclass(frozen=True, eq=False)
 class FasterRCNNOutputs(RegionBasedOutputs[Any]):
-    """Those of the region proposal network too; of the region head `RoIOutputs`, or those of a cascade."""
+    """Those of the region proposal network too; of the region head `RoIOutputs`, or those of a cascade.
+
+    branches  of each branch by its name, in training
+    """
 
     rpn: RPNOutputs
+    branches: dict[str, BranchOutputs]
 
 
 class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
-    """Shared features, an RPN that proposes, a region head that classifies and refines."""
+    """Shared features, an RPN that proposes, a region head that classifies and refines, and further branches."""
 
     def __init__(
         self,
@@ -85,9 +100,11 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         roi: RegionHead[Any],
         image_input: ImageInput,
         categories: Categories,
+        branches: Mapping[str, Branch] | None = None,
     ) -> None:
         super().__init__(backbone, neck, roi, image_input, categories)
         self.rpn = rpn
+        self.branches = nn.ModuleDict(branches or {})
 
     def network(
         self,
@@ -105,7 +122,14 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
             proposals = self.rpn.propose(rpn)
         regions, region_targets = self.regions_with_targets(proposals, targets)
         roi = self.classify(features, regions, region_targets, targets, sizes)
-        return FasterRCNNOutputs(roi, self.detect_in_evaluation(roi, sizes), rpn)
+        detections, outputs = self.detect_in_evaluation(roi, sizes), {}
+        for name, branch in self.branches.items():
+            assert isinstance(branch, Branch)
+            if detections is not None:
+                detections = branch.detect(features, detections)
+            elif region_targets is not None:
+                outputs[name] = branch.learn(features, regions, region_targets, self.input.windows(sizes))
+        return FasterRCNNOutputs(roi, detections, rpn, outputs)
 
     def classify(
         self,
@@ -128,10 +152,13 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         return outputs
 
     def criterion(self, outputs: FasterRCNNOutputs, targets: Sequence[Target]) -> dict[str, Tensor]:
-        return {**self.rpn.criterion(outputs.rpn, targets), **self.roi.criterion(outputs.roi)}
+        losses = {**self.rpn.criterion(outputs.rpn, targets), **self.roi.criterion(outputs.roi)}
+        for name, part in outputs.branches.items():
+            losses |= self.branches[name].criterion(part, targets)  # type: ignore[operator]
+        return losses
 
 
-def build_faster_rcnn(config: FasterRCNNConfig, categories: Categories) -> FasterRCNN:
+def build_faster_rcnn(config: TwoStageConfig, categories: Categories) -> FasterRCNN:
     detector = build_two_stage(config, categories, FasterRCNN, RoIHead)
     assert isinstance(detector.roi, RoIHead)
     if note := load_classifier(config.backbone, detector.roi.hidden):
@@ -151,4 +178,17 @@ def build_two_stage(
     channels, strides = (neck or backbone).out_channels, (neck or backbone).out_strides
     rpn = RPN(config.rpn, channels[0], strides)
     roi = head(config.roi, channels[0], backbone.out_strides, len(categories))
-    return detector(backbone, neck, rpn, roi, ImageInput(config.input, backbone.out_strides[-1]), categories)
+    branches: dict[str, Branch] = {}
+    if config.mask:
+        branches["mask"] = MaskBranch(config.mask, channels[0], backbone.out_strides, len(categories))
+    if config.keypoint:
+        num_keypoints = len(required_keypoints(categories).names)
+        branches["keypoint"] = KeypointBranch(config.keypoint, channels[0], backbone.out_strides, num_keypoints)
+    image_input = ImageInput(config.input, backbone.out_strides[-1])
+    return detector(backbone, neck, rpn, roi, image_input, categories, branches)
+
+
+def required_keypoints(categories: Categories) -> KeypointCategories:
+    if categories.keypoints is None:
+        raise UserError("model.keypoint: a detector of keypoints needs data with keypoints; these have none")
+    return categories.keypoints

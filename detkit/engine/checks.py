@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from detkit.config import UserError, nearest
+from detkit.data.dataset import ImageDataset
 from detkit.engine.settings import TrainConfig
-from detkit.structures import Categories, ImageId
+from detkit.structures import Categories, Column, ImageId
 
 REMEDY = "start again with a lower train.optimizer.lr, a longer train.warmup or with train.clip_norm"
 
@@ -34,6 +35,16 @@ def check_categories(detector: Categories, dataset: Categories) -> None:
             f"the detector has the classes {', '.join(detector.names)}, but the training data "
             f"{', '.join(dataset.names)}: build it with the categories of the data, dataset.categories"
         )
+
+
+def check_columns(dataset: ImageDataset, model: str, columns: Sequence[Column]) -> None:
+    """Raises UserError unless some objects have what the detector learns beside boxes."""
+    for column in columns:
+        if getattr(dataset.objects, column) is None:
+            raise UserError(
+                f"model.name: {model} learns {column}, but no object of {dataset.name} has any; give it data that "
+                "have, or train a detector of boxes"
+            )
 
 
 def class_weights(factors: Mapping[str, float], categories: Categories) -> Tensor:

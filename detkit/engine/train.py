@@ -18,12 +18,19 @@ from detkit.data.build import build_dataset
 from detkit.data.checks import NoValidation
 from detkit.data.dataset import ImageDataset
 from detkit.data.repeat_factors import describe_repeats
-from detkit.detectors.build import build_detector
+from detkit.detectors.build import build_detector, learned_columns
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import autocast
 from detkit.engine.checkpoint import load_checkpoint, save_checkpoint
-from detkit.engine.checks import check_categories, check_device, check_gradient, check_losses, class_weights
+from detkit.engine.checks import (
+    check_categories,
+    check_columns,
+    check_device,
+    check_gradient,
+    check_losses,
+    class_weights,
+)
 from detkit.engine.ema import EMA
 from detkit.engine.environment import record_environment, record_minutes
 from detkit.engine.freeze import Freeze
@@ -77,9 +84,11 @@ def train_config(
 
 def training_data(config: RunConfig) -> TrainingData:
     """Both splits of the data of `config`, or only the first where there is no other."""
-    train_set = build_dataset(config.data, "train")
+    columns = learned_columns(config.model)
+    train_set = build_dataset(config.data, "train", columns=columns)
+    check_columns(train_set, config.model.name, columns)
     try:
-        val_set = build_dataset(config.data, "val")
+        val_set = build_dataset(config.data, "val", columns=columns)
     except NoValidation:
         val_set = None
     return TrainingData(train_set, val_set, Path(config.data.root))

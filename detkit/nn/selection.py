@@ -6,7 +6,7 @@ Legend: B images, P candidates of all images together, K classes, D rows of an i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -17,11 +17,14 @@ from torch import Tensor
 from detkit.config import Config, UserError
 from detkit.nn.outputs import register_outputs
 from detkit.ops.boxes import clip_to_windows, valid_boxes
+from detkit.ops.keypoints import keypoints_of_heatmaps
+from detkit.ops.masks import paste_masks
 from detkit.ops.nms import class_aware_merge, class_aware_nms, diou_nms, soft_nms
 from detkit.ops.rows import ranks_in_groups, to_rows
 from detkit.ops.suppress import suppress
 from detkit.structures import Categories, Detections, ImageInfo, Objects
 
+KEYPOINT_SCORES = "keypoint_scores"  # column of detections, float32 [N, P]: the logit of each keypoint at its place
 MIN_SIZE = 1e-2  # input px; smaller detections are degenerate
 
 
@@ -45,26 +48,38 @@ class SelectionConfig(Config):
 class DetectionRows:
     """Detections of a batch in input pixels, best score first; the rows of an image beyond its count are zero.
 
-    boxes   float32 `[B, D, 4]` xyxy
-    scores  float32 `[B, D]`
-    labels  int64 `[B, D]`
-    counts  int64 `[B]`
+    boxes     float32 `[B, D, 4]` xyxy
+    scores    float32 `[B, D]`
+    labels    int64 `[B, D]`
+    counts    int64 `[B]`
+    masks     float32 `[B, D, S, S]`: the probability of each cell of the box; None: the detector has no masks
+    heatmaps  float32 `[B, D, P, S, S]`: logits of each keypoint in the cells of the box; None: it has no keypoints
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     counts: Tensor
+    masks: Tensor | None = None
+    heatmaps: Tensor | None = None
 
     def to_detections(self, infos: Sequence[ImageInfo], categories: Categories) -> list[Detections]:
         """The detections of each image in its original pixels, on the CPU."""
+        counts = self.counts.tolist()
         boxes, scores, labels = self.boxes.cpu(), self.scores.cpu(), self.labels.cpu()
-        return [
-            Detections(
-                Objects(to_original(boxes[i, :count], info), labels[i, :count], scores=scores[i, :count]), categories
-            )
-            for i, (count, info) in enumerate(zip(self.counts.tolist(), infos, strict=True))
-        ]
+        result = []
+        for i, (count, info) in enumerate(zip(counts, infos, strict=True)):
+            original = to_original(boxes[i, :count], info)
+            objects = Objects(original, labels[i, :count], scores=scores[i, :count])
+            if self.masks is not None:
+                pasted = paste_masks(self.masks[i, :count].cpu(), original, info.orig_size)
+                objects = replace(objects, masks=pasted.encode(info.orig_size))
+            if self.heatmaps is not None:
+                places, peaks = keypoints_of_heatmaps(self.heatmaps[i, :count].cpu(), boxes[i, :count])
+                keypoints = torch.cat([points_to_original(places, info), torch.full_like(peaks, 2.0)[..., None]], dim=2)
+                objects = replace(objects, keypoints=keypoints, extra={KEYPOINT_SCORES: peaks})
+            result.append(Detections(objects, categories))
+        return result
 
 
 def select_detections(
@@ -251,6 +266,11 @@ def images_of_rows(num_images: int, rows: int, device: torch.device) -> Tensor:
 
 def to_original(boxes: Tensor, info: ImageInfo) -> Tensor:
     """Boxes `[..., 4]` xyxy from input pixels to those of the picture before the resize, cut off at its borders."""
-    boxes = (boxes - boxes.new_tensor(info.offset * 2)) / boxes.new_tensor(info.scale * 2)
+    boxes = points_to_original(boxes.reshape(*boxes.shape[:-1], 2, 2), info).flatten(-2)
     height, width = info.orig_size
     return clip_to_windows(boxes, boxes.new_tensor([0, 0, width, height]))
+
+
+def points_to_original(points: Tensor, info: ImageInfo) -> Tensor:
+    """Points `[..., 2]` x, y from input pixels to those of the picture before the resize."""
+    return (points - points.new_tensor(info.offset)) / points.new_tensor(info.scale)

@@ -8,17 +8,22 @@ Boxes are float32 `[N, 4]` xyxy in continuous absolute pixels (width = x2 - x1),
 from detkit.structures.batches import Batch, GroundTruth, ImageId, ImageInfo, Sample, Size, Target
 from detkit.structures.categories import Categories, KeypointCategories
 from detkit.structures.detections import Detections
-from detkit.structures.objects import ArrayT, Objects, OtherT
+from detkit.structures.masks import EncodedMasks, MaskCrops
+from detkit.structures.objects import COLUMNS, ArrayT, Column, Objects, OtherT
 
 __all__ = [
+    "COLUMNS",
     "ArrayT",
     "Batch",
     "Categories",
+    "Column",
     "Detections",
+    "EncodedMasks",
     "GroundTruth",
     "ImageId",
     "ImageInfo",
     "KeypointCategories",
+    "MaskCrops",
     "Objects",
     "OtherT",
     "Sample",

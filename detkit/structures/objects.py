@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.structures.masks import EncodedMasks, MaskCrops
+
 ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)
 OtherT = TypeVar("OtherT", np.ndarray, Tensor)
+Column = Literal["masks", "keypoints"]  # what objects may have beside boxes, and detectors learn
+COLUMNS: tuple[Column, ...] = get_args(Column)
 Shape = tuple[int | None, ...]  # None: any size
 
 
@@ -42,7 +46,7 @@ class Objects(Generic[ArrayT]):
                All False unless given
     area       float32 `[N]`, px^2: the annotated (segment) area where there is one, else the box area
     scores     float32 `[N]` in [0, 1]
-    masks      bool `[N, H, W]`
+    masks      N masks: `EncodedMasks` as a file or a detector has them, `MaskCrops` in augmentation and training
     keypoints  float32 `[N, P, 3]`: x, y in pixels and visibility (0 not labelled, 1 hidden, 2 visible)
     track_ids  int64 `[N]`: the same object in several frames
     extra      further columns by name, `[N, ...]` of any dtype: they travel with the others
@@ -53,7 +57,7 @@ class Objects(Generic[ArrayT]):
     ignore: ArrayT = field(default=None, metadata={"dtype": "bool", "shape": ()})  # type: ignore[assignment]
     area: ArrayT | None = field(default=None, metadata={"dtype": "float32", "shape": ()})
     scores: ArrayT | None = field(default=None, metadata={"dtype": "float32", "shape": ()})
-    masks: ArrayT | None = field(default=None, metadata={"dtype": "bool", "shape": (None, None)})
+    masks: EncodedMasks | MaskCrops[ArrayT] | None = field(default=None, metadata={})
     keypoints: ArrayT | None = field(default=None, metadata={"dtype": "float32", "shape": (None, 3)})
     track_ids: ArrayT | None = field(default=None, metadata={"dtype": "int64", "shape": ()})
     extra: Mapping[str, ArrayT] = field(default_factory=dict)
@@ -65,12 +69,20 @@ class Objects(Generic[ArrayT]):
             object.__setattr__(self, "ignore", _all_false(self.boxes))
         for name, metadata in _known_columns().items():
             value = getattr(self, name)
-            if value is not None:
+            if name == "masks":
+                self._check_masks(count)
+            elif value is not None:
                 rows: Shape = (None,) if name == "boxes" else (count,)
                 check_array("Objects", name, value, kind, metadata["dtype"], rows + metadata["shape"])
         for name, value in self.extra.items():
             if not isinstance(value, kind) or len(value) != count:
                 raise ValueError(f"Objects.extra[{name!r}]: expected {kind.__name__} with {count} rows")
+
+    def _check_masks(self, count: int | None) -> None:
+        masks = self.masks
+        if masks is not None and not (isinstance(masks, EncodedMasks | MaskCrops) and len(masks) == count):
+            actual = f"{len(masks)} of them" if isinstance(masks, EncodedMasks | MaskCrops) else type(masks).__name__
+            raise ValueError(f"Objects.masks: expected EncodedMasks or MaskCrops of {count} objects, got {actual}")
 
     @staticmethod
     def empty() -> Objects[np.ndarray]:
@@ -80,27 +92,32 @@ class Objects(Generic[ArrayT]):
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def columns(self) -> dict[str, ArrayT]:
-        """The columns that there are, the extra ones too, by name."""
+    def columns(self) -> dict[str, Any]:
+        """The columns that there are, the extra ones too, by name: arrays, and masks in their own form."""
         known: dict[str, Any] = {name: getattr(self, name) for name in _known_columns()}
         return {name: value for name, value in known.items() if value is not None} | dict(self.extra)
 
     @staticmethod
-    def from_columns(columns: Mapping[str, OtherT]) -> Objects[OtherT]:
+    def from_columns(columns: Mapping[str, Any]) -> Objects[Any]:
         """Reads the result of `columns` back: names that `Objects` does not know are extra columns."""
         names = _known_columns()
         known: dict[str, Any] = {name: value for name, value in columns.items() if name in names}
         return Objects(**known, extra={name: value for name, value in columns.items() if name not in names})
 
     def map(self, function: Callable[[ArrayT], OtherT]) -> Objects[OtherT]:
-        """The same columns, each changed by `function`."""
-        return Objects.from_columns({name: function(value) for name, value in self.columns().items()})
+        """The same columns, each changed by `function`, which keeps the number of rows."""
+        return Objects.from_columns(
+            {
+                name: value.map(function) if isinstance(value, EncodedMasks | MaskCrops) else function(value)
+                for name, value in self.columns().items()
+            }
+        )
 
     def take(self, rows: ArrayT | slice) -> Objects[ArrayT]:
         """The objects of these rows: indices, a mask or a slice."""
         if isinstance(rows, Tensor) and rows.dtype == torch.bool:
             rows = torch.nonzero(rows).squeeze(1)  # once, not in every column: on CUDA each one waits for the device
-        return self.map(lambda column: column[rows])
+        return Objects.from_columns({name: column[rows] for name, column in self.columns().items()})
 
     def to(self, device: torch.device | str) -> Objects[Tensor]:
         """Tensors on `device`; those that are there already are not copied."""
@@ -122,7 +139,10 @@ class Objects(Generic[ArrayT]):
         if any(list(part.columns()) != names for part in parts):
             raise ValueError(f"Objects.cat: expected the same columns in every part, got {names} and others")
         join: Callable[[Any], Any] = torch.cat if isinstance(parts[0].boxes, Tensor) else np.concatenate
-        return Objects.from_columns({name: join([part.columns()[name] for part in parts]) for name in names})
+        columns = {name: [part.columns()[name] for part in parts] for name in names}
+        return Objects.from_columns(
+            {name: type(values[0]).cat(values) if name == "masks" else join(values) for name, values in columns.items()}
+        )
 
 
 @cache

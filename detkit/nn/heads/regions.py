@@ -66,12 +66,15 @@ class RefiningConfig(RegionConfig):
 class RegionTargets:
     """The targets of sampled regions.
 
-    labels  int64 `[P]`, 0 is background
-    boxes   float32 `[P, 4]` xyxy in input px: the object's box; of background the region itself
+    labels   int64 `[P]`, 0 is background
+    boxes    float32 `[P, 4]` xyxy in input px: the object's box; of background the region itself
+    objects  int64 `[P]`: which of its image's objects it is, counted without the ignored ones; of background -1. Only
+             a branch needs them
     """
 
     labels: Tensor
     boxes: Tensor
+    objects: Tensor | None = None
 
 
 @register_outputs
@@ -132,7 +135,7 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
         choose: Callable[[Assignment], tuple[Tensor, Tensor]],
     ) -> tuple[Regions, RegionTargets]:
         """`choose` answers with the rows of positives and of background in the boxes `[N, 4]` of an image."""
-        chosen, labels, target_boxes = [], [], []
+        chosen, labels, target_boxes, indices = [], [], [], []
         for boxes, target in zip(regions, targets, strict=True):
             objects = target.not_ignored()
             assignment = self.assigner.assign(boxes, target)
@@ -141,7 +144,8 @@ class RegionHead(nn.Module, ABC, Generic[OutputsT]):
             chosen.append(boxes[torch.cat([positive, background])])
             labels += [objects.labels[matched] + 1, torch.zeros_like(background)]
             target_boxes += [objects.boxes[matched], boxes[background]]
-        return Regions.from_list(chosen), RegionTargets(torch.cat(labels), torch.cat(target_boxes))
+            indices += [matched, torch.full_like(background, -1)]
+        return Regions.from_list(chosen), RegionTargets(*map(torch.cat, (labels, target_boxes, indices)))
 
     @abstractmethod
     def criterion(self, outputs: OutputsT) -> dict[str, Tensor]:
