@@ -1,6 +1,6 @@
-"""The boxes of one picture as other programs have them: COCO's results, YOLO's lines, VOC's XML, supervision.
+"""The objects of one picture as other programs have them: COCO's results, YOLO's lines, VOC's XML, supervision.
 
-Legend: N boxes of the picture. Numbers are rounded here and nowhere else.
+Legend: N objects of the picture, P keypoints of each. Numbers are rounded here and nowhere else.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from detkit.config import UserError
-from detkit.structures import Categories, Detections, ImageId, Objects, Size
+from detkit.structures import Categories, Detections, EncodedMasks, ImageId, MaskCrops, Objects, Size
 
 if TYPE_CHECKING:
     import supervision
 
 YOLO_DECIMALS = 8  # of a share: 1e-4 px of a picture of 10,000
+OUTLINE_ERROR = 0.5  # px, by which an outline may leave the border of its mask
 VOC_DECIMALS = 4  # of a px
 VOC_MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when corners are fractions
 CLASS_NAME = "class_name"  # supervision's name of that column
@@ -38,25 +39,106 @@ def to_xywh(boxes: np.ndarray) -> np.ndarray:
 def coco_results(
     image_id: ImageId, detections: Detections, categories: Categories | None = None
 ) -> list[dict[str, Any]]:
-    """The entries of a COCO results file. `categories` have the ids of the classes; None: those of the detections."""
+    """The entries of a COCO results file, with masks and keypoints where the detections have them.
+
+    categories  with the ids of the classes; None: those of the detections
+    """
     ids = (categories or detections.categories).ids
     columns = detections.labels, detections.scores
-    return [
+    rows = [
         {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
         for box, label, score in zip(
             to_xywh(detections.boxes.cpu().numpy()).tolist(), *(column.tolist() for column in columns), strict=True
         )
     ]
+    for row, mask in zip(rows, coco_masks(detections.masks), strict=False):
+        if mask is not None:
+            row["segmentation"] = mask
+    if detections.keypoints is not None:
+        for row, keypoints in zip(rows, coco_keypoints(detections.keypoints.cpu().numpy()), strict=True):
+            row["keypoints"] = keypoints
+    return rows
+
+
+def coco_masks(masks: EncodedMasks | None) -> list[dict[str, Any] | None]:
+    """COCO's `{"size": [h, w], "counts": text}` of each, as JSON holds it; None where there is no mask."""
+    rles = [masks.rle(index) for index in range(len(masks))] if masks is not None else []
+    return [rle and {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def coco_keypoints(keypoints: np.ndarray) -> list[list[float]]:
+    """COCO's x, y, visibility of the keypoints `[N, P, 3]` of each object, one after the other.
+
+    COCO counts x and y from the middle of the first pixel. A keypoint that is not labelled is 0, 0, 0.
+    """
+    places = np.round(keypoints[..., :2].astype(np.float64) - 0.5, 3)
+    rows = np.concatenate([places, keypoints[..., 2:].astype(np.float64)], axis=2) * (keypoints[..., 2:] > 0)
+    return [
+        [int(value) if place % 3 == 2 else value for place, value in enumerate(row.ravel().tolist())] for row in rows
+    ]
 
 
 def yolo_lines(objects: Objects[Any], size: Size) -> list[str]:
-    """The lines of a label file of objects in a picture of (h, w) px, `class x y width height` in its shares."""
+    """The lines of a label file of objects in a picture of (h, w) px, in its shares.
+
+    `class x y width height`, then `x y visibility` of each keypoint where there are keypoints. Else an object with a
+    mask is `class x y x y ...`, the outline of its mask: without holes, and with its parts joined by lines.
+    """
     height, width = size
     lines = []
-    for (x1, y1, x2, y2), label in zip(objects.boxes.tolist(), objects.labels.tolist(), strict=True):
-        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        lines.append(f"{label} " + " ".join(f"{share:.{YOLO_DECIMALS}f}" for share in shares))
+    for index, ((x1, y1, x2, y2), label) in enumerate(
+        zip(objects.boxes.tolist(), objects.labels.tolist(), strict=True)
+    ):
+        numbers = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+        texts = _shares(numbers)
+        if objects.keypoints is not None:
+            for x, y, visibility in objects.keypoints[index].tolist():
+                texts += [*(_shares([x / width, y / height]) if visibility > 0 else "00"), f"{visibility:.0f}"]
+        elif isinstance(objects.masks, EncodedMasks) and len(outline := mask_outline(objects.masks, index)):
+            texts = _shares((outline / (width, height)).ravel().tolist())
+        lines.append(" ".join([str(label), *texts]))
     return lines
+
+
+def _shares(numbers: Sequence[float]) -> list[str]:
+    return [f"{number:.{YOLO_DECIMALS}f}" for number in numbers]
+
+
+def mask_outline(masks: EncodedMasks, index: int) -> np.ndarray:
+    """The outline of one mask as a single polygon, float64 `[points, 2]`, x and y in px; `[0, 2]` without a mask.
+
+    Polygons stay as they are; that of pixels runs along their borders within `OUTLINE_ERROR`. Holes are filled. Parts
+    are joined by a line there and back, between the points that are nearest to each other.
+    """
+    decoded = masks.decode(index)
+    rings = _rings_of_pixels(masks[[index]].crops()) if isinstance(decoded, bytes) else decoded
+    rings = [ring for ring in rings or [] if len(ring)]
+    if not rings:
+        return np.zeros((0, 2))
+    outline, *others = rings
+    for ring in others:
+        distances = ((outline[:, None] - ring) ** 2).sum(axis=2)
+        here, there = np.unravel_index(distances.argmin(), distances.shape)
+        outline = np.concatenate([outline[: here + 1], ring[there:], ring[: there + 1], outline[here:]])
+    return outline
+
+
+def _rings_of_pixels(mask: MaskCrops[np.ndarray]) -> list[np.ndarray]:
+    """The outer borders of one mask, each float64 `[points, 2]`, the largest first.
+
+    OpenCV follows the middles of pixels. On a grid of twice the size, where each pixel is 3 x 3 with its borders, those
+    that it follows lie on the borders.
+    """
+    import cv2
+
+    crop = mask.crop(0).astype(np.uint8)
+    grid = np.zeros((2 * crop.shape[0] + 1, 2 * crop.shape[1] + 1), np.uint8)
+    grid[1::2, 1::2] = crop
+    grid = cv2.dilate(grid, np.ones((3, 3), np.uint8))
+    contours, _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours = sorted(contours, key=cv2.contourArea, reverse=True)
+    simple = [cv2.approxPolyDP(contour, 2 * OUTLINE_ERROR, True).reshape(-1, 2) for contour in contours]
+    return [contour / 2 + mask.windows[0, :2] for contour in simple]
 
 
 def voc_xml(name: str, size: Size, objects: Objects[Any], names: Sequence[str]) -> tuple[str, int]:
@@ -98,7 +180,7 @@ def to_supervision(detections: Detections) -> supervision.Detections:
     names = np.array(detections.class_names, dtype=np.str_)
     converted: supervision.Detections = library.Detections(
         xyxy=objects.boxes,
-        mask=objects.masks,
+        mask=detections.masks.dense() if detections.masks is not None else None,
         confidence=objects.scores,
         class_id=objects.labels,
         tracker_id=objects.track_ids,
@@ -120,12 +202,18 @@ def from_supervision(detections: supervision.Detections, categories: Categories)
         "scores": np.asarray(detections.confidence, np.float32),
     }
     if detections.mask is not None:
-        columns["masks"] = np.asarray(detections.mask, np.bool_)
+        columns["masks"] = _encoded(np.asarray(detections.mask, np.bool_))
     if detections.tracker_id is not None:
         columns["track_ids"] = np.asarray(detections.tracker_id, np.int64)
     columns |= _numbers(detections.data)
     best_first = np.argsort(-columns["scores"], kind="stable")
     return Detections(Objects.from_columns(columns).take(best_first).to_tensors(), categories)
+
+
+def _encoded(masks: np.ndarray) -> EncodedMasks:
+    """Of bool `[N, H, W]`."""
+    count, height, width = masks.shape
+    return MaskCrops.of(list(masks), [(0, 0, width, height)] * count).encode((height, width))
 
 
 def _labels(detections: supervision.Detections, categories: Categories) -> np.ndarray:

@@ -234,7 +234,7 @@ def test_batch_moves_with_all_its_tensors() -> None:
     batch = make_batch().to("meta")
     assert batch.targets
     assert batch.proposals
-    tensors = [batch.images, batch.proposals[0], *batch.targets[0].objects.columns().values()]
+    tensors = [batch.images, batch.proposals[0], *arrays_of(batch.targets[0].objects).values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert make_batch(targets=None, proposals=None).to("meta").targets is None
 

@@ -3,7 +3,7 @@
 Legend: G objects and D detections of one class, K classes, A ranges of area, T IoU thresholds, R recalls, M limits on
 the detections of an image and class. Boxes are COCO's xywh in float64.
 The kernels do the floating point operations of pycocotools in its order, so that both give the same bits. Comments
-explain only what pycocotools does differently.
+explain only what pycocotools does differently. How much masks and keypoints overlap comes from the scene.
 Source: `COCOeval.evaluateImg` and `COCOeval.accumulate` of pycocotools, `bbIou` of its maskApi.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from detkit.accelerate.compiled import compiled
+from detkit.evaluation.coco_scene import Scene
 from detkit.evaluation.flat_boxes import FlatBoxes
 
 EPSILON = float(np.spacing(1))
@@ -37,18 +38,9 @@ class _Rules(NamedTuple):
     limits: np.ndarray
 
 
-def compute_curves(
-    objects: FlatBoxes,
-    crowd: np.ndarray,
-    detections: FlatBoxes,
-    scores: np.ndarray,
-    num_classes: int,
-    params: Any,
-) -> dict[str, np.ndarray]:
+def compute_curves(scene: Scene, num_classes: int, params: Any) -> dict[str, np.ndarray]:
     """`precision` `[T, R, K, A, M]`, of the last limit only, and `recall` `[T, K, A, M]`; -1 where there is no object.
 
-    crowd   bool, of the objects
-    scores  of the detections, descending within an image
     params  ranges, thresholds, recalls and limits of `COCOeval`
     """
     rules = _Rules(
@@ -60,13 +52,18 @@ def compute_curves(
     num_ranges, num_thresholds, num_recalls, num_limits = map(len, rules)
     precision = np.full((num_thresholds, num_recalls, num_classes, num_ranges, num_limits), -1.0)
     recall = np.full((num_thresholds, num_classes, num_ranges, num_limits), -1.0)
-    object_rows, detection_rows = _by_class(objects.labels, num_classes), _by_class(detections.labels, num_classes)
+    labels = scene.objects.labels, scene.detections.labels
+    object_rows, detection_rows = (_by_class(of_class, num_classes) for of_class in labels)
 
     def measure(label: int) -> None:
         rows_g, rows_d = object_rows[label], detection_rows[label]
-        by_score = np.argsort(-scores[rows_d], kind="stable")
-        boxes = objects.take(rows_g), crowd[rows_g], detections.take(rows_d), by_score
-        _measure(precision[..., -1], recall, label, *boxes, rules)
+        by_score = np.argsort(-scene.scores[rows_d], kind="stable")
+        objects = scene.objects.take(rows_g), scene.crowd[rows_g], scene.ignored[rows_g]
+        overlap = np.zeros(0)
+        if scene.iou_type != "bbox":
+            overlap = _overlap_by_image(scene, rows_d, rows_g, rules.limits[-1])
+        detections = scene.detections.take(rows_d), by_score
+        _measure(precision[..., -1], recall, label, *objects, *detections, overlap, rules)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(measure, range(num_classes)))
@@ -79,6 +76,18 @@ def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     return np.split(order, np.bincount(labels, minlength=num_classes).cumsum()[:-1])
 
 
+def _overlap_by_image(scene: Scene, rows_d: np.ndarray, rows_g: np.ndarray, limit: int) -> np.ndarray:
+    """float64: the overlap `[D, G]` of those detections of one image that are within the limit with its objects, one
+    image that has both after the other."""
+    images_d, images_g = scene.detections.images[rows_d], scene.objects.images[rows_g]
+    parts = [np.zeros(0)]
+    for image in np.intersect1d(images_d, images_g):
+        (start_d, end_d), (start_g, end_g) = (np.searchsorted(of, [image, image + 1]) for of in (images_d, images_g))
+        overlap = scene.overlap(rows_d[start_d : min(end_d, start_d + limit)], rows_g[start_g:end_g])
+        parts.append(overlap.ravel())
+    return np.concatenate(parts)
+
+
 @compiled
 def _measure(
     precision: np.ndarray,
@@ -86,15 +95,20 @@ def _measure(
     label: int,
     objects: FlatBoxes,
     crowd: np.ndarray,
+    ignored: np.ndarray,
     detections: FlatBoxes,
     by_score: np.ndarray,
+    overlap: np.ndarray,
     rules: _Rules,
 ) -> None:
-    """Fills `precision` `[T, R, K, A]` and `recall` `[T, K, A, M]` of one class, where the range has an object."""
-    ignore = _ignored_objects(objects, crowd, rules)
+    """Fills `precision` `[T, R, K, A]` and `recall` `[T, K, A, M]` of one class, where the range has an object.
+
+    overlap  as from `_overlap_by_image`; empty: the IoU of the boxes
+    """
+    ignore = _ignored_objects(objects, ignored, rules)
     outcomes = _unmatched_outcomes(detections, rules)
     true_positives = np.zeros((len(rules.ranges), len(rules.thresholds), len(rules.limits)), np.int64)
-    end_d = end_g = 0
+    end_d = end_g = start = 0
     while end_d < len(by_score):  # one image after the other
         image, start_d = detections.images[end_d], end_d
         while end_d < len(by_score) and detections.images[end_d] == image:
@@ -107,9 +121,12 @@ def _measure(
         within_limit, on_image = slice(start_d, min(end_d, start_d + rules.limits[-1])), slice(start_g, end_g)
         outcomes[:, :, within_limit.stop : end_d] = IGNORED
         if start_g < end_g:
-            iou = _overlap(
-                detections.xywh[within_limit], detections.areas[within_limit], objects.xywh[on_image], crowd[on_image]
-            )
+            boxes, areas = detections.xywh[within_limit], detections.areas[within_limit]
+            if len(overlap):
+                end = start + len(boxes) * (end_g - start_g)
+                iou, start = overlap[start:end].reshape(len(boxes), end_g - start_g), end
+            else:
+                iou = _iou(boxes, areas, objects.xywh[on_image], crowd[on_image])
             _match(outcomes[:, :, within_limit], true_positives, iou, crowd[on_image], ignore[:, on_image], rules)
 
     for a in range(len(rules.ranges)):
@@ -121,12 +138,12 @@ def _measure(
 
 
 @compiled
-def _ignored_objects(objects: FlatBoxes, crowd: np.ndarray, rules: _Rules) -> np.ndarray:
-    """bool `[A, G]`: whether an object is a crowd or its area lies outside the range."""
-    ignore = np.empty((len(rules.ranges), len(crowd)), np.bool_)
+def _ignored_objects(objects: FlatBoxes, ignored: np.ndarray, rules: _Rules) -> np.ndarray:
+    """bool `[A, G]`: whether an object is ignored or its area lies outside the range."""
+    ignore = np.empty((len(rules.ranges), len(ignored)), np.bool_)
     for a in range(len(rules.ranges)):
-        for g in range(len(crowd)):
-            ignore[a, g] = crowd[g] or objects.areas[g] < rules.ranges[a, 0] or objects.areas[g] > rules.ranges[a, 1]
+        for g in range(len(ignored)):
+            ignore[a, g] = ignored[g] or objects.areas[g] < rules.ranges[a, 0] or objects.areas[g] > rules.ranges[a, 1]
     return ignore
 
 
@@ -143,7 +160,7 @@ def _unmatched_outcomes(detections: FlatBoxes, rules: _Rules) -> np.ndarray:
 
 
 @compiled
-def _overlap(boxes1: np.ndarray, areas1: np.ndarray, boxes2: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def _iou(boxes1: np.ndarray, areas1: np.ndarray, boxes2: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """float64 `[D, G]`: the IoU of detections `boxes1` `[D, 4]` with objects `boxes2` `[G, 4]` of one image.
 
     Of a crowd it is the intersection over the area of the detection.

@@ -36,7 +36,7 @@ def evaluate(arguments: Sequence[str] | None = None) -> int:
         "source", nargs="?", metavar="RUN", help=f"{SOURCE}, or an exported .onnx or .xml (default: the newest run)"
     )
     add_results(parser)
-    parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="repeatable (default: all)")
+    parser.add_argument("--protocol", action="append", choices=PROTOCOLS, help="repeatable (default: all there is for)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write the detections here (COCO results)")
     return run_command(parser, _evaluate, arguments)
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> tuple[str, Evaluation, DetectionStore]:
     source = options.source or newest_run()
     evaluation, store = evaluate_source(
         source,
-        options.protocol or PROTOCOLS,
+        options.protocol,
         config=options.config,
         overrides=options.set,
         class_map=read_class_map(options.class_map) if options.class_map else None,
@@ -133,7 +133,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         create_folder(path.parent)  # rather now than after an hour of evaluation
     if options.detections:
         results = results_of_options(options, options.detections)
-        evaluation, store = evaluate_results(results, options.protocol or PROTOCOLS), results.store
+        evaluation, store = evaluate_results(results, options.protocol), results.store
         title, tables = f"{results.name} on {results.data}", [format_side_by_side(evaluation)]
     else:
         title, evaluation, store = _run(options)

@@ -25,6 +25,8 @@ Box = tuple[float, float, float, float]
 TOLERANCE = 1.0  # px that a box may reach over the border of its image, as in files that count from 0 or round up
 ROUNDING = 1e-3  # px that shares of a picture, written with a few digits, are off; cut without being counted
 MAX_LINES = 10  # problems that one message lists
+MOVED = f"keypoint moved by at most {TOLERANCE:g} px"
+OUTSIDE = "keypoint outside the picture read as not labelled"
 
 _POLICIES = (
     "Correct the files, or set data.on_bad_label: clip (cut boxes to the image and drop those left empty), drop_box, "
@@ -120,7 +122,9 @@ def check_images(
     """The images with their true sizes and with boxes inside them, and counts of what the policy changed.
 
     A box is right if it is finite, wider and higher than `min_side` px and reaches at most `TOLERANCE` px over the
-    border; the overhang is cut off and counted. Raises DataError listing every problem that the policy does not settle.
+    border; the overhang is cut off and counted. Keypoints are moved onto the picture as far; one that is farther away
+    is not labelled any more, which is counted and no problem. A mask is cut where it is drawn. Raises DataError listing
+    every problem that the policy does not settle.
     """
     checked: list[RawImage] = []
     counts: Counter[str] = Counter()
@@ -159,6 +163,9 @@ def _sound_images(images: Sequence[RawImage], sizes: Sequence[Size | str], min_s
     with np.errstate(invalid="ignore"):  # a box that is not finite is not sound
         sound = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height) & (x2 - x1 > min_side) & (y2 - y1 > min_side)
     sound &= np.array([item.problem is None for item in objects], np.bool_)
+    for row, item in enumerate(objects):
+        if sound[row] and "keypoints" in item.columns:
+            sound[row] = not np.any(_outside(np.asarray(item.columns["keypoints"]), known[index[row]]))
     unsound = set(index[~sound].tolist())
     return [
         not (image.problem or isinstance(size, str) or _size_fault(image, size)) and number not in unsound
@@ -186,7 +193,9 @@ def _check_image(
         if change is not None:
             changes[change] += 1
         if box is not None:
-            objects.append(replace(item, box=box))
+            columns, moves = _keypoints_inside(item, size)
+            changes += moves
+            objects.append(replace(item, box=box, columns=columns))
     return replace(image, size=size, objects=objects), changes, faults
 
 
@@ -207,6 +216,28 @@ def _check_object(
     if policy == "drop_box":
         return None, "box dropped", None
     return None, None, fault
+
+
+def _outside(keypoints: np.ndarray, size: Any) -> np.ndarray:
+    """float `[P]`: how many px each labelled one of keypoints `[P, 3]` is outside the picture of `size` (h, w)."""
+    limits = np.asarray(size, np.float64)[::-1]
+    distance: np.ndarray = np.maximum(-keypoints[:, :2], keypoints[:, :2] - limits).max(axis=1)
+    return np.where(keypoints[:, 2] > 0, distance.clip(0), 0)
+
+
+def _keypoints_inside(item: RawObject, size: Size) -> tuple[Mapping[str, Any], Counter[str]]:
+    """The columns of an object with its keypoints on the picture, and counts of what was changed."""
+    if "keypoints" not in item.columns:
+        return item.columns, Counter()
+    keypoints = np.array(item.columns["keypoints"], np.float32)
+    distances = _outside(keypoints, size)
+    keypoints[:, :2] = keypoints[:, :2].clip(0, size[::-1])
+    keypoints[~(distances <= TOLERANCE) | (keypoints[:, 2] == 0)] = 0
+    changes = {
+        MOVED: int(((distances > ROUNDING) & (distances <= TOLERANCE)).sum()),
+        OUTSIDE: int((~(distances <= TOLERANCE)).sum()),
+    }
+    return {**item.columns, "keypoints": keypoints}, Counter(changes)
 
 
 def _box_fault(box: Box, size: Size | None, min_side: float) -> str | None:

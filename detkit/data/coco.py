@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -12,13 +13,14 @@ from typing import Any, Literal
 
 from detkit.config import PathText
 from detkit.data.checks import Check, DataError, FilesConfig, NoValidation, RawImage, RawObject, check_images
-from detkit.data.classes import choose_classes
+from detkit.data.classes import choose_classes, merge_classes
 from detkit.data.coco_annotations import COCOAnnotations, coco_number
-from detkit.data.coco_classes import Rows, coco_classes, match_classes
+from detkit.data.coco_classes import COCOClasses, Rows, coco_classes, match_classes
 from detkit.data.coco_ids import Id, IdTable, plain_id
+from detkit.data.coco_keypoints import COCOKeypoints, coco_keypoints
 from detkit.data.dataset import ImageDataset
 from detkit.data.picture_names import RESPELLED, find, locate
-from detkit.structures import COLUMNS, Categories, Column, Size
+from detkit.structures import COLUMNS, Column, Size
 
 SEE = "see datasets/README.md"
 
@@ -54,26 +56,33 @@ def read_coco(
         )
     path, train = Path(config.root, name), Path(config.root, config.train_annotations)
     content = read_tables(path, may_lack_annotations=split == "val")
-    classes = coco_classes(content, path)
+    classes, keypoints = coco_classes(content, path), COCOKeypoints()
+    trained = None
     if split == "val" and train.is_file():  # evaluation alone needs no training files
-        classes = match_classes(classes, _categories_of(train, train.stat().st_mtime_ns), path)
+        trained, rows = _classes_of(train, train.stat().st_mtime_ns)
+        classes = match_classes(classes, trained.categories, path)
+    if "keypoints" in columns:
+        keypoints = _keypoints_of(content["categories"], classes, config)
+        if trained is not None:
+            keypoints = _match_keypoints(keypoints, _keypoints_of(rows, trained, config), path)
     ids = read_image_ids(content["images"], path)
     paths, respelled = _picture_paths(config, split, path, content["images"])
-    objects = COCOAnnotations(classes, IdTable(ids), path)
+    sizes = {number: size for number, row in enumerate(content["images"]) if (size := _size(row)) is not None}
+    objects = COCOAnnotations(classes, IdTable(ids), path, columns, keypoints.points, sizes)
     objects.read(content["annotations"])
     images = [
-        _image(row, image_id, picture, path, objects.by_image[number])
+        _image(row, image_id, picture, path, sizes.get(number), objects.by_image[number])
         for number, (row, image_id, picture) in enumerate(zip(content["images"], ids, paths, strict=True))
     ]
     images, categories, left_out = choose_classes(images, classes.categories, config)
     return ImageDataset(
         images,
         name=f"coco {split} ({path.name})",
-        categories=categories,
+        categories=replace(categories, keypoints=keypoints.categories),
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
         check=check,
-        notes={**classes.notes, **objects.notes, **left_out, RESPELLED: respelled},
+        notes={**classes.notes, **keypoints.notes, **objects.notes, **left_out, RESPELLED: respelled},
     )
 
 
@@ -102,9 +111,35 @@ def read_tables(path: Path, *, may_lack_annotations: bool = False) -> dict[str, 
 
 
 @lru_cache(maxsize=4)
-def _categories_of(path: Path, _mtime: int) -> Categories:
-    """Cached, because reading the file of a large training set takes seconds; a changed file has another `_mtime`."""
-    return coco_classes(read_tables(path, may_lack_annotations=True), path).categories
+def _classes_of(path: Path, _mtime: int) -> tuple[COCOClasses, Rows]:
+    """The classes of a file, and its categories.
+
+    Cached, because reading the file of a large training set takes seconds; a changed file has another `_mtime`.
+    """
+    content = read_tables(path, may_lack_annotations=True)
+    return coco_classes(content, path), content["categories"]
+
+
+def _keypoints_of(rows: Rows, classes: COCOClasses, config: COCOConfig) -> COCOKeypoints:
+    """Those of the classes that the configuration chooses; `rows` are the categories of the file."""
+    merged = merge_classes(classes.names, config.merge)
+    chosen = [
+        label >= 0 and (config.classes is None or name in config.classes)
+        for name, label in zip(merged, classes.labels, strict=True)
+    ]
+    return coco_keypoints(rows, classes.names, chosen)
+
+
+def _match_keypoints(own: COCOKeypoints, train: COCOKeypoints, path: Path) -> COCOKeypoints:
+    """`own`, which must be those of the training file if both have any. Raises DataError."""
+    if own.categories is None or train.categories is None:
+        return replace(own, categories=own.categories or train.categories)
+    if own.categories.names != train.categories.names:
+        raise DataError(
+            f"{path}: its keypoints ({', '.join(own.categories.names)}) are not those of the training file "
+            f"({', '.join(train.categories.names)}); both need the same in the same order"
+        )
+    return replace(own, categories=train.categories)
 
 
 def read_image_ids(rows: Rows, path: Path) -> list[Id]:
@@ -161,8 +196,13 @@ def picture_name(row: dict[str, Any]) -> str:
     return url.rstrip("/").rpartition("/")[2] if isinstance(url, str) else ""
 
 
-def _image(row: dict[str, Any], image_id: Id, picture: Path, path: Path, objects: Sequence[RawObject]) -> RawImage:
+def _size(row: dict[str, Any]) -> Size | None:
     height, width = coco_number(row.get("height")), coco_number(row.get("width"))
-    size: Size | None = None if height is None or width is None else (round(height), round(width))
+    return None if height is None or width is None else (round(height), round(width))
+
+
+def _image(
+    row: dict[str, Any], image_id: Id, picture: Path, path: Path, size: Size | None, objects: Sequence[RawObject]
+) -> RawImage:
     problem = None if picture_name(row) else "has no 'file_name'"
     return RawImage(image_id, str(picture), f"{path.name}: image {image_id!r}", size, tuple(objects), problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from typing import Any
 from detkit.data.checks import MAX_LINES, Box, DataError, RawObject
 from detkit.data.coco_classes import COCOClasses, Rows
 from detkit.data.coco_ids import IdTable, plain_id
-from detkit.data.coco_segmentation import segmentation_box
+from detkit.data.coco_keypoints import read_keypoints
+from detkit.data.coco_segmentation import read_segmentation, segmentation_box
 from detkit.data.flags import parse_flag
+from detkit.structures import Column, Size
 
 MATCHED = "annotation matched by an id that is text here and a number there"
 FROM_SEGMENTATION = "object without a bbox read as the box around its segmentation"
+SHORT = "polygon of less than three points left out"
+UNNAMED = "object with keypoints left out, as its category names none"
 OTHER_IMAGES = "annotation of images that are not listed left out"
 NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)
 
@@ -25,6 +30,10 @@ class COCOAnnotations:
     """Reads the annotations of a file.
 
     images    the rows of its images by id
+    columns   what is read beside boxes
+    points    for each row of its categories, how many keypoints an object of it has, -1: they are not read. Empty
+              unless `columns` have keypoints
+    sizes     (h, w) of the images by row, as far as they are known; those that only run lengths say are added
     by_image  the objects of each row of its images
     notes     counts of what is unusual, for the summary
     """
@@ -32,6 +41,9 @@ class COCOAnnotations:
     classes: COCOClasses
     images: IdTable
     path: Path
+    columns: Collection[Column] = ()
+    points: Sequence[int] = ()
+    sizes: dict[int, Size] = field(default_factory=dict)
     by_image: defaultdict[int, list[RawObject]] = field(default_factory=lambda: defaultdict(list))
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -51,7 +63,7 @@ class COCOAnnotations:
                 unknown[self.classes.names[category]] += 1
             else:
                 self.notes[MATCHED] += not (image_as_written and category_as_written)
-                self.by_image[image].append(self._object(row, where, category))
+                self.by_image[image].append(self._object(row, where, image, category))
         faults = [*without, *others] if len(without) + len(others) == len(annotations) else without
         if (
             faults
@@ -62,7 +74,7 @@ class COCOAnnotations:
         self.notes[OTHER_IMAGES] = len(others)
         self.notes[f"object of classes unknown to train left out ({listed})"] = unknown.total()
 
-    def _object(self, row: dict[str, Any], where: str, category: int | None) -> RawObject:
+    def _object(self, row: dict[str, Any], where: str, image: int, category: int | None) -> RawObject:
         if category is None:
             known = ", ".join(map(str, self.classes.table.ids))
             fault = f"the category id {row.get('category_id')!r} is not among the categories; known ids: {known}"
@@ -71,7 +83,7 @@ class COCOAnnotations:
         self.notes[FROM_SEGMENTATION] += box is not None and not row.get("bbox")
         flags = {key: parse_flag(row.get(key)) for key in ("iscrowd", "ignore")}
         unclear = [key for key, flag in flags.items() if flag is None]
-        problem: str | None = None
+        further, problem = self._further_columns(row, image, category)
         if box is None:
             problem = f"expected 'bbox' [x, y, width, height], got {row.get('bbox')!r}"
         elif unclear:
@@ -80,7 +92,27 @@ class COCOAnnotations:
         area = coco_number(row.get("area"))
         if area is not None:
             columns["area"] = area
-        return RawObject(where, self.classes.labels[category], box or NO_BOX, problem, columns)
+        return RawObject(where, self.classes.labels[category], box or NO_BOX, problem, columns | further)
+
+    def _further_columns(self, row: dict[str, Any], image: int, category: int) -> tuple[dict[str, Any], str | None]:
+        """The mask and the keypoints of an annotation, as far as it has them and they are read, and the problem."""
+        further: dict[str, Any] = {}
+        faults: list[str | None] = []
+        if "masks" in self.columns:
+            segmentation = read_segmentation(row.get("segmentation"), self.sizes.get(image))
+            if segmentation.size is not None:
+                self.sizes.setdefault(image, segmentation.size)
+            if segmentation.mask is not None:
+                further["masks"] = segmentation.mask
+            self.notes[SHORT] += segmentation.short
+            faults.append(segmentation.problem)
+        if "keypoints" in self.columns and (value := row.get("keypoints")):
+            points = self.points[category]
+            self.notes[UNNAMED] += points == 0
+            keypoints, fault = read_keypoints(value, points) if points > 0 else (None, None)
+            further |= {} if keypoints is None else {"keypoints": keypoints}
+            faults.append(fault)
+        return further, next(filter(None, faults), None)
 
 
 def coco_number(value: Any) -> float | None:

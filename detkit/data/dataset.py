@@ -19,6 +19,7 @@ from detkit.data.checks import Check, DataError, LabelPolicy, RawImage, check_im
 from detkit.data.pictures import read_picture, reduction
 from detkit.data.transforms.geometry import scale_objects
 from detkit.structures import Categories, EncodedMasks, GroundTruth, ImageId, Objects, Sample, Size
+from detkit.structures.masks import NO_MASK
 
 MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where there are at most this many
 
@@ -130,6 +131,7 @@ class ImageDataset:
             f"{plural(int(per_class.sum()), 'object')} of {plural(len(names), 'class')}"
             f" and {int(ignore.sum())} ignored",
             f"{plural(empty, 'image')} without objects",
+            *self._lacking(),
             *(plural(number, noun) for noun, number in counts.items() if number),
         ]
         text = f"{self.name}: {', '.join(parts)}."
@@ -139,6 +141,14 @@ class ImageDataset:
         if len(ignore) and ignore.all():
             text += "\n  Every object is ignored (marked difficult or as a crowd): nothing can be learned or measured."
         return text
+
+    def _lacking(self) -> list[str]:
+        """How many objects take no part in the loss of masks or of keypoints, where others do."""
+        masks, keypoints = self.objects.masks, self.objects.keypoints
+        boxes = int((masks.kinds == NO_MASK).sum()) if isinstance(masks, EncodedMasks) else 0
+        bare = 0 if keypoints is None else int((keypoints[..., 2] == 0).all(axis=1).sum())
+        counts = {"object with only a box, no mask": boxes, "object without labelled keypoints": bare}
+        return [plural(number, noun) for noun, number in counts.items() if number]
 
 
 def _id_array(image_ids: Sequence[ImageId]) -> np.ndarray:

@@ -8,11 +8,13 @@ Loader                       any function of a key, in worker processes; here `B
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
@@ -30,7 +32,7 @@ from detkit.data.repeat_factors import repeat_factors
 from detkit.data.sampler import BatchSampler, Key
 from detkit.data.transfer import BufferPool, SentBatch
 from detkit.data.transforms import Augment
-from detkit.structures import Batch, ImageId, ImageInfo, Sample, Size
+from detkit.structures import COLUMNS, Batch, Column, ImageId, ImageInfo, Objects, Sample, Size
 
 Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, (h, w) of the picture, draw)
 
@@ -76,6 +78,7 @@ def build_loader(
     proposals: ProposalFolder | None = None,
     repeat_threshold: float | None = None,
     draft: bool = False,
+    columns: Collection[Column] = COLUMNS,
 ) -> Loader[Batch]:
     """Batches of `batch_size` images on each of `world_size` ranks; call `loader.set_epoch` before every epoch.
 
@@ -90,6 +93,7 @@ def build_loader(
     proposals         of every image, for detectors with external proposals
     repeat_threshold  as in `LoaderConfig`, if `shuffle`
     draft             as in `LoaderConfig`
+    columns           what the objects of the batches have beside boxes, where the data have it
     """
     sampler = BatchSampler(
         dataset.aspect_ratios,
@@ -102,7 +106,8 @@ def build_loader(
         draw_every=draw_every,
         repeats=repeat_factors(dataset, repeat_threshold) if repeat_threshold else None,
     )
-    batches = Batches(dataset, augment, proposals, place, stride, with_targets, BufferPool(workers), draft)
+    pool = BufferPool(workers)
+    batches = Batches(dataset, augment, proposals, place, stride, with_targets, pool, draft, columns)
     return Loader(batches, sampler, workers=workers, pin_memory=torch.cuda.is_available())
 
 
@@ -119,10 +124,15 @@ class Batches:
         with_targets: bool,
         pool: BufferPool,
         draft: bool,
+        columns: Collection[Column] = COLUMNS,
     ) -> None:
-        self.dataset, self.augment, self.proposals = dataset, augment, proposals
+        self.augment, self.proposals = augment, proposals
         self.place, self.stride, self.with_targets, self.pool = place, stride, with_targets, pool
         self.draft = draft
+        self.columns = frozenset(columns if with_targets else ())
+        # Masks at which nobody looks need not become pixels.
+        self.dataset = copy.copy(dataset)
+        self.dataset.objects = _with_columns(dataset.objects, self.columns.union(augment.uses if augment else ()))
 
     def __call__(self, keys: list[Key]) -> Batch | SentBatch:
         prepared = [self._prepare(key) for key in keys]
@@ -140,6 +150,7 @@ class Batches:
             if self.augment is not None:
                 sample = self.augment(sample, key.seed, key.epoch, self._others)
                 interpolation = self.augment.interpolation(key.seed, key.epoch)
+            sample = replace(sample, objects=_with_columns(sample.objects, self.columns))
             height, width = sample.image.shape[:2]
             return sample, self.place(sample.image_id, (height, width), key.draw), interpolation
         except UserError:
@@ -159,6 +170,14 @@ class Batches:
     def _others(self, rng: np.random.Generator, count: int) -> list[Sample]:
         """Any images of the data set, as they are, for augmentations that mix several."""
         return [self._load(index) for index in rng.integers(len(self.dataset), size=count).tolist()]
+
+
+def _with_columns(objects: Objects[np.ndarray], columns: Collection[Column]) -> Objects[np.ndarray]:
+    """Without those of `COLUMNS` that are not among `columns`."""
+    unneeded: dict[str, Any] = {
+        name: None for name in COLUMNS if name not in columns and getattr(objects, name) is not None
+    }
+    return replace(objects, **unneeded) if unneeded else objects
 
 
 ItemT = TypeVar("ItemT", covariant=True)

@@ -1,8 +1,11 @@
 """The built-in data set: drawn from a seed, written once as a VOC devkit and as COCO, read like any other.
 
 root/about.json                                 its settings; marks a folder that detkit drew and may replace
-root/VOC2007/{JPEGImages,Annotations,ImageSets/Main/{train,val}.txt}
+root/VOC2007/{JPEGImages,Annotations,SegmentationObject,ImageSets/Main/{train,val}.txt}
 root/annotations/instances_{train,val}.json     the same objects; `difficult` is written as `iscrowd`
+
+Masks are the visible pixels of an object. COCO has them as polygons along the borders of the pixels, or as run lengths
+where there is a hole; and it has keypoints, which VOC cannot have.
 """
 
 from __future__ import annotations
@@ -25,12 +28,18 @@ from tqdm import tqdm
 from detkit.config import Config, PathText
 from detkit.data.checks import Check, DataError, check_images
 from detkit.data.coco import COCOConfig, read_coco
+from detkit.data.coco_keypoints import write_keypoints
+from detkit.data.coco_segmentation import DECIMALS, write_segmentation
 from detkit.data.dataset import ImageDataset
-from detkit.data.shapes_drawing import CLASS_NAMES, DrawnObject, draw_picture
+from detkit.data.mask_outlines import outlines
+from detkit.data.shapes_drawing import CLASS_NAMES, KEYPOINT_NAMES, SKELETON, DrawnObject, draw_picture
 from detkit.data.voc import VOCConfig, read_voc
-from detkit.structures import COLUMNS, Column, Size
+from detkit.data.voc_segmentation import write_objects
+from detkit.structures import COLUMNS, Column, MaskCrops, Size
 
-VERSION = 1  # of the pictures: raise it when the drawing changes, so that old folders are drawn again
+# Of the files: raise it when they change, so that old folders are drawn again. Version 1 has the pictures and boxes of
+# version 2, and neither masks nor keypoints.
+VERSION = 2
 FOLDER = "VOC2007"
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 
@@ -129,15 +138,15 @@ def _read_settings(root: Path) -> dict[str, Any] | None:
 
 def _write(root: Path, config: ShapesConfig) -> None:
     voc = root / FOLDER
-    for folder in (voc / "JPEGImages", voc / "Annotations", voc / "ImageSets" / "Main", root / "annotations"):
-        folder.mkdir(parents=True)
+    for folder in ("JPEGImages", "Annotations", "SegmentationObject", "ImageSets/Main"):
+        (voc / folder).mkdir(parents=True)
+    (root / "annotations").mkdir()
     for number, split in enumerate(SPLITS):
         count = config.num_train if split == "train" else config.num_val
         stems = [f"{split}_{index:05d}" for index in range(count)]
         (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
-        pictures = _draw_all(voc / "JPEGImages", stems, (config.seed, number), f"drawing {split}")
-        coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": []}
-        coco["categories"] = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+        pictures = _draw_all(voc, stems, (config.seed, number), f"drawing {split}")
+        coco: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": _categories()}
         with contextlib.closing(pictures):  # its threads end before the folder of a set that failed is removed
             for stem, (size, objects) in zip(stems, pictures, strict=True):
                 _write_xml(voc / "Annotations" / f"{stem}.xml", stem, size, objects)
@@ -147,21 +156,24 @@ def _write(root: Path, config: ShapesConfig) -> None:
 
 
 def _draw_all(
-    folder: Path, stems: list[str], key: tuple[int, int], title: str
+    voc: Path, stems: list[str], key: tuple[int, int], title: str
 ) -> Generator[tuple[Size, list[DrawnObject]], None, None]:
     """Draws and saves the pictures in threads. Each has its own generator, so neither order nor number matters."""
 
     def draw(index: int) -> tuple[Size, list[DrawnObject]]:
         rng = np.random.default_rng([*key, index])
         image, objects = draw_picture(rng)
-        path = folder / f"{stems[index]}.jpg"
+        size = (image.shape[0], image.shape[1])
+        path = voc / "JPEGImages" / f"{stems[index]}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(84, 93))]
         content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)[1]
         try:
             path.write_bytes(content.tobytes())  # OpenCV ends the process over a name that is not UTF-8
+            masks = MaskCrops.of([item.mask for item in objects], [item.box for item in objects])
+            write_objects(voc / "SegmentationObject" / f"{stems[index]}.png", size, masks)
         except OSError as error:
             raise DataError(f"{path}: cannot write this picture: {error.strerror}") from error
-        return (image.shape[0], image.shape[1]), objects
+        return size, objects
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield from tqdm(pool.map(draw, range(len(stems))), title, len(stems), delay=2, leave=False)
@@ -185,6 +197,11 @@ def _write_xml(path: Path, stem: str, size: Size, objects: list[DrawnObject]) ->
     ET.ElementTree(root).write(path)
 
 
+def _categories() -> list[dict[str, Any]]:
+    points = {"keypoints": list(KEYPOINT_NAMES), "skeleton": [[one + 1, other + 1] for one, other in SKELETON]}
+    return [{"id": label + 1, "name": name, **points} for label, name in enumerate(CLASS_NAMES)]
+
+
 def _append_coco(coco: dict[str, list[dict[str, Any]]], stem: str, size: Size, objects: list[DrawnObject]) -> None:
     image_id = len(coco["images"]) + 1
     coco["images"].append({"id": image_id, "file_name": f"{stem}.jpg", "width": size[1], "height": size[0]})
@@ -198,5 +215,15 @@ def _append_coco(coco: dict[str, list[dict[str, Any]]], stem: str, size: Size, o
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "area": item.area,
                 "iscrowd": int(item.difficult),
+                "segmentation": _segmentation(item, size),
+                "keypoints": write_keypoints(item.keypoints, DECIMALS),
+                "num_keypoints": len(item.keypoints),
             }
         )
+
+
+def _segmentation(item: DrawnObject, size: Size) -> Any:
+    polygons, has_hole = outlines(item.mask)
+    if has_hole:
+        return write_segmentation(MaskCrops.of([item.mask], [item.box]).encode(size).decode(0), size)
+    return write_segmentation([polygon + item.box[:2] for polygon in polygons], size)

@@ -18,6 +18,10 @@ from detkit.data.shapes_background import degrade, draw_background, draw_clutter
 from detkit.structures import Size
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
+# A circle has no corner and no side of its own. So the points are the extremes, in the picture's axes, of what lies in
+# the picture, each in the middle of the shape's pixels in the outermost row or column, and the centre of the box.
+KEYPOINT_NAMES = ("top", "right", "bottom", "left", "centre")
+SKELETON = ((0, 4), (1, 4), (2, 4), (3, 4))
 DIFFICULT_BELOW = 0.35  # visible fraction under which an object is `difficult`
 HIDDEN_BELOW = 0.15  # visible fraction under which an object is taken out of the picture
 
@@ -31,12 +35,23 @@ FADE = 0.06  # share of objects whose colour may come close to the background's
 
 @dataclass(frozen=True, eq=False)
 class DrawnObject:
-    """One annotated shape. Its box is around all of it that lies inside the picture, hidden parts too."""
+    """One annotated shape. Its box is around all of it that lies inside the picture, hidden parts too.
+
+    visible    visible pixels / pixels of the whole shape, outside the picture too
+    mask       bool `[h, w]` in the box: the visible pixels
+    keypoints  float32 `[5, 3]`: x, y in continuous px and visibility, 1 where another object hides the point, else 2
+    """
 
     label: int
     box: tuple[int, int, int, int]  # xyxy
-    visible: float  # visible pixels / pixels of the whole shape, outside the picture too
-    area: int  # px^2, visible
+    visible: float
+    mask: np.ndarray
+    keypoints: np.ndarray
+
+    @property
+    def area(self) -> int:
+        """px^2, visible"""
+        return int(self.mask.sum())
 
     @property
     def difficult(self) -> bool:
@@ -96,12 +111,28 @@ def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[D
         if not hidden:
             break
         del shapes[hidden[0]]
-    objects = []
-    for shape, cover, fraction, area in zip(shapes, covers, visible, shown, strict=True):
-        box = _tight_box(cover)
-        assert box is not None
-        objects.append(DrawnObject(shape.label, box, fraction, area))
-    return shapes, objects
+    rows = enumerate(zip(shapes, covers, visible, strict=True))
+    return shapes, [_annotate(shape.label, cover, fraction, topmost, index) for index, (shape, cover, fraction) in rows]
+
+
+def _annotate(label: int, cover: np.ndarray, visible: float, topmost: np.ndarray, index: int) -> DrawnObject:
+    """The object that covers pixels, bool `[H, W]`; `topmost[y, x]` is the number of the one that shows there."""
+    box = _tight_box(cover)
+    assert box is not None
+    x1, y1, x2, y2 = box
+    mask = topmost[y1:y2, x1:x2] == index
+    return DrawnObject(label, box, visible, mask, _keypoints(cover, box, topmost > index))
+
+
+def _keypoints(cover: np.ndarray, box: tuple[int, int, int, int], hidden: np.ndarray) -> np.ndarray:
+    """See `DrawnObject`; `cover` and `hidden`, bool `[H, W]`, are the pixels of the shape and those in front of it."""
+    x1, y1, x2, y2 = box
+    top, bottom = (float(np.median(np.flatnonzero(cover[row]))) + 0.5 for row in (y1, y2 - 1))
+    left, right = (float(np.median(np.flatnonzero(cover[:, column]))) + 0.5 for column in (x1, x2 - 1))
+    centre = ((x1 + x2) / 2, (y1 + y2) / 2)
+    places = np.array([(top, y1 + 0.5), (x2 - 0.5, right), (bottom, y2 - 0.5), (x1 + 0.5, left), centre], np.float32)
+    columns, rows = places.astype(np.int64).T
+    return np.column_stack([places, np.where(hidden[rows, columns], 1, 2)]).astype(np.float32)
 
 
 def _draw_corner(rng: np.random.Generator, size: Size, patch: int, side: float) -> tuple[int, int]:

@@ -6,8 +6,10 @@ Legend: a split such as `2007_trainval` is `<year>_<list>`: `root/VOC2007/ImageS
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +20,7 @@ from detkit.data.checks import Check, DataError, FilesConfig, NoValidation, RawI
 from detkit.data.classes import choose_classes, merge_classes
 from detkit.data.dataset import ImageDataset
 from detkit.data.voc_files import find_files, pair_pictures
+from detkit.data.voc_segmentation import SegmentationObjects, read_objects
 from detkit.data.voc_xml import Annotation, read_annotation
 from detkit.formats import VOC_MIN_SIDE
 from detkit.structures import COLUMNS, Categories, Column
@@ -70,14 +73,16 @@ class VOCConfig(FilesConfig):
 class _Image:
     """A picture and its annotation.
 
-    name   the id in messages and results
-    where  the file that a message names
+    name          the id in messages and results
+    where         the file that a message names
+    segmentation  the file of its objects' masks, where there is one
     """
 
     name: str
     path: Path
     where: Path
     annotation: Annotation
+    segmentation: Path | None
 
 
 def read_voc(
@@ -101,7 +106,8 @@ def read_voc(
         config = config.model_copy(update={"classes": tuple(sorted(set(merge_classes(known, config.merge))))})
     ignore_difficult = split == "val" or config.difficult == "ignore"
     labels = {class_name: label for label, class_name in enumerate(every.names)}
-    raw = [_raw_image(image, labels, ignore_difficult) for image in images]
+    masks = _read_masks(images, notes) if "masks" in columns else [SegmentationObjects()] * len(images)
+    raw = [_raw_image(image, labels, ignore_difficult, each) for image, each in zip(images, masks, strict=True)]
     name = f"voc {split} ({', '.join(lists)})"
     raw, categories, left_out = choose_classes(raw, every, config, name)
     return ImageDataset(
@@ -126,7 +132,8 @@ def _read_split(config: VOCConfig, split: Literal["train", "val"]) -> tuple[list
     annotations = [read_annotation(file.xml) if file.xml else None for file in files]
     images = []
     for file, annotation, path, note in pair_pictures(files, annotations):
-        images.append(_Image(file.name, path, file.xml or path, annotation))
+        segmentation = file.folder.segmentation_of(file.image_id)
+        images.append(_Image(file.name, path, file.xml or path, annotation, segmentation))
         notes.update(filter(None, (note, *(item.note for item in annotation.objects))))
     return images, notes
 
@@ -150,19 +157,36 @@ def _names(images: Sequence[_Image]) -> set[str]:
     return {item.name for image in images for item in image.annotation.objects if item.name}
 
 
-def _raw_image(image: _Image, labels: Mapping[str, int], ignore_difficult: bool) -> RawImage:
-    objects = tuple(
-        RawObject(
-            item.where,
-            labels.get(item.name, -1),
-            item.box,
-            item.problem or _class_fault(item.name, labels),
-            {"ignore": item.difficult and ignore_difficult},
-        )
-        for item in image.annotation.objects
-    )
+def _read_masks(images: Sequence[_Image], notes: Counter[str]) -> list[SegmentationObjects]:
+    """The masks of each image; those of one without a file are empty."""
+
+    def read(image: _Image) -> SegmentationObjects:
+        numbers = [item.number for item in image.annotation.objects]
+        if image.segmentation is None or image.annotation.problem:
+            return SegmentationObjects()
+        return read_objects(image.segmentation, numbers, image.annotation.size)
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        masks = list(pool.map(read, images))
+    notes["mask of SegmentationObject that is no object's left out"] += sum(each.others for each in masks)
+    return masks
+
+
+def _raw_image(
+    image: _Image, labels: Mapping[str, int], ignore_difficult: bool, segmentation: SegmentationObjects
+) -> RawImage:
     annotation = image.annotation
-    return RawImage(image.name, str(image.path), str(image.where), annotation.size, objects, annotation.problem)
+    objects = []
+    masks = segmentation.masks or [None] * len(annotation.objects)
+    for item, mask in zip(annotation.objects, masks, strict=True):
+        columns: dict[str, Any] = {"ignore": item.difficult and ignore_difficult}
+        if mask is not None:
+            columns["masks"] = mask
+        problem = item.problem or _class_fault(item.name, labels)
+        objects.append(RawObject(item.where, labels.get(item.name, -1), item.box, problem, columns))
+    problem = annotation.problem or segmentation.problem
+    size = annotation.size or segmentation.size
+    return RawImage(image.name, str(image.path), str(image.where), size, objects, problem)
 
 
 def _class_fault(name: str, class_names: Collection[str]) -> str | None:

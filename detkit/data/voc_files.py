@@ -31,6 +31,7 @@ class VOCFolder:
         """`pictures` is their folder where there is none of the usual ones."""
         self.pictures = _subfolder(folder, ("jpegimages", "images")) or folder / pictures
         self.annotations = _subfolder(folder, ("annotations",)) or self.pictures
+        self.segmentations = _subfolder(folder, ("segmentationobject",))
         self._files: dict[Path, dict[str, list[Path]]] = {}
 
     def pictures_of(self, image_id: str) -> list[Path]:
@@ -39,6 +40,11 @@ class VOCFolder:
 
     def xml_of(self, image_id: str) -> Path | None:
         return next((p for p in self._named(self.annotations / image_id) if p.suffix.lower() == ".xml"), None)
+
+    def segmentation_of(self, image_id: str) -> Path | None:
+        """The picture of its objects' masks, in the folder that PASCAL calls SegmentationObject."""
+        files = self._named(self.segmentations / image_id) if self.segmentations else []
+        return next((path for path in files if path.suffix.lower() == ".png"), None)
 
     def knows(self, image_id: str) -> bool:
         return bool(self.pictures_of(image_id)) or self.xml_of(image_id) is not None

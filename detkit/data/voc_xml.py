@@ -24,6 +24,7 @@ _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 class VOCObject:
     """One box of an <object>.
 
+    number     of the element, from 1
     where      its name in messages: number of the element, class, and corners as the file has them
     name       of the class; empty if there is none
     box        xyxy, continuous
@@ -32,6 +33,7 @@ class VOCObject:
     note       what was unusual and is counted
     """
 
+    number: int
     where: str
     name: str
     box: Box
@@ -121,7 +123,7 @@ def _objects(element: ET.Element, number: int) -> Iterator[VOCObject]:
         fault = f"{found}: expected 0 or 1"
     for corners, box, box_fault, note in _boxes(element):
         where = f"object {number} ({name or 'no name'}, {corners})"
-        yield VOCObject(where, name, box, bool(difficult), fault or box_fault, note)
+        yield VOCObject(number, where, name, box, bool(difficult), fault or box_fault, note)
 
 
 def _boxes(element: ET.Element) -> Iterator[tuple[str, Box, str | None, str | None]]:

@@ -1,4 +1,7 @@
-"""What files of our own formats hold besides boxes and classes, counted: a conversion leaves it out and says so."""
+"""What files of our own formats hold besides objects and classes, counted: a conversion leaves it out and says so.
+
+What a format that is written to cannot hold, such as keypoints in VOC, its writer counts.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from detkit.data.text_files import decode_text
 from detkit.data.yolo_files import label_path
 
 CARRIED_OVER = {  # keys of COCO, tags of VOC
-    "annotation": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"},
+    "annotation": {
+        *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore"),
+        *("segmentation", "keypoints", "num_keypoints"),
+    },
     "image": {"id", "file_name", "width", "height"},
-    "category": {"id", "name"},
+    "category": {"id", "name", "keypoints", "skeleton"},
     "object": {"name", "bndbox", "difficult"},
     "picture": {"folder", "filename", "path", "size", "object"},
 }
 NOTHING: tuple[Any, ...] = (None, "", "none", 0, "0", "Unspecified", "Unknown", [], {})
-POLYGON, CONFIDENCE = "line with a polygon or keypoints, of which the box is kept", "line with a confidence"
+CONFIDENCE = "line with a confidence"
 
 
 def beside_coco(path: Path) -> Counter[str]:
@@ -57,6 +63,5 @@ def beside_yolo(pictures: Iterable[str]) -> Counter[str]:
         except (OSError, UnicodeDecodeError):  # no label file, or one that the reader has reported
             continue
         columns = [len(line.replace(",", " ").replace(";", " ").split()) for line in text.splitlines()]
-        counts[POLYGON] += sum(number > 6 for number in columns)
         counts[CONFIDENCE] += sum(number == 6 for number in columns)
     return counts

@@ -26,7 +26,7 @@ from detkit.data.picture_names import RESPELLED
 from detkit.data.pictures import IMAGE_SUFFIXES
 from detkit.data.yolo_description import read_description
 from detkit.data.yolo_files import LABEL_SUFFIXES, PictureFolder, find_pictures, label_path, relative_name
-from detkit.data.yolo_labels import LabelFile, LineReader, keypoint_columns, read_labels
+from detkit.data.yolo_labels import LabelFile, LineReader, point_shape, read_labels
 from detkit.structures import COLUMNS, Categories, Column, Size
 
 NOT_LABELS = ("classes.txt",)  # the list of names that labelImg writes among the labels
@@ -81,11 +81,13 @@ def read_yolo(
     if not files:
         expected = f"expected {pictures[0].label_path} for {paths[0]}"
         raise DataError(f"{where}: none of {len(paths)} pictures has a label file; {expected}")
-    reader = LineReader(description.names, description.keypoints or keypoint_columns(files))
+    points = description.points or point_shape(files)
+    reader = LineReader(description.names, points, columns)
     images = {os.path.normpath(picture.path): _image(picture, root, reader) for picture in pictures}
     unused = [image for folder in folders for image in _unused_label_files(folder, pictures, root)]
     images_of_split = [images[os.path.normpath(path)] for path in listed] if split == "train" else list(images.values())
-    categories = Categories(tuple(description.names.values()), tuple(description.names))
+    keypoints = description.keypoints(points) if points and "keypoints" in columns else None
+    categories = Categories(tuple(description.names.values()), tuple(description.names), keypoints)
     images_of_split, categories, left_out = choose_classes([*images_of_split, *unused], categories, config)
     repeated = "and trained on as often" if split == "train" else "and read once"
     return ImageDataset(

@@ -10,8 +10,11 @@ from typing import Any
 
 from detkit.config import parse_yaml
 from detkit.data.checks import DataError, NoValidation
+from detkit.data.keypoint_names import keypoint_categories
 from detkit.data.picture_names import find
 from detkit.data.text_files import decode_text
+from detkit.data.yolo_labels import PointShape
+from detkit.structures import KeypointCategories
 
 YAML_SUFFIXES = (".yaml", ".yml")
 NAMES_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "train/_darknet.labels")  # the last is Roboflow's
@@ -23,18 +26,18 @@ NOTHING: tuple[Any, ...] = ("", "~", "null", "Null", "NULL", None, [])  # values
 class YOLODescription:
     """The description of a data set, from whichever file has it.
 
-    path       the file, which messages name
-    folder     the one that paths are relative to
-    content    the values of a YAML file, or the same ones from elsewhere: texts, and lists and mappings of texts
-    names      of the classes, by the number that stands in the label files, in the order of these numbers
-    keypoints  columns of a line with keypoints; 0 if `content` does not say
+    path     the file, which messages name
+    folder   the one that paths are relative to
+    content  the values of a YAML file, or the same ones from elsewhere: texts, and lists and mappings of texts
+    names    of the classes, by the number that stands in the label files, in the order of these numbers
+    points   `kpt_shape`, the keypoints of a line; None if `content` does not say
     """
 
     path: Path
     folder: Path
     content: Mapping[str, Any]
     names: Mapping[int, str]
-    keypoints: int
+    points: PointShape | None
 
     def entries(self, key: str | None, split: str) -> list[str]:
         """The folders and lists of a split, at least one. Raises NoValidation if there is no validation split."""
@@ -75,6 +78,11 @@ class YOLODescription:
             raise DataError(f"{self.path}: path: the folder {path} does not exist; paths are relative to this file")
         return below, True
 
+    def keypoints(self, points: PointShape) -> KeypointCategories:
+        """What the points of an object are, as far as the file says. Raises DataError naming what is wrong."""
+        pairs = _flip_pairs(self.content.get("flip_idx"), points[0], str(self.path))
+        return keypoint_categories(_point_names(self.content.get("kpt_names"), points[0], str(self.path)), pairs)
+
 
 def read_description(root: Path) -> YOLODescription:
     """The description of the folder `root`, or the one in this file. Raises DataError naming what is missing."""
@@ -91,7 +99,7 @@ def read_description(root: Path) -> YOLODescription:
         raise DataError(f"{path}: expected a mapping with train, val and names, found {found}")
     if "valid" in content:  # darknet's word
         content.setdefault("val", content["valid"])
-    return YOLODescription(path, folder, content, _class_names(content, path, folder), _keypoint_columns(content, path))
+    return YOLODescription(path, folder, content, _class_names(content, path, folder), _point_shape(content, path))
 
 
 def _read(path: Path) -> str:
@@ -161,11 +169,35 @@ def _class_names(content: Mapping[str, Any], path: Path, folder: Path) -> dict[i
     return dict(sorted(zip(numbers, texts, strict=True)))
 
 
-def _keypoint_columns(content: Mapping[str, Any], path: Path) -> int:
-    """Columns of a line with the keypoints of `kpt_shape: [points, 2 or 3]`, 0 without it."""
+def _point_shape(content: Mapping[str, Any], path: Path) -> PointShape | None:
+    """`kpt_shape: [points, 2 or 3]`."""
     shape = content.get("kpt_shape")
     if shape in NOTHING:
-        return 0
+        return None
     if not isinstance(shape, list) or len(shape) != 2 or not shape[0].isdecimal() or shape[1] not in ("2", "3"):
         raise DataError(f"{path}: kpt_shape: expected [points, 2 or 3], found {shape!r}")
-    return 5 + int(shape[0]) * int(shape[1])
+    return (int(shape[0]), int(shape[1])) if int(shape[0]) else None
+
+
+def _flip_pairs(flips: Any, points: int, where: str) -> list[tuple[int, int]] | None:
+    """The pairs that `flip_idx` exchanges: for each point the number of the one in its place in a mirrored picture."""
+    if flips in NOTHING:
+        return None
+    texts = flips if isinstance(flips, list) else []
+    order = [int(text) if isinstance(text, str) and text.isdecimal() else -1 for text in texts]
+    if sorted(order) != list(range(points)) or any(order[other] != index for index, other in enumerate(order)):
+        raise DataError(
+            f"{where}: flip_idx: expected the numbers 0 to {points - 1}, each pair of points exchanged, found {flips!r}"
+        )
+    return [(index, other) for index, other in enumerate(order) if index < other]
+
+
+def _point_names(names: Any, points: int, where: str) -> list[str]:
+    """`kpt_names`, a list or one for each class, of which the first counts; else numbers from 0."""
+    if isinstance(names, dict):
+        names = next(iter(names.values()), None)
+    if names in NOTHING:
+        return list(map(str, range(points)))
+    if not isinstance(names, list) or len(names) != points or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: kpt_names: expected the names of {points} points, found {names!r}")
+    return names

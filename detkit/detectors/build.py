@@ -22,6 +22,9 @@ from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
+from detkit.detectors.yolov5 import YOLOv5Config, build_yolov5
+from detkit.detectors.yolov7 import YOLOv7Config, build_yolov7
+from detkit.detectors.yolox import YOLOXConfig, build_yolox
 from detkit.structures import Categories, Column
 
 DetectorConfig = Annotated[
@@ -39,6 +42,9 @@ DetectorConfig = Annotated[
     | YOLOv1Config
     | YOLOv2Config
     | YOLOv3Config
+    | YOLOv5Config
+    | YOLOv7Config
+    | YOLOXConfig
     | DETRConfig,
     Field(discriminator="name"),
 ]
@@ -76,6 +82,12 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_yolov2(config, categories)
         case YOLOv3Config():
             detector = build_yolov3(config, categories)
+        case YOLOv5Config():
+            detector = build_yolov5(config, categories)
+        case YOLOv7Config():
+            detector = build_yolov7(config, categories)
+        case YOLOXConfig():
+            detector = build_yolox(config, categories)
         case DETRConfig():
             detector = build_detr(config, categories)
     return detector

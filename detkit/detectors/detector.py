@@ -14,7 +14,7 @@ from detkit.nn.input import ImageInput
 from detkit.nn.outputs import OutputsT
 from detkit.nn.proposals import ProposalsConfig
 from detkit.nn.selection import DetectionRows
-from detkit.structures import Batch, Categories, Detections, ImageInfo, Target
+from detkit.structures import Batch, Categories, Column, Detections, ImageInfo, Target
 
 if TYPE_CHECKING:
     import detkit
@@ -36,11 +36,12 @@ class Detector(nn.Module, ABC, Generic[OutputsT]):
     is given its proposals says in `proposals` how they are made. One with a stage that is not gradient descent also has
     `finish_training(loader)`: the engine calls it once when the epochs are done, with every training image as it is,
     and logs the line that it returns. The loop keeps `images_seen`, the training images of this process so far.
-    `notes` are sentences about how it was built, for the user. An exported program with `needs_fixed_canvas` takes
-    images of one height and width.
+    `notes` are sentences about how it was built, for the user, and `columns` what it detects beside boxes. An exported
+    program with `needs_fixed_canvas` takes images of one height and width.
     """
 
     proposals: ProposalsConfig | None = None
+    columns: tuple[Column, ...] = ()
     finish_training: Callable[[Iterable[Batch]], str] | None = None
     images_seen: int = 0
     needs_fixed_canvas: bool = False

@@ -39,6 +39,9 @@ from detkit.nn.proposals.regions import Regions
 from detkit.structures import Categories, Column, KeypointCategories, Target
 
 
+LEARNED: dict[str, Column] = {"mask": "masks", "keypoint": "keypoints"}  # by each branch
+
+
 class TwoStageConfig(Config):
     """What Faster, Cascade, Mask and Keypoint R-CNN are made of. Defaults: torchvision's `fasterrcnn_resnet50_fpn`."""
 
@@ -105,6 +108,7 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         super().__init__(backbone, neck, roi, image_input, categories)
         self.rpn = rpn
         self.branches = nn.ModuleDict(branches or {})
+        self.columns = tuple(column for branch, column in LEARNED.items() if branch in self.branches)
 
     def network(
         self,

@@ -1,4 +1,4 @@
-"""A data set in any format that detkit reads, for `detkit convert`: all its splits, and what is not about boxes."""
+"""A data set in any format that detkit reads, for `detkit convert`: all its splits, and what is not about objects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Source:
     format      `voc`, `coco`, `yolo` or one of `FORMATS`
     splits      `train`, `val` and `test`, as far as they are there, each with classes of its own
     categories  the classes of all splits
-    lost        counts of what was in the files and is neither a box nor a class
+    lost        counts of what was in the files and is neither an object nor a class
     """
 
     format: str
@@ -118,16 +118,22 @@ def _with_all_classes(configs: Mapping[str, OwnConfig]) -> Mapping[str, OwnConfi
 
 
 def _join(parts: Sequence[Categories]) -> Categories:
-    """The classes of all splits by their names, with the ids of the first split that has them if these differ."""
+    """The classes of all splits by their names, with the ids of the first split that has them if these differ.
+
+    Raises UserError if two splits have different keypoints.
+    """
     ids: dict[str, int | str] = {}
     for part in parts:
         for name, category_id in zip(part.names, part.ids, strict=True):
             ids.setdefault(name, category_id)
-    return (
-        Categories(tuple(ids), tuple(ids.values()))
-        if len(set(ids.values())) == len(ids)
-        else Categories.of_names(list(ids))
-    )
+    different = {part.keypoints.names: part.keypoints for part in parts if part.keypoints is not None}
+    if len(different) > 1:
+        listed = " and ".join(", ".join(names) for names in list(different)[:2])
+        raise UserError(f"the splits differ in their keypoints, {listed}; all need the same in the same order")
+    joined = Categories(tuple(ids), tuple(ids.values()))
+    if len(set(ids.values())) < len(ids):
+        joined = Categories.of_names(list(ids))
+    return replace(joined, keypoints=next(iter(different.values()), None))
 
 
 def _relabel(dataset: ImageDataset, categories: Categories) -> ImageDataset:

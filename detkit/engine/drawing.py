@@ -1,6 +1,6 @@
-"""Boxes with their names, drawn on pictures: readable in crowds, in any script.
+"""Boxes with their names, masks and keypoints, drawn on pictures: readable in crowds, in any script.
 
-Legend: canvas and pictures are uint8 `[H, W, 3]` RGB; boxes are xyxy in their pixels.
+Legend: canvas and pictures are uint8 `[H, W, 3]` RGB; boxes are xyxy in their pixels; N objects, P keypoints of each.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from detkit.engine.label_layout import LabelLayout, Rectangle
 from detkit.engine.lettering import Colour, render
-from detkit.structures import Detections, Size
+from detkit.nn.selection import KEYPOINT_SCORES
+from detkit.structures import Detections, EncodedMasks, MaskCrops, Size
 
 # Colours that are told apart on a picture; `colour_of` goes on from them.
 FIRST_COLOURS: Sequence[Colour] = (
@@ -37,6 +38,9 @@ GREY: Colour = (140, 140, 140)
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 DASH = 6  # px, and as much between two
+OPACITY = 0.45  # of a mask
+MIN_KEYPOINT_SCORE = 0.0  # a keypoint is drawn if its logit is above
+HIDDEN = 1  # visibility of a keypoint that is labelled and cannot be seen
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,16 @@ class DrawingStyle:
     font         a file; None: one that is installed and has the characters of the names
     show_scores  beside the names
     by           what has a colour of its own: each class, or each track, those without one being grey
+    masks        are drawn where the detector has them
+    keypoints    likewise, and the lines between them, but for those whose score is not above `MIN_KEYPOINT_SCORE`
     """
 
     thickness: int | None = None
     font: Path | None = None
     show_scores: bool = True
     by: Literal["class", "track"] = "class"
+    masks: bool = True
+    keypoints: bool = True
 
 
 @dataclass
@@ -76,7 +84,7 @@ class Trails:
 def draw(
     image: np.ndarray, detections: Detections, style: DrawingStyle | None = None, trails: Trails | None = None
 ) -> np.ndarray:
-    """A copy of the picture with boxes, class names, scores, and numbers of tracks; the best on top.
+    """A copy of the picture with masks, boxes, keypoints, class names, scores, and numbers of tracks; the best on top.
 
     A label lies where it covers no other: above its box, below, inside or beside it, else a little away with a line to
     its box. A box for whose label there is no room has none.
@@ -84,16 +92,19 @@ def draw(
     trails  of the video so far; this frame is added to them
     """
     style = style or DrawingStyle()
-    canvas: np.ndarray = image.copy()
     size = (image.shape[0], image.shape[1])
     thickness = style.thickness or thickness_for(size)
     colours, texts = _colours(detections, style), list(_texts(detections, style))
+    masks = detections.masks if style.masks else None
+    canvas: np.ndarray = image.copy() if masks is None else draw_masks(image, masks, colours)
     boxes = [_corners(box, size) for box in detections.boxes.tolist()]
     if trails is not None:
         trails.follow(detections)
         _draw_trails(canvas, trails, dict(zip(_tracks(detections), colours, strict=True)), thickness)
     for box, colour in zip(reversed(boxes), reversed(colours), strict=True):
         _draw_outline(canvas, box, colour, thickness)
+    if style.keypoints and detections.keypoints is not None:
+        canvas = draw_keypoints(canvas, _sure_keypoints(detections), _skeleton(detections), colours)
     layout, height = LabelLayout(size), letter_height(size)
     for box, text, colour in zip(boxes, texts, colours, strict=True):
         label = render(text, height, contrast(colour), colour, style.font)
@@ -101,6 +112,46 @@ def draw(
             if spot.away:
                 _draw_leader(canvas, box, spot.rectangle, colour)
             _paste(canvas, label, spot.rectangle)
+    return canvas
+
+
+def draw_masks(image: np.ndarray, masks: EncodedMasks | MaskCrops[Any], colours: Sequence[Colour]) -> np.ndarray:
+    """A copy of the picture with N masks in their colours, translucent and with an outline; the first on top."""
+    canvas: np.ndarray = image.copy()
+    crops = masks.crops() if isinstance(masks, EncodedMasks) else masks
+    thickness = max(1, thickness_for((image.shape[0], image.shape[1])) // 2)
+    rows = list(zip(crops.crops(), crops.windows.tolist(), colours, strict=True))
+    for crop, (x1, y1, x2, y2), colour in reversed(rows):
+        inside = np.asarray(crop)
+        window = canvas[y1:y2, x1:x2]
+        window[inside] = (window[inside] * (1 - OPACITY) + np.array(colour) * OPACITY).round()
+        contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(canvas, contours, -1, colour, thickness, offset=(x1, y1))
+    return canvas
+
+
+def draw_keypoints(
+    image: np.ndarray, keypoints: np.ndarray, skeleton: Sequence[tuple[int, int]], colours: Sequence[Colour]
+) -> np.ndarray:
+    """A copy of the picture with the keypoints of N objects in their colours, joined by lines; the first on top.
+
+    keypoints  float `[N, P, 3]`: x, y and visibility. One that is not labelled (0) is left out, and so are its lines;
+               a hidden one (1) is a ring
+    skeleton   pairs of keypoints that a line joins
+    """
+    canvas: np.ndarray = image.copy()
+    thickness = thickness_for((image.shape[0], image.shape[1]))
+    for points, colour in reversed(list(zip(keypoints.tolist(), colours, strict=True))):
+        # the pixel in which a point lies
+        places = [(math.floor(x), math.floor(y)) if visibility > 0 else None for x, y, visibility in points]
+        joined = [(places[a], places[b]) for a, b in skeleton]
+        lines = [np.array(line, np.int32) for line in joined if None not in line]
+        if thickness > 1:
+            cv2.polylines(canvas, lines, False, contrast(colour), thickness + 2, cv2.LINE_AA)
+        cv2.polylines(canvas, lines, False, colour, thickness, cv2.LINE_AA)
+        for place, (_, _, visibility) in zip(places, points, strict=True):
+            if place is not None:
+                _draw_dot(canvas, place, colour, thickness, ring=visibility == HIDDEN)
     return canvas
 
 
@@ -185,6 +236,20 @@ def _texts(detections: Detections, style: DrawingStyle) -> Iterator[str]:
         yield (names[label] + (f" {score:.2f}" if style.show_scores else "") + (f" #{track}" if track >= 0 else ""))
 
 
+def _sure_keypoints(detections: Detections) -> np.ndarray:
+    """float32 `[N, P, 3]`: those with a score that is too low are not visible."""
+    assert detections.keypoints is not None
+    keypoints: np.ndarray = detections.keypoints.cpu().numpy().copy()
+    scores = detections.objects.extra.get(KEYPOINT_SCORES)
+    if scores is not None:
+        keypoints[scores.cpu().numpy() <= MIN_KEYPOINT_SCORE, 2] = 0
+    return keypoints
+
+
+def _skeleton(detections: Detections) -> Sequence[tuple[int, int]]:
+    return detections.categories.keypoints.skeleton if detections.categories.keypoints else ()
+
+
 def _corners(box: Sequence[float], size: Size) -> Rectangle:
     """The pixels of the corners: x2 of a box is the border behind its last pixel."""
     x1, y1, x2, y2 = (round(side) for side in box)
@@ -196,6 +261,12 @@ def _draw_outline(canvas: np.ndarray, box: Rectangle, colour: Colour, thickness:
     if thickness > 1:  # the edge of a thinner line would hide it
         cv2.rectangle(canvas, box[:2], box[2:], contrast(colour), thickness + 2)
     cv2.rectangle(canvas, box[:2], box[2:], colour, thickness)
+
+
+def _draw_dot(canvas: np.ndarray, place: tuple[int, int], colour: Colour, thickness: int, *, ring: bool) -> None:
+    """Twice as wide as a line, with an edge that contrasts."""
+    cv2.circle(canvas, place, thickness + 2, contrast(colour), cv2.FILLED, cv2.LINE_AA)
+    cv2.circle(canvas, place, thickness + 1, colour, 1 if ring else cv2.FILLED, cv2.LINE_AA)
 
 
 def _draw_trails(canvas: np.ndarray, trails: Trails, colours: dict[int, Colour], thickness: int) -> None:

@@ -25,9 +25,9 @@ from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
 from detkit.engine.speed import accelerate
-from detkit.evaluation.build import build_evaluators
+from detkit.evaluation.build import build_evaluators, choose_protocols
 from detkit.evaluation.evaluator import Evaluation, Evaluator, summarise
-from detkit.evaluation.protocols import Protocol
+from detkit.evaluation.protocols import COCO_PROTOCOLS, LIMITED_PROTOCOLS, PROTOCOLS, Protocol
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Batch, Categories, Detections
 
@@ -108,7 +108,7 @@ def detection_store(dataset: ImageDataset, labels: Sequence[int] | None = None) 
 
 def evaluate_source(
     source: str | Path,
-    protocols: Sequence[Protocol],
+    protocols: Sequence[Protocol] | None = None,
     *,
     config: Path | None = None,
     overrides: Sequence[str] = (),
@@ -121,6 +121,7 @@ def evaluate_source(
     measured, and of `model` what needs no new weights (see `load_detector`); others are a UserError. The store holds
     the detections.
 
+    protocols  None: all that measure what the detector gives and the data have: boxes, masks, keypoints
     class_map  the data's names of classes by the detector's, where name and synonym do not tell
     classes    `shared`: measure on the classes that the detector and the data both have; `all`: on the data's, and
                UserError if the detector lacks one
@@ -128,7 +129,7 @@ def evaluate_source(
     of_model, others = split_overrides(overrides)
     detector, trained = load_detector(source, of_model)
     settings = evaluation_settings(source, trained, config, others)
-    check_effect(detector, others, protocols)
+    check_effect(detector, others, protocols or PROTOCOLS)
     evaluation, store = evaluate_detector(detector, settings, protocols, class_map=class_map, classes=classes)
     return replace(evaluation, notes=(*describe_overrides(overrides), *evaluation.notes)), store
 
@@ -136,7 +137,7 @@ def evaluate_source(
 def evaluate_detector(
     detector: AnyDetector,
     settings: RunConfig,
-    protocols: Sequence[Protocol],
+    protocols: Sequence[Protocol] | None = None,
     *,
     class_map: Mapping[str, str] | None = None,
     classes: Literal["all", "shared"] = "all",
@@ -144,11 +145,15 @@ def evaluate_detector(
     """Measures a detector on the validation data of `settings`; see `evaluate_source`."""
     with distributed.process_group(settings.device) as device:
         with distributed.first_process_first():
-            dataset = build_dataset(settings.data, "val")
+            dataset = build_dataset(settings.data, "val", columns=detector.columns)
         names, data_names = detector.categories.names, dataset.categories.names
         shared = shared_classes(names, data_names, class_map or {}) if classes == "shared" else None
         store = detection_store(dataset, shared)
+        protocols = choose_protocols(protocols, store, detector.columns, "this detector")
         dataset_label = label_map(detector.categories, store.categories, class_map)
+        notes = describe_match(names, data_names, store.categories.names, dataset_label.tolist())
+        if "coco_keypoints" in protocols:
+            notes += match_keypoints(detector.categories, store.categories)
         detector.to(device)
         accelerate(detector, constant=True)
         workers, root = settings.loader.workers, Path(settings.data.root)
@@ -167,8 +172,22 @@ def evaluate_detector(
         )
         amp = settings.eval.amp
         evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=amp, dataset_label=dataset_label)
-        notes = describe_match(names, data_names, store.categories.names, dataset_label.tolist())
         return replace(evaluation, notes=tuple(notes)), store
+
+
+def match_keypoints(detector: Categories, dataset: Categories) -> list[str]:
+    """Notes on keypoints that have other names in the data: they are compared in their order.
+
+    Raises UserError if they are not as many.
+    """
+    own, others = (categories.keypoints.names if categories.keypoints else () for categories in (detector, dataset))
+    if len(own) != len(others):
+        raise UserError(
+            f"protocol coco_keypoints: this detector gives {len(own)} keypoints ({listed(own)}), the data have "
+            f"{len(others)} ({listed(others)}); measure on data with the same, or its boxes, by voc07, voc10 or coco"
+        )
+    renamed = [f"{name} is {other}" for name, other in zip(own, others, strict=True) if name != other]
+    return [f"keypoints under another name in the data, compared in their order: {listed(renamed)}"] if renamed else []
 
 
 def evaluation_settings(
@@ -197,8 +216,10 @@ def check_effect(detector: AnyDetector, overrides: Sequence[str], protocols: Seq
     """Raises UserError for one that has no effect on this detector, or by these protocols."""
     given = {item.partition("=")[0].strip(): item for item in overrides}
     reasons: dict[str, str] = {}
-    if "coco" not in protocols:
-        reasons |= dict.fromkeys(("eval.coco_backend", "eval.max_detections"), "without --protocol coco")
+    if not set(protocols) & set(LIMITED_PROTOCOLS):
+        reasons["eval.max_detections"] = "without --protocol coco"
+    if not set(protocols) & set(COCO_PROTOCOLS):
+        reasons["eval.coco_backend"] = "without --protocol coco"
     if detector.proposals is None:
         reasons["loader.proposals"] = "as this detector is given no proposals"
     if not any(True for _ in detector.parameters()):  # an exported file

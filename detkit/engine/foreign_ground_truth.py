@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,13 @@ from detkit.data.coco import picture_name, read_image_ids, read_tables
 from detkit.data.coco_annotations import COCOAnnotations, coco_number
 from detkit.data.coco_classes import coco_classes
 from detkit.data.coco_ids import IdTable
+from detkit.data.coco_keypoints import COCOKeypoints, coco_keypoints
 from detkit.data.dataset import plural
 from detkit.data.picture_names import find
 from detkit.data.voc import VOC_CLASSES
 from detkit.data.voc_files import LISTS, VOCFolder, find_files, read_list
 from detkit.data.voc_xml import Annotation, VOCObject, read_annotation
-from detkit.structures import Categories, GroundTruth, Objects
+from detkit.structures import Categories, Column, EncodedMasks, GroundTruth, Objects, Size
 
 ImageSet = tuple[VOCFolder, list[str]]  # its files, and the ids in them
 
@@ -50,13 +52,18 @@ class AnnotatedImages:
 
 
 def read_ground_truth(
-    path: Path, pictures: Path | None = None, image_set: str | None = None, likely_set: str | None = None
+    path: Path,
+    pictures: Path | None = None,
+    image_set: str | None = None,
+    likely_set: str | None = None,
+    columns: Collection[Column] = (),
 ) -> AnnotatedImages:
     """Reads a COCO file, or a folder in VOC's layout. Raises UserError naming the file and the fix.
 
     pictures    their folder; None: where the formats have them. They are needed only if the files lack their sizes
     image_set   of VOC: a list such as `test` or `2007_test`, or the path of one; None: `likely_set` where there is such
                 a list, else all XML files
+    columns     what is read of a COCO file beside boxes
     """
     if pictures is not None and not pictures.is_dir():
         raise UserError(f"--images: the folder {pictures} does not exist")
@@ -64,24 +71,33 @@ def read_ground_truth(
         return _read_voc(path, pictures, image_set, likely_set)
     if image_set is not None:
         raise UserError(f"--image-set: {path} is no VOC folder; a COCO file has the images that it lists")
-    return _read_coco(path, pictures)
+    return _read_coco(path, pictures, columns)
 
 
-def _read_coco(path: Path, pictures: Path | None) -> AnnotatedImages:
+def _read_coco(path: Path, pictures: Path | None, columns: Collection[Column]) -> AnnotatedImages:
     content = read_tables(path)
-    classes = coco_classes(content, path)
+    classes, keypoints = coco_classes(content, path), COCOKeypoints()
+    if "keypoints" in columns:
+        keypoints = coco_keypoints(content["categories"], classes.names, [label >= 0 for label in classes.labels])
     ids = read_image_ids(content["images"], path)
-    annotations = COCOAnnotations(classes, IdTable(ids), path)
+    sizes = {number: size for number, row in enumerate(content["images"]) if (size := _size(row))}
+    annotations = COCOAnnotations(classes, IdTable(ids), path, columns, keypoints.points, sizes)
     annotations.read(content["annotations"])
     names = [picture_name(row) for row in content["images"]]
     files = _coco_pictures(names, path, pictures)
     raw = []
-    for number, (row, image_id, file) in enumerate(zip(content["images"], ids, files, strict=True)):
-        height, width = coco_number(row.get("height")), coco_number(row.get("width"))
-        size = (round(height), round(width)) if height and width else None
-        raw.append(RawImage(image_id, file, f"{path}: image {image_id!r}", size, annotations.by_image[number]))
-    table, notes = (classes.table, classes.labels), _sentences({**classes.notes, **annotations.notes})
-    return _annotated(path, raw, names, pictures, classes.categories, table, notes)
+    for number, (image_id, file) in enumerate(zip(ids, files, strict=True)):
+        size, where = sizes.get(number), f"{path}: image {image_id!r}"
+        raw.append(RawImage(image_id, file, where, size, annotations.by_image[number]))
+    table = classes.table, classes.labels
+    notes = _sentences({**classes.notes, **keypoints.notes, **annotations.notes})
+    categories = replace(classes.categories, keypoints=keypoints.categories)
+    return _annotated(path, raw, names, pictures, categories, table, notes)
+
+
+def _size(row: Mapping[str, Any]) -> Size | None:
+    height, width = coco_number(row.get("height")), coco_number(row.get("width"))
+    return (round(height), round(width)) if height and width else None
 
 
 def _coco_pictures(names: Sequence[str], path: Path, pictures: Path | None) -> list[str]:
@@ -186,7 +202,7 @@ def _annotated(
     faults = [fault for image in images for fault in _faults(image)]
     if faults:
         raise UserError(f"{faults[0]}; {plural(len(faults), 'fault')} like this; correct the annotations")
-    truths = [GroundTruth(image.image_id, image.size or (0, 0), _objects(image.objects)) for image in images]
+    truths = [GroundTruth(image.image_id, image.size or (0, 0), _objects(image, categories)) for image in images]
     if 0 < len(missing) < len(raw):
         notes = [
             *notes,
@@ -229,16 +245,22 @@ def _faults(image: RawImage) -> list[str]:
     return faults
 
 
-def _objects(items: Sequence[RawObject]) -> Objects[np.ndarray]:
+def _objects(image: RawImage, categories: Categories) -> Objects[np.ndarray]:
     """The area is the annotated one, else that of the box."""
+    items, points = image.objects, categories.keypoints
     boxes = np.array([item.box for item in items], np.float64).reshape(-1, 4)
     box_areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     areas = [item.columns.get("area", area) for item, area in zip(items, box_areas, strict=True)]
+    masks, sizes = [item.columns.get("masks") for item in items], [image.size or (0, 0)] * len(items)
+    none = np.zeros((len(points.names) if points else 0, 3))  # labelled
+    keypoints = np.array([item.columns.get("keypoints", none) for item in items], np.float32)
     return Objects(
         boxes.astype(np.float32),
         np.array([item.label for item in items], np.int64),
         ignore=np.array([item.columns["ignore"] for item in items], np.bool_),
         area=np.array(areas, np.float32),
+        masks=EncodedMasks.of(masks, sizes) if any(mask is not None for mask in masks) else None,
+        keypoints=keypoints.reshape(len(items), *none.shape) if points else None,
     )
 
 

@@ -22,12 +22,13 @@ from detkit.engine.config_files import load_named
 from detkit.engine.evaluate import detection_store
 from detkit.engine.foreign_ground_truth import AnnotatedImages, read_ground_truth
 from detkit.engine.overrides import check_settings
+from detkit.engine.results_columns import with_sizes
 from detkit.engine.results_files import ResultRows, read_results
-from detkit.evaluation.build import build_evaluators
+from detkit.evaluation.build import build_evaluators, choose_protocols
 from detkit.evaluation.evaluator import Evaluation, summarise
 from detkit.evaluation.protocols import EvalConfig, Protocol
 from detkit.evaluation.store import DetectionStore
-from detkit.structures import Detections, Objects
+from detkit.structures import Column, Detections, EncodedMasks, Objects
 
 MEASURING = ("eval.coco_backend", "eval.max_detections")  # what is read where no detector runs
 ClassIds = Literal["data", "from-0", "from-1"]
@@ -47,6 +48,7 @@ class Results:
     data      what they are measured on
     notes     what was unusual, in sentences for the user
     settings  how they are measured
+    columns   what the detections have beside boxes
     """
 
     store: DetectionStore
@@ -54,6 +56,7 @@ class Results:
     data: str
     notes: tuple[str, ...]
     settings: EvalConfig
+    columns: tuple[Column, ...] = ()
 
 
 def load_results(
@@ -84,9 +87,9 @@ def load_results(
         parsed = parse_config(override({}, overrides, _Settings), _Settings, where="--set")
         check_settings(parsed, overrides, MEASURING)
         settings = parsed.eval
-        data = read_ground_truth(ground_truth, images, image_set, rows.image_set)
+        data = read_ground_truth(ground_truth, images, image_set, rows.image_set, rows.columns.names)
     elif config is not None and ground_truth is None and images is None and image_set is None:
-        settings, data = _read_configured(config, overrides)
+        settings, data = _read_configured(config, overrides, rows.columns.names)
     else:
         raise UserError(
             "--detections: expected one thing to measure on: --ground-truth, a COCO file or a VOC folder (and for them "
@@ -97,12 +100,13 @@ def load_results(
     store = DetectionStore(data.categories, data.ground_truth, data.paths)
     _fill(store, rows, indices, labels)
     notes = [*data.notes, *rows.notes, *image_notes, *class_notes, *_doubts(rows, store, indices)]
-    return Results(store, rows.name, data.name, tuple(notes), settings)
+    return Results(store, rows.name, data.name, tuple(notes), settings, rows.columns.names)
 
 
-def evaluate_results(results: Results, protocols: Sequence[Protocol]) -> Evaluation:
-    """Measures by each of the protocols."""
+def evaluate_results(results: Results, protocols: Sequence[Protocol] | None = None) -> Evaluation:
+    """Measures by each of the protocols; None: by all that measure what the results and the data have."""
     settings, store = results.settings, results.store
+    protocols = choose_protocols(protocols, store, results.columns, results.name)
     evaluators = build_evaluators(
         protocols, store, coco_backend=settings.coco_backend, max_detections=settings.max_detections
     )
@@ -110,10 +114,12 @@ def evaluate_results(results: Results, protocols: Sequence[Protocol]) -> Evaluat
     return replace(evaluation, notes=results.notes)
 
 
-def _read_configured(config: Path, overrides: Sequence[str]) -> tuple[EvalConfig, AnnotatedImages]:
+def _read_configured(
+    config: Path, overrides: Sequence[str], columns: Sequence[Column]
+) -> tuple[EvalConfig, AnnotatedImages]:
     settings = load_named(config, overrides)
     check_settings(settings, overrides, ("data", *MEASURING))
-    dataset = build_dataset(settings.data, "val")
+    dataset = build_dataset(settings.data, "val", columns=columns)
     store = detection_store(dataset)
     categories, paths = store.categories, store.paths or ()
     table = IdTable(categories.ids)
@@ -253,12 +259,37 @@ def _fill(store: DetectionStore, rows: ResultRows, indices: np.ndarray, labels: 
     """Enters the detections, those of label -1 apart, image by image, best first; equal scores as in the file."""
     known = np.flatnonzero(labels >= 0)
     order = known[np.lexsort((-rows.scores[known], indices[known]))]
+    masks, keypoints = _masks(rows, store, indices), _keypoints(rows, store)
     starts = np.searchsorted(indices[order], np.arange(len(store.ground_truth) + 1))
     boxes, scores = rows.boxes.astype(np.float32), rows.scores.astype(np.float32)
     for number, image in enumerate(store.ground_truth):
         own = order[starts[number] : starts[number + 1]]
-        objects = Objects(boxes[own], labels[own], scores=scores[own]).to_tensors()
-        store.update(image.image_id, Detections(objects, store.categories))
+        objects = Objects(
+            boxes[own],
+            labels[own],
+            scores=scores[own],
+            masks=None if masks is None else masks[own],
+            keypoints=None if keypoints is None else keypoints[own],
+        )
+        store.update(image.image_id, Detections(objects.to_tensors(), store.categories))
+
+
+def _masks(rows: ResultRows, store: DetectionStore, indices: np.ndarray) -> EncodedMasks | None:
+    if rows.columns.masks is None:
+        return None
+    sizes = np.array([image.size for image in store.ground_truth], np.int64)[indices]
+    return with_sizes(rows.columns.masks, sizes, rows.images, lambda row: f"{rows.name}: entry {row}")
+
+
+def _keypoints(rows: ResultRows, store: DetectionStore) -> np.ndarray | None:
+    """Raises UserError if the data have another number of them."""
+    keypoints, known = rows.columns.keypoints, store.categories.keypoints
+    if keypoints is not None and known and keypoints.shape[1] != len(known.names):
+        raise UserError(
+            f"{rows.name}: its detections have {keypoints.shape[1]} keypoints, the objects of the data "
+            f"{len(known.names)} ({listed(known.names)}); write as many, in this order"
+        )
+    return keypoints
 
 
 def _doubts(rows: ResultRows, store: DetectionStore, indices: np.ndarray) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from detkit.data.dataset import ImageDataset
 from detkit.data.loader import Loader, build_loader
 from detkit.data.proposal_folder import ProposalFolder
@@ -9,13 +11,17 @@ from detkit.data.transforms import Augment
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.settings import RunSettings
-from detkit.structures import Batch
+from detkit.structures import COLUMNS, Batch, Column
 
 
 def training_loader(
-    dataset: ImageDataset, detector: AnyDetector, settings: RunSettings, proposals: ProposalFolder | None
+    dataset: ImageDataset,
+    detector: AnyDetector,
+    settings: RunSettings,
+    proposals: ProposalFolder | None,
+    columns: Collection[Column] = COLUMNS,
 ) -> Loader[Batch]:
-    """Augmented images in a new order every epoch."""
+    """Augmented images in a new order every epoch. `columns`: what the detector learns beside boxes."""
     keypoints = dataset.categories.keypoints
     flip_pairs = keypoints.flip_pairs if keypoints else ()
     return build_loader(
@@ -35,6 +41,7 @@ def training_loader(
         proposals=proposals,
         repeat_threshold=settings.loader.repeat_threshold,
         draft=settings.loader.draft,
+        columns=columns,
     )
 
 

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from detkit.config import UserError
 from detkit.data.build import build_dataset
 from detkit.data.dataset import ImageDataset
+from detkit.detectors.build import learned_columns
 from detkit.engine import distributed
-from detkit.engine.checks import check_device
+from detkit.engine.checks import check_columns, check_device
 from detkit.engine.initialise import initialise
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.log import RunLog
@@ -74,7 +75,9 @@ def overfit(config: RunConfig, num_images: int = 8, minutes: float = 1.0) -> Ove
         check_device(config.train, device)
         if config.train.init:
             check_source(config.train.init)
-        dataset = build_dataset(config.data, "train")
+        columns = learned_columns(config.model)
+        dataset = build_dataset(config.data, "train", columns=columns)
+        check_columns(dataset, config.model.name, columns)
         dataset = dataset.take(images_with_objects(dataset, num_images))
         detector = new_detector(config, dataset.categories)
         if config.train.init:

@@ -9,7 +9,7 @@ import glob
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from detkit.config import UserError
 from detkit.data.coco_annotations import coco_number
 from detkit.data.coco_ids import Id, plain_id
 from detkit.data.text_files import decode_text
+from detkit.engine.results_columns import ResultColumns, entry_box, read_columns
 
-ENTRY = "image_id, category_id, bbox [x, y, width, height] and score"
+ENTRY = "image_id, category_id, bbox [x, y, width, height] (or segmentation, or keypoints) and score"
 LINE = "`image score x1 y1 x2 y2`"
 ROUNDING = 1e-6  # that a score of 1 may lie above it
 # comp4_det_test_car.txt; py-faster-rcnn also writes comp4_<uuid>_det_test_car.txt
@@ -36,6 +37,7 @@ class ResultRows:
     classes    `[N]`: the id or the name of the class
     boxes      float64 `[N, 4]` xyxy in continuous pixels
     scores     float64 `[N]` in [0, 1]
+    columns    masks and keypoints
     image_set  the list of images that VOC's files name themselves after; None if they do not
     notes      what was unusual, in sentences
     """
@@ -45,6 +47,7 @@ class ResultRows:
     classes: list[Id]
     boxes: np.ndarray
     scores: np.ndarray
+    columns: ResultColumns = field(default_factory=ResultColumns)
     image_set: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -95,8 +98,8 @@ def _read_coco(path: Path) -> ResultRows:
     if not isinstance(content, list):
         raise UserError(f"{path}: expected COCO results, a list of {ENTRY}, found {_kind(content)}")
     try:
-        values = np.array([(*entry["bbox"], entry["score"]) for entry in content], np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError):
+        values = np.array([(*(entry_box(entry) or ()), entry["score"]) for entry in content], np.float64)
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         values = np.zeros(0)
     images = [plain_id(_first(entry, "image_id", "file_name")) for entry in content]
     classes = [plain_id(_first(entry, "category_id", "category_name")) for entry in content]
@@ -105,16 +108,14 @@ def _read_coco(path: Path) -> ResultRows:
         raise UserError(f"{path}: entry {number}: {fault}")
     values = values.reshape(-1, 5)
     values[:, 2:4] += values[:, :2]
-    boxes, scores = _checked(values, lambda row: f"{path}: entry {row}")
-    return ResultRows(
-        str(path),
-        [i for i in images if i is not None],
-        [c for c in classes if c is not None],
-        boxes,
-        scores,
-        None,
-        notes,
-    )
+
+    def place(row: int) -> str:
+        return f"{path}: entry {row}"
+
+    boxes, scores = _checked(values, place)
+    columns, unusual = read_columns(content, place)
+    known = [i for i in images if i is not None], [c for c in classes if c is not None]
+    return ResultRows(str(path), *known, boxes, scores, columns, None, (*notes, *unusual))
 
 
 def _read_json(path: Path) -> Any:
@@ -150,10 +151,13 @@ def _entry_fault(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         return f"expected {ENTRY}, found {_kind(entry)}"
     other = next((key for key in ("segmentation", "keypoints") if entry.get(key)), None)
-    if "bbox" not in entry and other:
-        return f"has a {other!r} and no 'bbox'; boxes are measured here: write bbox [x, y, width, height] beside it"
-    bbox = entry.get("bbox")
-    if not isinstance(bbox, list) or len(bbox) != 4 or any(isinstance(v, list) or v is None for v in bbox):
+    try:
+        bbox: Any = entry_box(entry)
+    except (TypeError, ValueError):
+        return f"expected numbers in {other!r}, found {_shown(entry[str(other)])}"
+    if bbox is None:
+        bbox = entry.get("bbox")
+    if not isinstance(bbox, list | tuple) or len(bbox) != 4 or any(isinstance(v, list) or v is None for v in bbox):
         return f"expected 'bbox' [x, y, width, height], found {_shown(bbox)}"
     if "score" not in entry:
         return "has no 'score', as in a file of ground truth; expected detections with a score in [0, 1]"
@@ -190,7 +194,7 @@ def _read_voc(files: Sequence[Path]) -> ResultRows:
     values = np.concatenate(parts)
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
     image_set = names[0]["image_set"] if names[0] else None
-    return ResultRows(where, images, classes, values[:, :4], values[:, 4], image_set)
+    return ResultRows(where, images, classes, values[:, :4], values[:, 4], image_set=image_set)
 
 
 def _read_voc_file(path: Path) -> tuple[list[str], np.ndarray]:

@@ -21,9 +21,11 @@ from detkit.data.dataset import ImageDataset
 from detkit.data.loader import Loader
 from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.sampler import Key
-from detkit.detectors.build import build_detector
+from detkit.data.transforms import used_columns
+from detkit.detectors.build import build_detector, learned_columns
 from detkit.detectors.detector import AnyDetector
-from detkit.engine.drawing import GREY, colour_of, draw_box
+from detkit.engine.checks import check_columns
+from detkit.engine.drawing import GREY, colour_of, draw_box, draw_keypoints, draw_masks
 from detkit.engine.initialise import without_public_weights
 from detkit.engine.loaders import evaluation_loader, training_loader
 from detkit.engine.proposal_search import ProposalSource, find_proposals, proposal_folder, proposal_source
@@ -50,9 +52,12 @@ def show(config: RunConfig, split: Split, folder: Path, *, count: int = 10, epoc
     A JPEG for each image, `NUMBER_NAME.jpg`, and all of them on `sheet.jpg`. Yields a line about the data, and one for
     each drawing when it is there. Raises UserError for data without images or that training would refuse.
     """
-    dataset = build_dataset(config.data, split)
+    columns = learned_columns(config.model)
+    used = used_columns(config.augment) if split == "train" else ()
+    dataset = build_dataset(config.data, split, columns={*columns, *used})
     if not len(dataset):
         raise UserError(f"{dataset.name}: no image to show")
+    check_columns(dataset, config.model.name, columns)
     create_folder(folder)
     yield dataset.summary
     with torch.device("meta"):  # no weights: only the input and the proposals are asked for
@@ -91,7 +96,7 @@ def _loader(
 ) -> Loader[Batch]:
     if split == "train":
         alone = config.model_copy(update={"loader": config.loader.model_copy(update={"workers": 0})})
-        return training_loader(dataset, detector, alone, proposals)
+        return training_loader(dataset, detector, alone, proposals, learned_columns(config.model))
     size = config.eval.batch_size
     return evaluation_loader(dataset, detector, batch_size=size, workers=0, proposals=proposals, with_targets=True)
 
@@ -118,19 +123,28 @@ def _draw_pair(file: Sample, network: Sample, categories: Categories) -> tuple[n
 
 
 def _draw_panel(sample: Sample, categories: Categories, height: int) -> np.ndarray:
-    """The image scaled to `height` below its description; proposals thin, objects with their class, ignored dashed."""
+    """The image scaled to `height` below its description; proposals thin, objects with their class, ignored dashed.
+
+    Masks and keypoints in the colours of the boxes.
+    """
+    objects = sample.objects
+    pairs = zip(objects.labels.tolist(), objects.ignore.tolist(), strict=True)
+    colours = [GREY if ignored else colour_of(label) for label, ignored in pairs]
+    image = sample.image if objects.masks is None else draw_masks(sample.image, objects.masks, colours)
     scale = min(height / sample.image.shape[0], MAX_WIDTH / sample.image.shape[1])
     width = max(1, round(sample.image.shape[1] * scale))
     interpolation = cv2.INTER_NEAREST if scale > 1 else cv2.INTER_AREA
     rows = max(1, round(sample.image.shape[0] * scale))  # fewer than `height` where the image is very wide
-    canvas = cv2.resize(sample.image, (width, rows), interpolation=interpolation)
+    canvas = cv2.resize(image, (width, rows), interpolation=interpolation)
     stretch = np.array([width / sample.image.shape[1], rows / sample.image.shape[0]] * 2)
+    if objects.keypoints is not None:
+        skeleton = categories.keypoints.skeleton if categories.keypoints else ()
+        canvas = draw_keypoints(canvas, objects.keypoints * [*stretch[:2], 1], skeleton, colours)
     if sample.proposals is not None:
         for x1, y1, x2, y2 in (sample.proposals[:MAX_PROPOSALS] * stretch).round().astype(int).tolist():
             cv2.rectangle(canvas, (x1, y1), (x2, y2), WHITE, 1)
-    objects = sample.objects
-    for box, label, ignored in zip(objects.boxes * stretch, objects.labels, objects.ignore, strict=True):
-        colour = GREY if ignored else colour_of(int(label))
+    columns = (objects.boxes * stretch, objects.labels, objects.ignore, colours)
+    for box, label, ignored, colour in zip(*columns, strict=True):
         draw_box(canvas, box.tolist(), categories.names[label], colour, dashed=bool(ignored))
     title = np.full((TITLE, width, 3), 255, np.uint8)
     cv2.putText(title, _describe(sample), (4, TITLE - 9), FONT, 0.45, (0, 0, 0), 1, cv2.LINE_AA)

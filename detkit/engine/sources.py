@@ -37,8 +37,8 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
     suppression, the size of the input.
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
-    `:FILE` for weights that are already on disk, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or
-    `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file that
+    `:FILE` for weights that are already on disk, `detectron2:FILE`, or a darknet model, `NAME.cfg` with `NAME.weights`
+    beside it or `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file that
     `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are
     downloaded. Raises UserError if it is none of these, or its weights are not numbers, and for other overrides.
     """
@@ -150,7 +150,7 @@ def _load_exported(path: Path, overrides: Sequence[str]) -> tuple[AnyDetector, R
 
 def _is_public(source: str) -> bool:
     is_cfg = Path(source).suffix == ".cfg" and not Path(source).is_dir()
-    return source.startswith(("torchvision:", "detr:", "darknet:")) or is_cfg
+    return source.startswith(("torchvision:", "detr:", "detectron2:", "yolox:", "darknet:")) or is_cfg
 
 
 def _load_public(source: str, change: Change = unchanged) -> AnyDetector | None:
@@ -168,6 +168,14 @@ def _load_public(source: str, change: Change = unchanged) -> AnyDetector | None:
             from detkit.weights.detr import load_detr
 
             return load_detr(name, Path(file) if file else None, change)
+        case "yolox":
+            from detkit.weights.yolox import load_yolox
+
+            return load_yolox(name, Path(file) if file else None, change)
+        case "detectron2":
+            from detkit.weights.detectron2 import load_detectron2
+
+            return load_detectron2(source.removeprefix("detectron2:"), change)
         case _:
             from detkit.weights.darknet import load_darknet_source
 

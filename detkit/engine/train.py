@@ -18,6 +18,7 @@ from detkit.data.build import build_dataset
 from detkit.data.checks import NoValidation
 from detkit.data.dataset import ImageDataset
 from detkit.data.repeat_factors import describe_repeats
+from detkit.data.transforms import used_columns
 from detkit.detectors.build import build_detector, learned_columns
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
@@ -50,7 +51,7 @@ from detkit.engine.throughput import Throughput
 from detkit.engine.validation import Validation
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.report import format_table
-from detkit.structures import Batch, Categories, ImageId
+from detkit.structures import COLUMNS, Batch, Categories, Column, ImageId
 
 NO_VALIDATION = "no validation data: nothing is measured; last.pt is the result, and best.pt is not written"
 
@@ -61,11 +62,13 @@ class TrainingData:
 
     val        None: nothing is measured, and the last checkpoint is the result
     proposals  folder in which proposals are stored, for detectors that are given them; None: the folder of the run
+    columns    what of the objects the detector learns beside boxes; the rest is for the augmentation alone
     """
 
     train: ImageDataset
     val: ImageDataset | None
     proposals: Path | None = None
+    columns: tuple[Column, ...] = COLUMNS
 
 
 def train_config(
@@ -85,13 +88,13 @@ def train_config(
 def training_data(config: RunConfig) -> TrainingData:
     """Both splits of the data of `config`, or only the first where there is no other."""
     columns = learned_columns(config.model)
-    train_set = build_dataset(config.data, "train", columns=columns)
+    train_set = build_dataset(config.data, "train", columns={*columns, *used_columns(config.augment)})
     check_columns(train_set, config.model.name, columns)
     try:
         val_set = build_dataset(config.data, "val", columns=columns)
     except NoValidation:
         val_set = None
-    return TrainingData(train_set, val_set, Path(config.data.root))
+    return TrainingData(train_set, val_set, Path(config.data.root), columns)
 
 
 def new_detector(config: RunConfig, categories: Categories) -> AnyDetector:
@@ -163,7 +166,7 @@ class Run:
         proposals = data.proposals or folder
         workers, chosen = settings.loader.workers, settings.loader.proposals
         self.train_proposals = proposals_for(detector, data.train, proposals, workers=workers, chosen=chosen)
-        self.loader = training_loader(data.train, detector, settings, self.train_proposals)
+        self.loader = training_loader(data.train, detector, settings, self.train_proposals, data.columns)
         self.validation = Validation(detector, data.val, settings, proposals) if data.val else None
         self.epoch = self.step = self.images_seen = 0
         self.finished = False

@@ -13,7 +13,7 @@ from detkit.engine.evaluate import detection_store, evaluate
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunSettings
-from detkit.evaluation.build import build_evaluators
+from detkit.evaluation.build import build_evaluators, choose_protocols
 from detkit.evaluation.evaluator import Evaluation
 
 
@@ -23,7 +23,8 @@ def has_objects(dataset: ImageDataset) -> bool:
 
 
 class Validation:
-    """
+    """By the protocol of the settings alone.
+
     detector   says how pictures are resized, and what proposals it is given
     proposals  folder in which those are stored
     """
@@ -39,7 +40,7 @@ class Validation:
         )
         self.store = detection_store(dataset)
         self.evaluators = build_evaluators(
-            [self.config.protocol],
+            choose_protocols([self.config.protocol], self.store, detector.columns, "this detector"),
             self.store,
             coco_backend=self.config.coco_backend,
             max_detections=self.config.max_detections,

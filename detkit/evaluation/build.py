@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from detkit.config import UserError
 from detkit.evaluation.coco import COCOEvaluator
 from detkit.evaluation.evaluator import Evaluator
-from detkit.evaluation.protocols import MAX_DETECTIONS, PROTOCOLS, CocoBackend, Protocol
+from detkit.evaluation.protocols import MAX_DETECTIONS, MEASURED, PROTOCOLS, CocoBackend, Protocol, protocols_of
 from detkit.evaluation.store import DetectionStore
 from detkit.evaluation.voc import VOCEvaluator
+from detkit.structures import Column
+
+
+def choose_protocols(
+    protocols: Sequence[Protocol] | None, store: DetectionStore, columns: Collection[Column], owner: str
+) -> tuple[Protocol, ...]:
+    """`protocols`; where there are None all that the detections and the data of `store` have what they measure for.
+
+    columns  what the detections have beside boxes
+    owner    whose detections they are, in the message
+    Raises UserError for a protocol that measures what one of them lacks.
+    """
+    if protocols is None:
+        return protocols_of(set(columns) & set(store.columns))
+    for protocol in protocols:
+        measured = MEASURED.get(protocol, "boxes")
+        if measured == "boxes":
+            continue
+        if measured not in columns:
+            raise UserError(
+                f"protocol {protocol}: measures {measured}, and {owner} gives none; measure its boxes, by voc07, voc10 "
+                "or coco"
+            )
+        if measured not in store.columns and store.num_objects:
+            raise UserError(
+                f"protocol {protocol}: measures {measured}, and no object of the validation data has any; annotate "
+                "them, or measure boxes, by voc07, voc10 or coco"
+            )
+    return tuple(protocols)
 
 
 def build_evaluators(
@@ -29,7 +59,8 @@ def _build(protocol: Protocol, store: DetectionStore, coco_backend: CocoBackend,
     match protocol:
         case "voc07" | "voc10":
             return VOCEvaluator(store, eleven_point=protocol == "voc07")
-        case "coco":
-            return COCOEvaluator(store, backend=coco_backend, max_detections=max_detections)
+        case "coco" | "coco_segm" | "coco_keypoints":
+            measured = MEASURED[protocol]
+            return COCOEvaluator(store, measured=measured, backend=coco_backend, max_detections=max_detections)
         case _:
             raise ValueError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")

@@ -28,7 +28,7 @@ class ProtocolResult:
 
     rules      the rules in one line
     headline   the name in `metrics` of the number that stands for all: `mAP` (VOC) or `AP` (COCO)
-    metrics    number by name: `mAP`, or COCO's twelve
+    metrics    number by name: `mAP`, or COCO's twelve, ten of keypoints
     per_class  AP by class name
     """
 

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from detkit.config import Config
 
-Protocol = Literal["voc07", "voc10", "coco"]
+Protocol = Literal["voc07", "voc10", "coco", "coco_segm", "coco_keypoints"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+Measured = Literal["boxes", "masks", "keypoints"]
+MEASURED: dict[Protocol, Measured] = {
+    "voc07": "boxes",
+    "voc10": "boxes",
+    "coco": "boxes",
+    "coco_segm": "masks",
+    "coco_keypoints": "keypoints",
+}
 
 CocoBackend = Literal["pycocotools", "fast"]
 MAX_DETECTIONS = 100  # COCO's, of an image and class
+KEYPOINT_DETECTIONS = 20  # and where keypoints are compared
+COCO_PROTOCOLS: tuple[Protocol, ...] = ("coco", "coco_segm", "coco_keypoints")  # that `coco_backend` computes
+LIMITED_PROTOCOLS: tuple[Protocol, ...] = ("coco", "coco_segm")  # whose number of detections can be chosen
+
+
+def protocols_of(columns: Collection[str]) -> tuple[Protocol, ...]:
+    """All that measure boxes or one of `columns`: masks, keypoints."""
+    return tuple(protocol for protocol in PROTOCOLS if MEASURED[protocol] in ("boxes", *columns))
 
 
 class EvalConfig(Config):
     """
-    protocol        the protocol whose headline number selects the best checkpoint
+    protocol        the protocol whose headline number selects the best checkpoint; coco_segm measures masks and
+                    coco_keypoints keypoints, the others boxes
     batch_size      images of a batch
     coco_backend    the program that computes the COCO numbers: both give the same bits, `fast` in a hundredth of the
                     time
     amp             mixed precision of the detector: slightly other numbers, faster where the device has bf16
-    max_detections  that COCO's numbers count of an image and class, the best ones; 100 as published. A detector gives
-                    no more than the `max_detections` of its selection; above 10, which is another of COCO's limits
+    max_detections  that COCO's numbers of boxes and masks count of an image and class, the best ones; 100 as published
+                    (of keypoints always 20). A detector gives no more than the `max_detections` of its selection; above
+                    10, which is another of COCO's limits
     """
 
     at_test: ClassVar[tuple[str, ...]] = ("batch_size", "coco_backend", "amp", "max_detections")

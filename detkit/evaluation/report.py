@@ -24,30 +24,30 @@ def format_table(evaluation: Evaluation, protocol: Protocol) -> str:
         *(f"{name:{width}}  {evaluation.num_objects[name]:7d}  {_number(ap)}" for name, ap in result.per_class.items()),
         "",
     ]
-    return "\n".join([*lines, *_rows_of_three(result.metrics)])
+    return "\n".join([*lines, *_rows(result.metrics)])
 
 
 def format_side_by_side(evaluation: Evaluation) -> str:
     """All protocols in one table: AP by class in a column each, then their rules; `-` for nan."""
     results = evaluation.results
     width = max(map(len, [*evaluation.num_objects, "class"]))
-    mean = "".join(f"  {_number(result.score)}" for result in results.values())
+    mean = _columns({protocol: result.score for protocol, result in results.items()})
     lines = [
         _size(evaluation),
         "",
         f"{'class':{width}}  objects" + "".join(f"  {protocol:>6}" for protocol in results),
         *(
             f"{name:{width}}  {count:7d}"
-            + "".join(f"  {_number(result.per_class[name])}" for result in results.values())
+            + _columns({protocol: result.per_class[name] for protocol, result in results.items()})
             for name, count in evaluation.num_objects.items()
         ),
         f"{'mean':{width}}  {sum(evaluation.num_objects.values()):7d}{mean}",
         "",
         *(f"{protocol}: {result.rules}" for protocol, result in results.items()),
     ]
-    for result in results.values():
-        if len(result.metrics) > 1:  # COCO's twelve; VOC's only number is its mean
-            lines += ["", *_rows_of_three(result.metrics)]
+    detailed = {protocol: result for protocol, result in results.items() if len(result.metrics) > 1}  # COCO's
+    for protocol, result in detailed.items():
+        lines += ["", *([f"{protocol}:"] if len(detailed) > 1 else []), *_rows(result.metrics)]
     return "\n".join(lines)
 
 
@@ -74,9 +74,15 @@ def _size(evaluation: Evaluation) -> str:
     )
 
 
-def _rows_of_three(metrics: Mapping[str, float]) -> list[str]:
-    numbers = [f"{name:5} {_number(value)}" for name, value in metrics.items()]
-    return ["   ".join(numbers[row : row + 3]) for row in range(0, len(numbers), 3)]  # COCO's twelve in four rows
+def _columns(values: Mapping[Protocol, float]) -> str:
+    """A number of each protocol below its name."""
+    return "".join(f"  {_number(value):>{len(protocol)}}" for protocol, value in values.items())
+
+
+def _rows(metrics: Mapping[str, float]) -> list[str]:
+    """COCO's twelve in four rows, the ten of keypoints in two."""
+    numbers, size = [f"{name:5} {_number(value)}" for name, value in metrics.items()], 5 if len(metrics) == 10 else 3
+    return ["   ".join(numbers[row : row + size]) for row in range(0, len(numbers), size)]
 
 
 def _number(value: float) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
-from detkit.structures import Categories, Detections, GroundTruth, ImageId, Objects
+from detkit.structures import COLUMNS, Categories, Column, Detections, EncodedMasks, GroundTruth, ImageId, Objects
+from detkit.structures.masks import NO_MASK
 
 
 class DetectionStore:
@@ -35,6 +37,20 @@ class DetectionStore:
             raise ValueError(f"DetectionStore: expected distinct class names, got {categories.names}")
         for image in self.ground_truth:
             self._check_labels(image.image_id, image.objects.labels)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """What objects that count have beside boxes: masks, keypoints with a labelled one."""
+        return tuple(column for column in COLUMNS if self.num_with(column))
+
+    @property
+    def num_objects(self) -> int:
+        """The objects that count."""
+        return sum(int((~image.objects.ignore).sum()) for image in self.ground_truth)
+
+    def num_with(self, column: Column) -> int:
+        """The objects that count and have a mask, or a labelled keypoint."""
+        return sum(int(_have(column, image.objects)[~image.objects.ignore].sum()) for image in self.ground_truth)
 
     def reset(self) -> None:
         """Forgets all detections."""
@@ -90,3 +106,13 @@ class DetectionStore:
         invalid = labels[(labels < 0) | (labels >= len(self.categories))]
         if len(invalid):
             raise ValueError(f"image {image_id!r}: expected labels in [0, {len(self.categories)}), got {invalid[0]}")
+
+
+def _have(column: Column, objects: Objects[np.ndarray]) -> np.ndarray:
+    """bool `[N]`: whether each has a mask, or a labelled keypoint."""
+    have: np.ndarray = np.zeros(len(objects), np.bool_)
+    if column == "masks" and isinstance(objects.masks, EncodedMasks):
+        have = objects.masks.kinds != NO_MASK
+    elif column == "keypoints" and objects.keypoints is not None:
+        have = np.any(objects.keypoints[:, :, 2] > 0, axis=1)
+    return have

@@ -5,6 +5,7 @@ Legend: B images, H x W pixels of the canvas, P proposals of an image, D detecti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from detkit.nn.selection import DetectionRows, images_of_rows
 from detkit.ops.boxes import clip_to_windows
 
 DETECTIONS = ("boxes", "scores", "labels", "counts")
+# What some detectors give of each detection besides: the name of the output, and its column of `DetectionRows`.
+FURTHER = {"masks": "masks", "keypoint_heatmaps": "heatmaps"}
 
 
 class Whole(nn.Module):
@@ -31,8 +34,8 @@ class Whole(nn.Module):
     proposals       float32 `[B, P, 4]` xyxy in pixels of `images`, for a detector that is given them; those without
                     area only fill up the number
 
-    Returns the `DETECTIONS`, whose boxes are in original pixels and whose rows beyond the count are 0, then the outputs
-    of the network where `raw`.
+    Returns the `DETECTIONS`, whose boxes are in original pixels and whose rows beyond the count are 0, then those of
+    `FURTHER` that the detector has, then the outputs of the network where `raw`.
     """
 
     def __init__(
@@ -73,6 +76,9 @@ class Whole(nn.Module):
             filled = torch.arange(boxes.shape[1], device=boxes.device) < rows.counts[:, None]
             boxes = torch.where(filled[..., None], clip_to_windows(boxes, windows[:, None]), 0.0)
             results |= dict(zip(DETECTIONS, (boxes, rows.scores, rows.labels, rows.counts), strict=True))
+            for name, column in FURTHER.items():
+                if (value := getattr(rows, column)) is not None:
+                    results[name] = torch.where(filled.view(*filled.shape, *[1] * (value.ndim - 2)), value, 0.0)
         if self.raw:
             results |= named_tensors(outputs, "raw")  # darknet has `scores` of its own
         return results
@@ -85,15 +91,15 @@ def _regions(proposals: Tensor) -> Regions:
 
 
 def named_tensors(outputs: object, prefix: str = "") -> dict[str, Tensor]:
-    """The tensors in dataclasses and tuples of outputs, by their path: `raw.rpn.logits.0`. Detections are left out."""
+    """The tensors in outputs (dataclasses, dicts, tuples), by their path: `raw.rpn.logits.0`; without detections."""
     if isinstance(outputs, Tensor):
         return {prefix: outputs}
     if outputs is None or isinstance(outputs, DetectionRows):
         return {}
     if isinstance(outputs, (tuple, list)):
-        children: dict[str, object] = {str(index): value for index, value in enumerate(outputs)}
+        children: Mapping[str, object] = {str(index): value for index, value in enumerate(outputs)}
     else:
-        children = vars(outputs)
+        children = outputs if isinstance(outputs, Mapping) else vars(outputs)
     return {
         name: tensor
         for key, value in children.items()

@@ -25,7 +25,7 @@ from detkit.engine.evaluate import detection_store, label_map, relabel
 from detkit.evaluation.build import build_evaluators
 from detkit.export.comparison_data import ComparisonData, batch_of, batches
 from detkit.export.files import format_of
-from detkit.export.graph import DETECTIONS
+from detkit.export.graph import DETECTIONS, FURTHER
 from detkit.export.metadata import Metadata
 from detkit.export.program import PROPOSALS
 from detkit.export.report_text import (
@@ -132,6 +132,9 @@ class ProgramAndFile(Runner):
             if not value.is_floating_point() or name in DETECTIONS or ".regions." in name:
                 continue
             other = actual[name]
+            if name in FURTHER:
+                one_rows, other_rows = match_rows(expected, actual)
+                value, other = value.flatten(0, 1)[one_rows], other.flatten(0, 1)[other_rows]
             for owner in filter(name.startswith, owners):
                 value, other = value[rows[owner][0]], other[rows[owner][1]]
             largest = difference(value, other, boxes=name.endswith(".boxes"))
@@ -189,6 +192,19 @@ def match_regions(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[Tenso
         other_rows.append(other_indices[nearest[matched]])
     none = torch.zeros(0, dtype=torch.int64)
     return torch.cat([none, *rows]), torch.cat([none, *other_rows]), strays
+
+
+def match_rows(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows int64 `[n]` of all images' detections of one class with the same box, up to `REGION_DISTANCE`."""
+    num_images = len(expected["counts"])
+    sides = []
+    for outputs in (expected, actual):
+        labels, rows = outputs["labels"], torch.arange(outputs["labels"].shape[1])
+        valid = rows < outputs["counts"][:, None]
+        group = labels * num_images + torch.arange(num_images)[:, None]  # an image and a class
+        sides.append([outputs["boxes"].flatten(0, 1), group.flatten(), valid.flatten()])
+    one_rows, other_rows, _ = match_regions(*sides)
+    return one_rows, other_rows
 
 
 def match_all(expected: Sequence[Limited], actual: Sequence[Limited]) -> Matches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from detkit.config import UserError
 from detkit.detectors.detector import Detector
 from detkit.export.canvas import on_canvas
 from detkit.export.files import format_of, require_extra
-from detkit.export.graph import DETECTIONS
+from detkit.export.graph import DETECTIONS, FURTHER
 from detkit.export.metadata import KEY, Metadata, parse_metadata
 from detkit.export.signal_stack import own_signal_stack
 from detkit.nn.input import ImageInput, KeepConfig
@@ -128,10 +129,13 @@ class ExportedDetector(Detector[DetectionRows]):
 
     def __init__(self, runner: Runner, metadata: Metadata) -> None:
         config = metadata.input
+        inside = ImageInput(config, metadata.stride)
         if metadata.pictures == "resize":
             config = config.model_copy(update={"resize": KeepConfig()})
         super().__init__(ImageInput(config, metadata.stride), metadata.categories)
         self.runner, self.metadata = runner, metadata
+        self.inside = inside if metadata.pictures == "resize" else None  # how the file itself resizes pictures
+        self.further = {name: column for name, column in FURTHER.items() if name in metadata.outputs}
         self.proposals = metadata.proposals
         self.needs_fixed_canvas = metadata.canvas is not None
 
@@ -140,7 +144,11 @@ class ExportedDetector(Detector[DetectionRows]):
         groups = self._groups(batch)
         parts = [self._run(batch, rows) for rows in groups]
         order = torch.tensor([row for rows in groups for row in rows]).argsort()
-        return DetectionRows(*(torch.cat([part[name] for part in parts])[order] for name in DETECTIONS))
+        columns = {name: torch.cat([part[name] for part in parts])[order] for name in parts[0]}
+        return DetectionRows(
+            *(columns[name] for name in DETECTIONS),
+            **{column: columns[name] for name, column in self.further.items()},
+        )
 
     def _groups(self, batch: Batch) -> list[list[int]]:
         """The rows of the batch that the file takes at once: as many as it does, and of one size if it resizes them."""
@@ -170,7 +178,8 @@ class ExportedDetector(Detector[DetectionRows]):
         missing = (metadata.batch or len(rows)) - len(rows)
         arrays = {name: torch.cat([value, *[value[:1]] * missing]).numpy() for name, value in inputs.items()}
         outputs = self.runner(arrays)
-        return {name: torch.from_numpy(np.array(outputs[name]))[: len(rows)] for name in DETECTIONS}
+        names = (*DETECTIONS, *self.further)
+        return {name: torch.from_numpy(np.array(outputs[name]))[: len(rows)] for name in names}
 
     @override
     def network(self, images: Tensor, sizes: Tensor) -> DetectionRows:
@@ -186,9 +195,15 @@ class ExportedDetector(Detector[DetectionRows]):
 
     @override
     def postprocess(self, outputs: DetectionRows, infos: Sequence[ImageInfo]) -> list[Detections]:
-        """The file gives original pixels already."""
-        in_place = [ImageInfo(info.image_id, info.orig_size, info.orig_size, (1.0, 1.0)) for info in infos]
-        return outputs.to_detections(in_place, self.categories)
+        """The file gives original pixels already. Heat maps are those of boxes in input pixels, as in PyTorch."""
+        if outputs.heatmaps is None:
+            in_place = [ImageInfo(info.image_id, info.orig_size, info.orig_size, (1.0, 1.0)) for info in infos]
+            return outputs.to_detections(in_place, self.categories)
+        if self.inside is not None:
+            infos = [self.inside.place(info.image_id, info.orig_size) for info in infos]
+        scale, offset = (torch.tensor([getattr(info, name) * 2 for info in infos]) for name in ("scale", "offset"))
+        boxes = outputs.boxes * scale[:, None] + offset[:, None]
+        return replace(outputs, boxes=boxes).to_detections(infos, self.categories)
 
 
 def _as_rows(boxes: Sequence[Tensor]) -> Tensor:

@@ -39,7 +39,11 @@ class StretchConfig(Config):
 
 
 class LetterboxConfig(Config):
-    """The longer side becomes `size`; the rest of the square is grey, half on either side (darknet)."""
+    """The longer side becomes `size`; the rest of the square is grey, half on either side (darknet).
+
+    centred  false: the picture lies in the upper left corner, and the canvas is no larger than its batch needs (YOLOX)
+    fill     the grey, 0 to 255
+    """
 
     at_test: ClassVar[tuple[str, ...]] = ("size",)
 
@@ -47,6 +51,8 @@ class LetterboxConfig(Config):
     size: int = Field(416, ge=1)  # px, a multiple of the network's stride
     train_sizes: tuple[int, ...] = ()  # px, multi-scale training
     draw_every: int = Field(10, ge=1)  # batches that share a drawn size; YOLOv2, section 2: every ten
+    centred: bool = True
+    fill: float = Field(127.5, ge=0, le=255)
 
 
 class KeepConfig(Config):
@@ -114,14 +120,15 @@ class ImageInput(nn.Module):
             case LetterboxConfig():  # whole pixels as darknet's letterbox_image
                 longer = max(height, width)
                 h, w = max(1, height * size // longer), max(1, width * size // longer)
-                offset = ((size - w) // 2, (size - h) // 2)
+                if rule.centred:
+                    offset = ((size - w) // 2, (size - h) // 2)
         return ImageInfo(image_id, orig_size, (h, w), (w / width, h / height), offset)
 
     def windows(self, sizes: Tensor) -> Tensor:
         """float32 `[B, 4]` xyxy in input px: where pictures of `sizes`, `[B, 2]` (h, w), lie on their canvas."""
         sides = sizes.flip(1)  # (w, h)
         corner = torch.zeros_like(sides)
-        if isinstance(self.resize, LetterboxConfig):  # centred on a square as large as the longer side
+        if isinstance(self.resize, LetterboxConfig) and self.resize.centred:  # on a square of the longer side
             corner = (sides.amax(dim=1, keepdim=True) - sides) // 2
         return torch.cat([corner, corner + sides], dim=1).float()
 
@@ -131,7 +138,8 @@ class ImageInput(nn.Module):
             images = images.flip(1)
         # [B, 3, H, W] in memory too, whatever the batch has: the same numbers from every loader
         pixels = (images.to(self.mean.dtype, memory_format=torch.contiguous_format) - self.mean) / self.std
-        padding = (127.5 - self.mean[0]) / self.std[0] if isinstance(self.resize, LetterboxConfig) else 0.0
+        rule = self.resize
+        padding = (rule.fill - self.mean[0]) / self.std[0] if isinstance(rule, LetterboxConfig) else 0.0
         x1, y1, x2, y2 = self.windows(sizes)[:, :, None].unbind(dim=1)  # each [B, 1]
         x, y = (torch.arange(side, device=images.device) for side in (images.shape[3], images.shape[2]))
         inside = ((y >= y1) & (y < y2))[:, None, :, None] & ((x >= x1) & (x < x2))[:, None, None, :]

@@ -108,9 +108,11 @@ class GridCoder:
 
     scale_xy  YOLOv4's grid sensitivity s: in place of sigmoid(t) stands sigmoid(t) * s - (s - 1) / 2, which can reach
               the borders of a cell; 1 before YOLOv4
+    squared   (2 sigmoid(t))^2 in place of exp(t), so that a side has at most four times that of the anchor (YOLOv5)
     """
 
     scale_xy: float = 1.0
+    squared: bool = False
 
     def decode(self, raw: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float) -> Tensor:
         """Boxes `[..., 4]` xyxy in input pixels, at least float32; not clipped to any image.
@@ -124,5 +126,6 @@ class GridCoder:
         raw = at_least_float32(raw)
         offset = raw[..., :2].sigmoid() * self.scale_xy - (self.scale_xy - 1) / 2
         center = (offset + cells) * stride
-        half = raw[..., 2:].exp() * anchors / 2
+        factor = (2 * raw[..., 2:].sigmoid()) ** 2 if self.squared else raw[..., 2:].exp()
+        half = factor * anchors / 2
         return torch.cat((center - half, center + half), dim=-1)

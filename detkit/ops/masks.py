@@ -59,12 +59,12 @@ def _align_weights(sides: Tensor, windows: Tensor, end: Tensor, size: int, align
     else:
         extent = extent.clamp(min=1)
     cell = extent / size
-    samples = cell.ceil().clamp(min=1)  # of a cell
-    number = torch.arange(int(samples.max()), device=sides.device)
-    offset = (number + 0.5) * (cell / samples)[:, None]  # [P, G]
+    samples = cell.ceil()  # of a cell; none, if the region has no size
+    number = torch.arange(max(1, int(samples.max())), device=sides.device)
+    offset = (number + 0.5) * (cell / samples.clamp(min=1))[:, None]  # [P, G]
     cells = torch.arange(size, device=sides.device) * cell[:, None]  # [P, size]
     position = start[:, None, None] + cells[:, :, None] + offset[:, None]  # [P, size, G]
-    share = (number < samples[:, None]) / samples[:, None]  # [P, G]
+    share = (number < samples[:, None]) / samples.clamp(min=1)[:, None]  # [P, G]
     share = share[:, None] * ((position >= -1) & (position <= end))
     position = position.clamp(min=0).minimum(end - 1)
     low = position.floor()
@@ -119,6 +119,6 @@ def _paste_weights(start: int, end: int, side: tuple[float, float], cells: int, 
         position = (middle - side[0]) * ((cells + 2) / (side[1] - side[0])) - 0.5
         position = position.clamp(0, cells + 1)
     else:
-        position = (middle - side[0]) * (cells / (side[1] - side[0])) + 0.5
+        position = (middle - side[0]) * (cells / max(side[1] - side[0], 1e-6)) + 0.5
     columns = torch.arange(cells + 2)
     return (1 - (position[:, None] - columns).abs()).clamp(min=0)

@@ -188,7 +188,10 @@ function draw() {
   // Of all sizes of pictures the lines and letters are as thick on the screen.
   const unit = width / Math.max(1, canvas.getBoundingClientRect().width);
   const detections = shown();
-  for (const it of [...detections].reverse()) box(it, unit, highlighted && it !== highlighted);
+  const faded = (it) => highlighted && it !== highlighted;
+  for (const it of [...detections].reverse()) mask(it, faded(it));
+  for (const it of [...detections].reverse()) box(it, unit, faded(it));
+  for (const it of [...detections].reverse()) dots(it, unit, faded(it));
   if (highlighted && detections.includes(highlighted)) box(highlighted, unit, false);
   canvas.setAttribute("aria-label", `${picture.name} with ${detections.length} boxes`);
 }
@@ -210,6 +213,66 @@ function box(it, unit, faded) {
   pen.fillRect(left, top, wide, high);
   pen.fillStyle = "#000";
   pen.fillText(text, left + 3 * unit, top + 2 * unit);
+  pen.globalAlpha = 1;
+}
+
+function mask(it, faded) {
+  if (!it.mask) return;
+  it.shape ??= shape(it.mask);
+  pen.globalAlpha = faded ? 0.1 : 0.45;
+  pen.fillStyle = colour(it.class);
+  pen.fill(it.shape);
+  pen.globalAlpha = 1;
+}
+
+// The pixels of a mask: its runs go down the columns of the picture, background and object in turn.
+function shape({ size, counts }) {
+  const path = new Path2D();
+  const height = size[0];
+  let start = 0;
+  runs(counts).forEach((run, index) => {
+    for (let at = start; index % 2 && at < start + run; ) {
+      const end = Math.min(start + run, at - (at % height) + height); // of the run, or of the column
+      path.rect(Math.floor(at / height), at % height, 1, end - at);
+      at = end;
+    }
+    start += run;
+  });
+  return path;
+}
+
+// As COCO compresses them: five bits of a number in each character, the lowest first, one that says whether it goes on,
+// and from the fourth number on only what it differs by from the number two before.
+function runs(counts) {
+  const result = [];
+  for (let place = 0; place < counts.length; ) {
+    let value = 0;
+    let unit = 1;
+    let digit;
+    do {
+      digit = counts.charCodeAt(place++) - 48;
+      value += (digit & 31) * unit;
+      unit *= 32;
+    } while (digit & 32);
+    if (digit & 16) value -= unit;
+    result.push(result.length > 2 ? value + result[result.length - 2] : value);
+  }
+  return result;
+}
+
+const likely = (point) => point.score > 0;
+
+function dots(it, unit, faded) {
+  pen.globalAlpha = faded ? 0.2 : 1;
+  pen.lineWidth = unit;
+  pen.strokeStyle = "#000";
+  pen.fillStyle = colour(it.class);
+  for (const { x, y } of (it.keypoints || []).filter(likely)) {
+    pen.beginPath();
+    pen.arc(x, y, 3.5 * unit, 0, 2 * Math.PI);
+    pen.fill();
+    pen.stroke();
+  }
   pen.globalAlpha = 1;
 }
 
@@ -257,11 +320,14 @@ function coco() {
     return {
       id: index + 1, image_id: 1, category_id: ids[server.classes.indexOf(it.class)],
       bbox: [x1, y1, x2 - x1, y2 - y1], area: (x2 - x1) * (y2 - y1), iscrowd: 0, score: it.score,
+      ...(it.mask && { segmentation: it.mask }),
+      ...(it.keypoints && { keypoints: it.keypoints.flatMap((at) => (likely(at) ? [at.x - 0.5, at.y - 0.5, 2] : [0, 0, 0])) }),
     };
   });
+  const points = shown().find((it) => it.keypoints)?.keypoints.map((point) => point.name);
   return JSON.stringify({
     images: [{ id: 1, file_name: picture.name, width: picture.width, height: picture.height }],
-    categories: server.classes.map((name, index) => ({ id: ids[index], name })),
+    categories: server.classes.map((name, index) => ({ id: ids[index], name, ...(points && { keypoints: points }) })),
     annotations,
   }, null, 1);
 }

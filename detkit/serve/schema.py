@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +15,7 @@ from detkit.engine.prediction.choice import Choice, build_choice
 from detkit.engine.prediction.settings import PredictionConfig
 from detkit.serve.refusal import Refusal
 from detkit.serve.settings import ServeConfig
-from detkit.structures import Categories
+from detkit.structures import Categories, Detections
 
 JSON = "application/json"
 
@@ -27,6 +28,25 @@ class Query(BaseModel):
     score_threshold: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
     max_detections: int | None = Field(None, ge=1)
     classes: str | None = None  # names with commas between
+    masks: bool = True
+
+
+class Mask(BaseModel):
+    """COCO's compressed run lengths."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    size: tuple[int, int] = Field(description="height and width of the upright picture")
+    counts: str = Field(description="as pycocotools reads it")
+
+
+class Keypoint(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    x: float = Field(description="in pixels of the upright picture")
+    y: float = Field(description="in pixels of the upright picture")
+    score: float = Field(description="a logit: unlikely to be there below 0")
 
 
 class Detection(BaseModel):
@@ -35,6 +55,8 @@ class Detection(BaseModel):
     class_: str = Field(alias="class", description="name of the class")
     score: float = Field(ge=0, le=1)
     box: tuple[float, float, float, float] = Field(description="x1, y1, x2, y2 in pixels of the upright picture")
+    mask: Mask | None = Field(None, description="only of a detector that gives masks")
+    keypoints: list[Keypoint] | None = Field(None, description="only of a detector that gives keypoints")
 
 
 class Answer(BaseModel):
@@ -105,13 +127,16 @@ def parse_query(params: QueryParams, categories: Categories, config: ServeConfig
             "start it with a lower --score-threshold",
         )
     classes = tuple(name.strip() for name in query.classes.split(",")) if query.classes is not None else ()
+    chosen = PredictionConfig(score_threshold=threshold, classes=classes, max_detections=query.max_detections)
     try:
-        return build_choice(
-            PredictionConfig(score_threshold=threshold, classes=classes, max_detections=query.max_detections),
-            categories,
-        )
+        choose = build_choice(chosen, categories)
     except UserError as error:
         raise Refusal(422, f"query: {error}") from error
+    return choose if query.masks else lambda detections: _without_masks(choose(detections))
+
+
+def _without_masks(detections: Detections) -> Detections:
+    return replace(detections, objects=replace(detections.objects, masks=None))
 
 
 def _line(error: ValidationError) -> str:
@@ -176,6 +201,7 @@ def _parameters() -> list[dict[str, Any]]:
         "score_threshold": "leave out what scores less",
         "max_detections": "the best ones only",
         "classes": "names of classes with commas between; others are left out",
+        "masks": "0 leaves masks out, which make an answer long",
     }
     properties = Query.model_json_schema()["properties"]
     return [

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detkit.structures.batches import ImageId, Size
 from detkit.structures.categories import Categories
+from detkit.structures.masks import EncodedMasks
 from detkit.structures.objects import Objects, check_array
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Detections:
         check_array("Detections", "boxes", self.boxes, Tensor, "float32", (None, 4))
         if self.objects.scores is None:
             raise ValueError("Detections.objects: expected scores, got none")
+        if not isinstance(self.objects.masks, EncodedMasks | None):
+            raise ValueError(f"Detections.masks: expected EncodedMasks, got {type(self.objects.masks).__name__}")
         if bool((self.scores[1:] > self.scores[:-1]).any()):
             raise ValueError("Detections.scores: expected descending order, got an increase")
 
@@ -54,6 +57,18 @@ class Detections:
     @property
     def labels(self) -> Tensor:
         return self.objects.labels
+
+    @property
+    def masks(self) -> EncodedMasks | None:
+        """At the size of the picture; None: the detector gives none."""
+        masks = self.objects.masks
+        assert masks is None or isinstance(masks, EncodedMasks)
+        return masks
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """float32 `[N, P, 3]`: x, y in pixels and visibility; None: the detector gives none."""
+        return self.objects.keypoints
 
     @property
     def class_names(self) -> list[str]:

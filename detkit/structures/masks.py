@@ -232,7 +232,7 @@ def read_counts(counts: bytes) -> np.ndarray:
 
 
 def _run_lengths(crop: np.ndarray, left: int, top: int, size: tuple[int, int]) -> list[int]:
-    """The runs of a crop `[h, w]`, at a place on a picture of (h, w): down the columns, background and object in turn."""
+    """The runs of a crop `[h, w]` on a picture of (h, w): down the columns, background and object in turn."""
     height, width = size
     columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.bool_)
     columns[:, 1:-1] = crop.T

@@ -22,12 +22,12 @@ from detkit.detectors.yolov2 import YOLOv2
 from detkit.detectors.yolov3 import YOLOv3
 from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
-from detkit.nn.backbones.staged import public_weights
 from detkit.nn.blocks import ConvBlock, LocallyConnected
 from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
 from detkit.structures import Categories, Target
+from detkit.weights.class_names import coco_categories, read_names
 from detkit.weights.darknet_cfg import Section, read_cfg
 from detkit.weights.darknet_layers import Network
 from detkit.weights.darknet_network import build_network
@@ -192,30 +192,12 @@ def _class_names(cfg: Path, network: Network, names: Path | None) -> tuple[str, 
         raise UserError(f"{cfg}: expected one number of classes, found {' and '.join(map(str, counts))} in its heads")
     (count,) = counts
     if names:
-        return _read_names(names, count)
+        return read_names(names, count)
     if count == len(VOC_CLASSES):
         return VOC_CLASSES
-    categories = public_weights("fasterrcnn_resnet50_fpn")["COCO_V1"].meta["categories"]
-    coco = tuple(name for name in categories[1:] if name != "N/A")  # after the background
-    if count == len(coco):
-        return coco
+    if count == len(coco := coco_categories()):
+        return coco.names
     raise UserError(
         f"{cfg}: the names of its {count} classes are not known; name a file with one a line: "
         f"darknet:{cfg}:{cfg.with_suffix('.weights')}:NAMES"
     )
-
-
-def _read_names(path: Path, count: int) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; expected class names, one a line") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot read these class names: {error.strerror}") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(names) != count or len(set(names)) != count:
-        raise UserError(
-            f"{path}: expected {count} class names, one a line, as the network has classes; found {len(names)}, "
-            f"{len(set(names))} of them different"
-        )
-    return names

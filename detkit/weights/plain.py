@@ -56,9 +56,23 @@ def _detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return convert_keys(state)
 
 
+def _detectron2(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.detectron2 import convert_keys
+
+    return convert_keys(state)
+
+
+def _yolox(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.yolox import convert_keys
+
+    return convert_keys(state)
+
+
 READINGS: dict[str, Convert] = {  # of readings that fit equally well the first counts
     "a detector of detkit": _detkit,
     "a backbone alone": _backbone,
     "a detector of torchvision": _torchvision,
     "a DETR": _detr,
+    "a detector of Detectron2": _detectron2,
+    "a YOLOX": _yolox,
 }

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from detkit.data.checks import DataError, RawImage
 from detkit.data.foreign import FORMATS, foreign_format, read_foreign
 from detkit.data.foreign.collect import ellipse, split_of, turned
+from detkit.structures import EncodedMasks
 from tests.data import foreign_sets as sets
 from tests.data.foreign_sets import labelme_shape, region
 from tests.data.writers import coco_content, voc_object, write_coco, write_picture, write_voc, write_yolo
@@ -54,11 +56,10 @@ def test_the_formats_of_a_configuration_are_none_of_them(write: Callable[[Path],
     assert foreign_format(tmp_path / "set") is None
 
 
-# What is not a box: the box around it is read and counted. Extents by hand, pictures 60 x 40.
+# What is neither a box nor a polygon: the box around it is read and counted. Extents by hand, pictures 60 x 40.
 @pytest.mark.parametrize(
     ("shape", "box", "lost"),
     [
-        (labelme_shape("cat", [[1, 2], [9, 2], [5, 8]], "polygon"), [1, 2, 9, 8], "polygon"),
         (labelme_shape("cat", [[20, 20], [23, 24]], "circle"), [15, 15, 25, 25], "circle"),  # radius 5, by 3-4-5
         (labelme_shape("cat", [[3, 4], [7, 9]], "mask"), [3, 4, 8, 10], "mask"),  # the last pixel belongs to it
     ],
@@ -105,7 +106,6 @@ def test_labelme_xml_in_its_own_folders_with_deleted_and_occluded_objects(tmp_pa
     assert found == [("cat", [3, 4, 7, 9]), ("cat", [1, 2, 9, 8])]
     assert lost == {
         "object drawn as mask, of which the box is kept": 1,
-        "object drawn as polygon, of which the box is kept": 1,
         "object marked as occluded": 1,
     }
     assert only_image(tmp_path, "labelme_xml").path == str(tmp_path / "Images/street/a.jpg")
@@ -129,7 +129,7 @@ def test_labelme_xml_in_its_own_folders_with_deleted_and_occluded_objects(tmp_pa
 def test_cvat_shapes(shape: str, box: list[float], tmp_path: Path) -> None:
     found, lost = objects(sets.cvat(tmp_path, shape), "cvat")
     assert found == [("cat", box)]
-    assert sum(lost.values()) == 1
+    assert sum(lost.values()) == (0 if "polygon" in shape else 1)
 
 
 def test_cvat_says_what_has_no_box(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_label_studio_picture_shown_turned_is_a_problem(tmp_path: Path) -> None:
 def test_supervisely_shapes(item: dict[str, Any], box: list[float], tmp_path: Path) -> None:
     found, lost = objects(sets.supervisely(tmp_path, {"classTitle": "cat", **item}), "supervisely")
     assert found == [("cat", box)]
-    assert lost == {f"object drawn as {item['geometryType']}, of which the box is kept": 1}
+    assert lost == {}
 
 
 @pytest.mark.parametrize(("dataset", "tags"), [("val", ()), ("ds0", ("val",))])
@@ -240,7 +240,69 @@ def test_supervisely_splits(dataset: str, tags: tuple[str, ...], tmp_path: Path)
 )
 def test_via_shapes(shape: dict[str, Any], box: list[float], tmp_path: Path) -> None:
     root = sets.via(tmp_path, {"shape_attributes": shape, "region_attributes": {"class": {"cat": True, "dog": False}}})
-    assert objects(root, "via") == ([("cat", box)], {f"object drawn as {shape['name']}, of which the box is kept": 1})
+    lost = {} if shape["name"] == "polygon" else {f"object drawn as {shape['name']}, of which the box is kept": 1}
+    assert objects(root, "via") == ([("cat", box)], lost)
+
+
+RING = [[1, 2], [9, 2], [5, 8]]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "expected"),
+    [
+        ("labelme", lambda root: sets.labelme(root, [labelme_shape("cat", RING, "polygon")]), RING),
+        ("labelme_xml", lambda root: sets.labelme_xml(root, sets.labelme_xml_object("cat", RING)), RING),
+        ("cvat", lambda root: sets.cvat(root, '<polygon label="cat" points="1,2;9,2;5,8"/>'), RING),
+        (  # percent of 60 x 40
+            "label_studio",
+            lambda root: sets.label_studio(root, region("polygonlabels", points=[[10, 10], [50, 10], [30, 50]])),
+            [[6, 4], [30, 4], [18, 20]],
+        ),
+        (
+            "via",
+            lambda root: sets.via(
+                root,
+                {
+                    "shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 5], "all_points_y": [2, 2, 8]},
+                    "region_attributes": {"class": "cat"},
+                },
+            ),
+            RING,
+        ),
+        (  # its pixels are inclusive, so that a point is the middle of one
+            "supervisely",
+            lambda root: sets.supervisely(
+                root, {"classTitle": "cat", "geometryType": "polygon", "points": {"exterior": RING}}
+            ),
+            [[1.5, 2.5], [9.5, 2.5], [5.5, 8.5]],
+        ),
+    ],
+)
+def test_polygons_are_masks(name: str, write: Callable[[Path], Path], expected: Any, tmp_path: Path) -> None:
+    (item,) = only_image(write(tmp_path), name).objects
+    (polygon,) = item.columns["masks"]
+    np.testing.assert_allclose(polygon, expected)
+
+
+def test_a_bitmap_of_supervisely_is_a_mask(tmp_path: Path) -> None:
+    item = {"classTitle": "cat", "geometryType": "bitmap", "bitmap": {"origin": [3, 4], "data": sets.bitmap(5, 6)}}
+    image = only_image(sets.supervisely(tmp_path, item), "supervisely")
+    expected = np.zeros((40, 60), np.bool_)
+    expected[4:10, 3:8] = True
+    masks = EncodedMasks.of([image.objects[0].columns["masks"]], [(40, 60)])
+    np.testing.assert_array_equal(masks.bitmap(0), expected)
+
+
+def test_an_object_of_a_polygon_and_a_rectangle_has_only_a_box(tmp_path: Path) -> None:
+    shapes = [
+        labelme_shape("cat", RING, "polygon", group_id=1),
+        labelme_shape("cat", [[20, 1], [30, 5]], group_id=1),
+        labelme_shape("dog", RING, "polygon", group_id=2),
+        labelme_shape("dog", RING, "polygon", group_id=2),
+    ]
+    cat, dog = only_image(sets.labelme(tmp_path, shapes), "labelme").objects
+    assert "masks" not in cat.columns
+    assert len(dog.columns["masks"]) == 2
 
 
 def test_via_without_a_project_and_with_the_regions_of_version_1(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from detkit.data.checks import DataError
 from detkit.data.shapes import ShapesConfig, ensure_shapes, read_shapes
-from detkit.data.shapes_drawing import CLASS_NAMES, HIDDEN_BELOW, draw_picture
+from detkit.data.shapes_drawing import CLASS_NAMES, HIDDEN_BELOW, KEYPOINT_NAMES, draw_picture
+from detkit.structures import EncodedMasks, MaskCrops
+from detkit.structures.masks import POLYGONS, RUN_LENGTHS
 
 
 def config(root: Path, **changes: Any) -> ShapesConfig:
@@ -128,8 +130,71 @@ def test_pictures_are_of_the_promised_kind() -> None:
             assert 0 <= y1 < y2 <= image.shape[0]
 
 
-def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On black, in white, without clutter: rows and columns just inside the box are lit, those just outside are not."""
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_voc_and_coco_hold_the_same_masks(tmp_path: Path, split: Any) -> None:
+    """Each pixel belongs to the object that shows there, so that masks have no pixel in common and lie in their box."""
+    voc = read_shapes(config(tmp_path), split)
+    coco = read_shapes(config(tmp_path, format="coco"), split)
+    kinds = set()
+    for index in range(len(voc)):
+        one, two = voc.ground_truth(index).objects, coco.ground_truth(index).objects
+        assert isinstance(one.masks, EncodedMasks)
+        assert isinstance(two.masks, EncodedMasks)
+        kinds |= set(two.masks.kinds.tolist())
+        dense = two.masks.dense()
+        np.testing.assert_array_equal(one.masks.dense(), dense)
+        assert dense.sum(axis=0).max() == 1
+        assert dense.sum(axis=(1, 2)).tolist() == two.area.tolist()
+        for mask, (x1, y1, x2, y2) in zip(dense, two.boxes.astype(int).tolist(), strict=True):
+            assert mask.sum() == mask[y1:y2, x1:x2].sum()
+    assert kinds == ({POLYGONS, RUN_LENGTHS} if split == "train" else kinds)
+
+
+def test_masks_are_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On black, in white, without clutter: the lit pixels are those of the masks."""
+    draw_plainly(monkeypatch)
+    for seed in range(20):
+        image, objects = draw_picture(np.random.default_rng(seed))
+        masks = MaskCrops.of([item.mask for item in objects], [item.box for item in objects])
+        drawn = masks.dense((image.shape[0], image.shape[1])).any(axis=0)
+        lit = image[..., 0] >= 128
+        assert (drawn & ~lit).sum() == 0
+        assert (
+            lit & ~drawn
+        ).sum() <= 0.02 * lit.sum()  # where two shapes that each cover less than half of a pixel meet
+
+
+def test_keypoints_are_the_extremes_and_hidden_where_another_object_is(tmp_path: Path) -> None:
+    dataset = read_shapes(config(tmp_path, num_train=30, format="coco"), "train")
+    points = dataset.categories.keypoints
+    assert points is not None
+    assert (points.names, points.flip_pairs) == (KEYPOINT_NAMES, ((1, 3),))
+    assert points.sigmas == (0.05,) * 5
+    hidden = 0
+    for index in range(len(dataset)):
+        objects = dataset.ground_truth(index).objects
+        assert objects.keypoints is not None
+        assert isinstance(objects.masks, EncodedMasks)
+        masks = objects.masks.dense()
+        x1, y1, x2, y2 = objects.boxes.T
+        top, right, bottom, left, centre = objects.keypoints.transpose(1, 0, 2)
+        np.testing.assert_array_equal(top[:, 1], y1 + 0.5)
+        np.testing.assert_array_equal(right[:, 0], x2 - 0.5)
+        np.testing.assert_array_equal(bottom[:, 1], y2 - 0.5)
+        np.testing.assert_array_equal(left[:, 0], x1 + 0.5)
+        np.testing.assert_array_equal(centre[:, :2], np.stack([(x1 + x2) / 2, (y1 + y2) / 2], 1))
+        for number, each in enumerate(objects.keypoints):
+            others = masks[np.arange(len(masks)) != number].any(axis=0)
+            for x, y, visibility in each.tolist():
+                hidden += visibility == 1
+                assert visibility in (1, 2)
+                assert visibility == 2 or others[int(y), int(x)]
+                assert visibility == 1 or not others[int(y), int(x)] or (x, y) == tuple(each[4, :2])
+    assert 0 < hidden < 0.3 * dataset.objects.keypoints[..., 2].size  # type: ignore[index]
+
+
+def draw_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On black, in white, without clutter."""
     monkeypatch.setattr("detkit.data.shapes_drawing.draw_background", lambda rng, size: np.zeros((*size, 3), np.uint8))
     monkeypatch.setattr("detkit.data.shapes_drawing.draw_clutter", lambda rng, image: None)
     monkeypatch.setattr("detkit.data.shapes_drawing.draw_stroke", lambda rng, image, thickness: None)
@@ -137,6 +202,11 @@ def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -
     white = np.full(3, 255.0)
     monkeypatch.setattr("detkit.data.shapes_drawing._colour_away_from", lambda *_: white)
     monkeypatch.setattr("detkit.data.shapes_drawing._texture", lambda rng, side, *_: np.full((side, side, 3), 255.0))
+
+
+def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On black, in white, without clutter: rows and columns just inside the box are lit, those just outside are not."""
+    draw_plainly(monkeypatch)
     checked = 0
     for seed in range(40):
         image, objects = draw_picture(np.random.default_rng(seed))

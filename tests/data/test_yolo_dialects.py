@@ -62,13 +62,14 @@ def test_forms_of_a_box(tmp_path: Path, line: str, note: str | None) -> None:
 
 
 @pytest.mark.parametrize(("shape", "points"), [([2, 3], "0.9 0.9 2 0 0 0"), ([3, 2], "0.9 0.9 0.1 0.2 0 0")])
-def test_keypoints_that_the_yaml_announces_are_left_out(tmp_path: Path, shape: Any, points: str) -> None:
+def test_keypoints_that_the_yaml_announces_stand_behind_the_box(tmp_path: Path, shape: Any, points: str) -> None:
     write_yolo(tmp_path, {"a": f"{DOG} {points}\n{DOG}", "b": "0 0.1 0.1 0.9 0.1 0.9 0.9"}, kpt_shape=shape)
     with pytest.raises(DataError, match=r"1 problem\n.*b\.txt:1: expected .*, alone or with keypoints in 11"):
         read(tmp_path)
     dataset = read(tmp_path, on_bad_label="drop_box")
     assert boxes_of(dataset) == [DOG_BOX, DOG_BOX]
-    assert "1 line with keypoints, which are left out" in dataset.summary
+    assert dataset.objects.keypoints is not None
+    assert dataset.objects.keypoints.shape == (2, shape[0], 3)
 
 
 @pytest.mark.parametrize("points", ["0.9 0.9 2 0 0 0", "0.9 0.9 2.0 0 0 0.0 0.1 0.1 1", "0.2 0.3 1 " * 17])
@@ -78,7 +79,8 @@ def test_keypoints_that_nothing_announces_are_recognised(tmp_path: Path, points:
     dataset = read(tmp_path)
     assert boxes_of(dataset, 0) == [DOG_BOX]
     assert boxes_of(dataset, 1)[0] == DOG_BOX
-    assert "2 lines with keypoints, which are left out" in dataset.summary
+    assert dataset.objects.keypoints is not None
+    assert dataset.objects.keypoints.shape == (3, len(points.split()) // 3, 3)
 
 
 def test_polygons_are_no_keypoints_by_chance(tmp_path: Path) -> None:

@@ -187,14 +187,14 @@ def test_a_picture_of_two_splits_is_one_file_of_voc(tmp_path: Path) -> None:
 def test_what_files_hold_besides_boxes_is_counted(tmp_path: Path) -> None:
     root = coco_set(tmp_path / "in")
     content = json.loads((root / "train.json").read_text())
-    content["annotations"][0] |= {"segmentation": [[1, 1, 5, 1, 5, 5]], "keypoints": [1, 1, 2], "num_keypoints": 1}
+    content["annotations"][0] |= {"caption": "it sleeps", "attributes": {"furry": True}}
     content["images"][0] |= {"license": 3, "caption": "a zebra"}
     content["categories"][0] |= {"supercategory": "animal"}
     (root / "train.json").write_text(json.dumps(content))
     reported = "\n".join(convert(root, tmp_path / "out", "voc"))
     for line in (
-        "1 annotation with 'segmentation'",
-        "1 annotation with 'keypoints'",
+        "1 annotation with 'caption'",
+        "1 annotation with 'attributes'",
         "1 image with 'license'",
         "1 image with 'caption'",
         "1 class with 'supercategory'",
@@ -228,11 +228,11 @@ def test_flags_of_voc_and_files_in_no_list_are_counted(tmp_path: Path) -> None:
         assert f"  {line}\n" in reported
 
 
-def test_polygons_and_confidences_of_yolo_are_counted(tmp_path: Path) -> None:
+def test_confidences_of_yolo_are_counted(tmp_path: Path) -> None:
     convert(coco_set(tmp_path / "in"), tmp_path / "yolo", "yolo")
     (tmp_path / "yolo/labels/train/cam1/a.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.5 0.5 0.1 0.1 0.9\n")
     reported = "\n".join(convert(tmp_path / "yolo", tmp_path / "out", "coco"))
-    assert "  1 line with a polygon or keypoints, of which the box is kept" in reported
+    assert "polygon" not in reported
     assert "  1 line with a confidence" in reported
 
 

@@ -298,7 +298,7 @@ def test_boxes_in_another_form_are_told(tmp_path: Path) -> None:
         ([ENTRY, {"image_id": 7, "category_id": 3, "segmentation": {}, "score": 1}], ["entry 1: expected 'bbox'"]),
         (
             [{"image_id": 7, "category_id": 3, "segmentation": {"counts": "a"}, "score": 1}],
-            ["entry 0: has a 'segmentation' and no 'bbox'; boxes are measured here"],
+            ["entry 0: segmentation: expected run lengths", "found size None"],
         ),
         ([{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4]}], ["has no 'score', as in a file of ground truth"]),
         ([ENTRY | {"image_id": None}], ["entry 0: expected 'image_id', an integer or a text, found None"]),

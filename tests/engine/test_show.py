@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from detkit import cli
+from detkit.config import UserError
 from detkit.data.build import build_dataset
 from detkit.data.pictures import read_picture
-from detkit.engine.drawing import draw_box
+from detkit.engine.drawing import colour_of, draw_box
 from detkit.engine.show import GAP, MIN_HEIGHT, TITLE, show
 from tests.cli_support import FAST, write_config
+from tests.engine.masked_pictures import POINTS, write_masked_pictures
 from tests.engine.settings import make_config, write_pictures
 
 NAMES = ("cat", "dog")
@@ -156,4 +158,47 @@ def test_a_mistake_is_told_in_one_line(
     path = write_config(tmp_path / "tiny.yaml", data)
     assert cli.main(["show", str(path), "--output", str(tmp_path / "out"), *options]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def colour_at(panel: np.ndarray, x: float, y: float) -> np.ndarray:
+    """int `[3]`: the colour at a place of a picture of 96 x 64."""
+    scale = panel.shape[1] / 96
+    return np.asarray(panel[int(y * scale), int(x * scale)], int)
+
+
+def test_masks_are_drawn_in_the_colour_of_their_class(tmp_path: Path) -> None:
+    """The mask is one half of the box; the other half stays grey. Mirrored on the side of the network."""
+    config = make_config(
+        write_masked_pictures(tmp_path / "data", 2),
+        "model.name=mask_rcnn",
+        "augment=[{name: horizontal_flip, probability: 1}]",
+    )
+    list(show(config, "train", tmp_path / "out", count=1))
+    left, right = panels(drawings(tmp_path / "out")[0])
+    for panel, places in ((left, (20, 80)), (right, (96 - 20, 96 - 80))):
+        inside, outside = (colour_at(panel, x, y) for x, y in zip(places, (30, 50), strict=True))
+        assert np.abs(outside - 120).max() < 8
+        tint = np.array(colour_of(0)) - 120
+        assert np.abs(inside - 120 - tint * 0.45).max() < 12, "translucent"
+
+
+def test_keypoints_are_drawn_with_their_skeleton(tmp_path: Path) -> None:
+    config = make_config(
+        write_masked_pictures(tmp_path / "data", 2),
+        "model.name=keypoint_rcnn",
+        "augment=[{name: horizontal_flip, probability: 1}]",
+    )
+    list(show(config, "train", tmp_path / "out", count=1))
+    left, right = panels(drawings(tmp_path / "out")[0])
+    (x1, y1), (x2, y2) = POINTS
+    for x, y in ((x1, y1), (x2, y2), ((x1 + x2) / 2, (y1 + y2) / 2)):
+        assert np.abs(colour_at(left, x + 0.5, y + 0.5) - colour_of(0)).max() < 60
+        assert np.abs(colour_at(right, 96 - x - 0.5, y + 0.5) - colour_of(0)).max() < 60
+    assert np.abs(colour_at(left, 20, 45) - 120).max() < 8, "no mask, which this detector does not learn"
+
+
+def test_data_without_what_the_detector_learns_are_refused(data: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mask_rcnn learns masks, but no object of"):
+        list(show(make_config(data, "model.name=mask_rcnn"), "train", tmp_path / "out"))
     assert not (tmp_path / "out").exists()

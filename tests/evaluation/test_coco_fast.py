@@ -126,7 +126,7 @@ def test_with_several_threads() -> None:
 def test_the_evaluator_uses_the_backend_of_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
 
-    def metrics(*_: object, backend: CocoBackend, max_detections: int) -> tuple[dict[str, float], np.ndarray]:
+    def metrics(*_: object, backend: CocoBackend, **__: object) -> tuple[dict[str, float], np.ndarray]:
         used.append(backend)
         return dict.fromkeys(METRICS, 0.0), np.zeros(2)
 

@@ -4,16 +4,17 @@ import sys
 import numpy as np
 import pytest
 
-from detkit.config import ConfigError, parse_config
-from detkit.evaluation.build import build_evaluators
+from detkit.config import ConfigError, UserError, parse_config
+from detkit.evaluation.build import build_evaluators, choose_protocols
 from detkit.evaluation.coco import COCOEvaluator
 from detkit.evaluation.evaluator import Evaluation, summarise
-from detkit.evaluation.protocols import PROTOCOLS, EvalConfig
+from detkit.evaluation.protocols import MEASURED, PROTOCOLS, EvalConfig, protocols_of
 from detkit.evaluation.store import DetectionStore
 from detkit.evaluation.voc import VOCEvaluator
 from detkit.structures import GroundTruth
-from tests.evaluation.scenes import CATEGORIES, categories_of, detected, image, random_scene
+from tests.evaluation.scenes import CATEGORIES, categories_of, detected, image, random_mask_scene, random_scene
 
+BOXES = protocols_of([])
 A, B, C = (0, 0, 50, 50), (100, 0, 150, 50), (200, 0, 250, 50)
 
 
@@ -22,7 +23,7 @@ def make_store(*ground_truth: GroundTruth) -> DetectionStore:
 
 
 def measure(store: DetectionStore) -> Evaluation:
-    return summarise(store, build_evaluators(PROTOCOLS, store))
+    return summarise(store, build_evaluators(BOXES, store))
 
 
 def test_counts_scores_and_rules() -> None:
@@ -33,7 +34,7 @@ def test_counts_scores_and_rules() -> None:
 
     assert (evaluation.num_images, evaluation.num_detections, evaluation.num_ignored) == (2, 2, 1)
     assert evaluation.num_objects == {"cat": 1, "dog": 1}
-    assert list(evaluation.results) == list(PROTOCOLS)
+    assert list(evaluation.results) == list(BOXES)
     for protocol, headline, year in (("voc07", "mAP", "2007"), ("voc10", "mAP", "2010"), ("coco", "AP", "COCO")):
         result = evaluation.results[protocol]
         assert result.headline == headline
@@ -79,7 +80,7 @@ def test_an_evaluator_measures_what_the_store_holds_at_the_time() -> None:
 def test_evaluators_refuse_to_leave_images_out() -> None:
     store = make_store(image([A]), image(image_id=2))
     store.update(1, detected([A]))
-    for evaluator in build_evaluators(PROTOCOLS, store).values():
+    for evaluator in build_evaluators(BOXES, store).values():
         with pytest.raises(ValueError, match="1 of 2 images have no detections reported, the first is 2"):
             evaluator.compute()
 
@@ -90,8 +91,40 @@ def test_builder() -> None:
     assert list(evaluators) == ["coco", "voc10", "voc07"]
     assert list(map(type, evaluators.values())) == [COCOEvaluator, VOCEvaluator, VOCEvaluator]
     assert all(evaluator.store is store for evaluator in evaluators.values())
-    with pytest.raises(ValueError, match="protocol 'voc12': expected one of voc07, voc10, coco"):
+    with pytest.raises(
+        ValueError, match="protocol 'voc12': expected one of voc07, voc10, coco, coco_segm, coco_keypoints"
+    ):
         build_evaluators(["voc07", "voc12"], store)  # type: ignore[list-item]
+
+
+def test_protocols_measure_boxes_masks_or_keypoints() -> None:
+    assert tuple(MEASURED) == PROTOCOLS
+    assert protocols_of([]) == ("voc07", "voc10", "coco")
+    assert protocols_of(["masks"]) == ("voc07", "voc10", "coco", "coco_segm")
+    assert protocols_of(["keypoints", "masks"]) == PROTOCOLS
+
+
+def test_without_a_choice_all_protocols_are_those_that_detector_and_data_serve() -> None:
+    store = DetectionStore(categories_of(2), random_mask_scene(np.random.default_rng(0), range(5), 2)[0])
+    assert choose_protocols(None, store, ["masks", "keypoints"], "it") == protocols_of(["masks"])
+    assert choose_protocols(None, store, ["keypoints"], "it") == BOXES
+    assert choose_protocols(["coco_segm", "voc07"], store, ["masks"], "it") == ("coco_segm", "voc07")
+    boxes = make_store(image([A]))
+    assert choose_protocols(None, boxes, ["masks", "keypoints"], "it") == BOXES
+
+
+def test_a_protocol_that_detector_or_data_cannot_serve_is_an_error() -> None:
+    store = DetectionStore(categories_of(2), random_mask_scene(np.random.default_rng(0), range(5), 2)[0])
+    with pytest.raises(
+        UserError, match=r"^protocol coco_segm: measures masks, and run gives none; measure its boxes, b"
+    ):
+        choose_protocols(["coco_segm"], store, ["keypoints"], "run")
+    with pytest.raises(
+        UserError, match=r"coco_keypoints: measures keypoints, and no object of the validation data has"
+    ):
+        choose_protocols(["voc07", "coco_keypoints"], store, ["keypoints"], "run")
+    nothing = make_store(image([A], ignore=[True]))  # there is nothing to measure by any protocol
+    assert choose_protocols(["coco_segm"], nothing, ["masks"], "run") == ("coco_segm",)
 
 
 def test_config_names_the_protocol() -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,19 @@ import torch
 
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.evaluator import summarise
-from detkit.evaluation.protocols import PROTOCOLS
+from detkit.evaluation.protocols import protocols_of
+from detkit.evaluation.report import to_json
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Categories, Detections, GroundTruth
-from tests.evaluation.scenes import CATEGORIES, categories_of, detected, image, random_scene
+from tests.evaluation.scenes import (
+    CATEGORIES,
+    categories_of,
+    detected,
+    image,
+    random_keypoint_scene,
+    random_mask_scene,
+    random_scene,
+)
 
 A = (0, 0, 50, 50)
 
@@ -109,12 +119,12 @@ def test_stores_of_several_processes_merge() -> None:
         return store
 
     whole = store_of(list(range(20)))
-    expected = summarise(whole, build_evaluators(PROTOCOLS, whole))
+    expected = summarise(whole, build_evaluators(protocols_of([]), whole))
     processes = [store_of([*range(0, 19, 2), 19]), store_of([*range(1, 19, 2), 19])]
     states = pickle.loads(pickle.dumps([process.state() for process in processes]))
     for process in processes:
         process.merge(states)
-        assert summarise(process, build_evaluators(PROTOCOLS, process)) == expected
+        assert summarise(process, build_evaluators(protocols_of([]), process)) == expected
 
 
 def test_a_state_has_all_columns_as_numpy_arrays() -> None:
@@ -126,6 +136,45 @@ def test_a_state_has_all_columns_as_numpy_arrays() -> None:
     assert all(isinstance(column, np.ndarray) for column in columns.values())
     store.merge([store.state()])
     assert store.detections[1].objects.extra["angle"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize("column", ["masks", "keypoints"])
+def test_masks_and_keypoints_come_from_other_processes_too(column: str) -> None:
+    rng, ids, protocols = np.random.default_rng(2), range(12), protocols_of([column])
+    scene = random_mask_scene(rng, ids, 2) if column == "masks" else random_keypoint_scene(rng, ids, 2)
+    categories = scene[1][0].categories
+    assert len(protocols) == 4
+
+    def store_of(image_ids: list[int]) -> DetectionStore:
+        store = DetectionStore(categories, scene[0])
+        for image_id in image_ids:
+            store.update(image_id, scene[1][image_id])
+        return store
+
+    def numbers(store: DetectionStore) -> dict[str, Any]:
+        return to_json(summarise(store, build_evaluators(protocols, store)))
+
+    expected = numbers(store_of(list(ids)))
+    assert expected[protocols[-1]]["AP"] > 0
+    process = store_of([0, 1])
+    process.merge(pickle.loads(pickle.dumps([store_of(list(ids)[k::2]).state() for k in (0, 1)])))
+    assert numbers(process) == expected
+
+
+def test_columns_are_those_that_an_object_that_counts_has() -> None:
+    images, _ = random_mask_scene(np.random.default_rng(0), range(9), 2)
+    store = DetectionStore(categories_of(2), images)
+    assert store.columns == ("masks",)
+    known = sum(int((image.objects.masks.kinds[~image.objects.ignore] != 0).sum()) for image in images)
+    assert 0 < store.num_with("masks") == known < store.num_objects
+    ignored = [replace(gt, objects=replace(gt.objects, ignore=np.ones(len(gt.objects), np.bool_))) for gt in images]
+    assert DetectionStore(categories_of(2), ignored).columns == ()
+    images, _ = random_keypoint_scene(np.random.default_rng(0), range(9), 2)
+    assert DetectionStore(categories_of(2), images).columns == ("keypoints",)
+    for gt in images:
+        assert gt.objects.keypoints is not None
+        gt.objects.keypoints[:, :, 2] = 0
+    assert DetectionStore(categories_of(2), images).columns == ()
 
 
 @pytest.mark.gpu

@@ -118,3 +118,25 @@ def with_companions(boxes: Sequence[Box], chosen: set[int]) -> set[int]:
             if number not in chosen and area(cut_box(box, boxes[one])) >= 0.25 * area(box):
                 return with_companions(boxes, chosen | {number})
     return chosen
+
+
+def warp_mask(mask: np.ndarray, matrix: np.ndarray, height: int, width: int) -> np.ndarray:
+    """bool `[height, width]`: each pixel is the one of `mask` with the point that `matrix` sends to its centre."""
+    inverse = np.linalg.inv(matrix[:, :2])
+    result = np.zeros((height, width), np.bool_)
+    for row in range(height):
+        for column in range(width):
+            x, y = inverse @ (np.array([column + 0.5, row + 0.5]) - matrix[:, 2])
+            if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]:
+                result[row, column] = mask[math.floor(y), math.floor(x)]
+    return result
+
+
+def window_of_mask(mask: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """bool `[height, width]`: the pixels of `mask` from (top, left) on, none where it has no pixel."""
+    result = np.zeros((height, width), np.bool_)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row + top < mask.shape[0] and 0 <= column + left < mask.shape[1]:
+                result[row, column] = mask[row + top, column + left]
+    return result

@@ -1,6 +1,6 @@
 """What the readers of other tools' formats share: they collect images, objects and counts of what a box cannot hold.
 
-Such a format has many ways to draw an object; each is read as the upright box around it.
+Such a format has many ways to draw an object; each is read as the upright box around it, a polygon with its mask.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from detkit.data.checks import Box, RawImage, RawObject
+from detkit.data.coco_segmentation import MAX_COORDINATE
 from detkit.data.picture_names import RESPELLED, find
 from detkit.structures import Size
 
@@ -32,7 +35,7 @@ class ForeignData:
     images  of each split, with labels in the order in which the classes were met until `finish`
     names   of the classes that the files list, in their order
     notes   counts of what is unusual and was read, for the summary
-    lost    counts of what has no place in a data set of boxes
+    lost    counts of what has no place in a data set of boxes and masks
     """
 
     images: dict[str, list[RawImage]] = field(default_factory=dict)
@@ -43,24 +46,37 @@ class ForeignData:
     _name_of: dict[Path, str] = field(default_factory=dict)
 
     def object(
-        self, where: str, name: Any, box: Box | None, *, ignore: bool = False, problem: str | None = None
+        self,
+        where: str,
+        name: Any,
+        box: Box | None,
+        *,
+        ignore: bool = False,
+        problem: str | None = None,
+        mask: Sequence[np.ndarray | None] | bytes = (),
     ) -> RawObject:
-        """An object of the class `name`; a class or a `box` that could not be read is its problem."""
+        """An object of the class `name`; a class or a `box` that could not be read is its problem.
+
+        mask  its polygons, of which each must be known, or COCO's compressed run lengths
+        """
         text = str(name).strip() if isinstance(name, (str, int)) else ""
         if not text:
             problem = problem or f"expected the name of its class, found {name!r}"
         elif box is None:
             problem = problem or "expected finite numbers that make a box"
         label = self._labels.setdefault(text, len(self._labels)) if text else -1
-        return RawObject(f"{where} ({text or 'no class'})", label, box or NO_BOX, problem, {"ignore": ignore})
+        columns: dict[str, Any] = {"ignore": ignore}
+        if mask and (isinstance(mask, bytes) or all(polygon is not None for polygon in mask)):
+            columns["masks"] = mask
+        return RawObject(f"{where} ({text or 'no class'})", label, box or NO_BOX, problem, columns)
 
-    def has_box(self, kind: str, plain: str, shapes: Container[str]) -> bool:
-        """Counts an object that is drawn as `kind` as lost, unless it is `plain`; whether it is one of `shapes`.
+    def has_box(self, kind: str, plain: Container[str], shapes: Container[str]) -> bool:
+        """Counts an object that is drawn as `kind` as lost, unless that is `plain`; whether it is one of `shapes`.
 
         Of these the box around them is read.
         """
         known = kind in shapes
-        self.lost[f"object drawn as {kind}, of which the box is kept"] += known and kind != plain
+        self.lost[f"object drawn as {kind}, of which the box is kept"] += known and kind not in plain
         self.lost[f"object drawn as {kind}, which has no box"] += not known
         return known
 
@@ -121,6 +137,16 @@ def around_points(points: Any) -> Box | None:
         return around([x for x, _ in points], [y for _, y in points])
     except (TypeError, ValueError):
         return None
+
+
+def polygon_of(points: Any, scale: tuple[float, float] = (1.0, 1.0)) -> np.ndarray | None:
+    """float64 `[n, 2]` of `[[x, y], ...]`, times `scale`; None if these are not three points or more."""
+    try:
+        polygon = np.array(points, np.float64) * scale
+    except (TypeError, ValueError, OverflowError):
+        return None
+    is_polygon = polygon.ndim == 2 and len(polygon) >= 3 and (abs(polygon) <= MAX_COORDINATE).all()
+    return polygon if is_polygon else None
 
 
 def turned(box: Box | None, degrees: Any, pivot: tuple[float, float] | None = None) -> Box | None:

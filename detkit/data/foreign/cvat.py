@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.checks import Box, DataError
-from detkit.data.foreign.collect import ForeignData, around, ellipse, number, size_of, split_of, turned
+from detkit.data.foreign.collect import ForeignData, around, ellipse, number, polygon_of, size_of, split_of, turned
 
 SHAPES = ("box", "polygon", "ellipse", "mask", "cuboid")
 NO_BOX_LABELS = ("points", "polyline", "tag", "skeleton")  # types of labels that no box has
@@ -30,13 +30,14 @@ def read(content: ET.Element, file: Path, split: str, data: ForeignData) -> None
     for image in content.iterfind("image"):
         objects = []
         for index, shape in enumerate(image, start=1):
-            if not data.has_box(shape.tag, "box", SHAPES):
+            if not data.has_box(shape.tag, ("box", "polygon"), SHAPES):
                 continue
             is_turned = shape.tag == "box" and bool(number(shape.get("rotation")))
             data.lost["box drawn turned, of which the upright one around it is kept"] += is_turned
             data.lost["object with attributes"] += shape.find("attribute") is not None
             data.lost["object marked as occluded"] += shape.get("occluded") == "1"
-            objects.append(data.object(f"{shape.tag} {index}", shape.get("label"), _box(shape)))
+            mask = [polygon_of(_points(shape))] if shape.tag == "polygon" else ()
+            objects.append(data.object(f"{shape.tag} {index}", shape.get("label"), _box(shape), mask=mask))
         subset = image.get("subset")
         own = split_of(Path(subset)) if subset else split
         name, size = image.get("name") or "", size_of(image.get("height"), image.get("width"))
@@ -44,10 +45,14 @@ def read(content: ET.Element, file: Path, split: str, data: ForeignData) -> None
         data.add(own, name, folders, file, objects, size)
 
 
+def _points(shape: ET.Element) -> list[list[str]]:
+    return [point.split(",") for point in shape.get("points", "").split(";")]
+
+
 def _box(shape: ET.Element) -> Box | None:
     values = shape.attrib
     if shape.tag == "polygon":
-        points = [point.split(",") for point in values.get("points", "").split(";")]
+        points = _points(shape)
         return around([p[0] for p in points], [p[-1] for p in points])
     if shape.tag == "cuboid":
         xs, ys = ([value for key, value in values.items() if key[0] == axis and key[-1] in "12"] for axis in "xy")

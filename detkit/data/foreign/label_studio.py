@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import numpy as np
+
 from detkit.data.checks import Box, RawObject
-from detkit.data.foreign.collect import ForeignData, around_points, ellipse, number, size_of, turned
+from detkit.data.foreign.collect import ForeignData, around_points, ellipse, number, polygon_of, size_of, turned
 from detkit.data.picture_names import find
 
 SHAPES = ("rectangle", "polygon", "ellipse")
@@ -58,7 +60,7 @@ def _regions(result: list[dict[str, Any]], data: ForeignData) -> list[dict[str, 
         kind = str(entry.get("type")).removesuffix("labels")
         if not kind:  # `labels` alone, which belong to a shape of the same id
             continue
-        if data.has_box(kind, "rectangle", SHAPES):
+        if data.has_box(kind, ("rectangle", "polygon"), SHAPES):
             labels = next((v for key, v in entry["value"].items() if key.endswith("labels") and v), None)
             shapes.append({**entry, "kind": kind, "names": labels or named.get(entry.get("id")) or [None]})
     return shapes
@@ -69,8 +71,14 @@ def _objects(region: dict[str, Any], index: int, data: ForeignData) -> Iterator[
     if region.get("image_rotation"):
         problem = "was drawn on a picture that Label Studio showed turned; annotate the picture as it is"
     data.notes["region of several classes read as an object of each"] += len(region["names"]) > 1
+    mask = [_polygon(region)] if region["kind"] == "polygon" else ()
     for name in region["names"]:
-        yield data.object(f"region {index}", name, _box(region), problem=problem)
+        yield data.object(f"region {index}", name, _box(region), problem=problem, mask=mask)
+
+
+def _polygon(region: dict[str, Any]) -> np.ndarray | None:
+    width, height = number(region.get("original_width")), number(region.get("original_height"))
+    return polygon_of(region["value"].get("points"), (width / 100, height / 100)) if width and height else None
 
 
 def _box(region: dict[str, Any]) -> Box | None:

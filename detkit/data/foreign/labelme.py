@@ -11,8 +11,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detkit.data.checks import Box
-from detkit.data.foreign.collect import ForeignData, around, around_points, size_of
+from detkit.data.foreign.collect import ForeignData, around, around_points, polygon_of, size_of
 from detkit.data.picture_names import find
 from detkit.data.pictures import IMAGE_SUFFIXES
 
@@ -27,7 +29,7 @@ def read(content: dict[str, Any], file: Path, split: str, data: ForeignData) -> 
     groups: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
     for index, shape in enumerate(content["shapes"]):
         kind = shape.get("shape_type") or "polygon"
-        if not data.has_box(kind, "rectangle", SHAPES):
+        if not data.has_box(kind, ("rectangle", "polygon"), SHAPES):
             continue
         data.lost["shape with flags"] += any((shape.get("flags") or {}).values())
         data.lost["shape with a description"] += bool(shape.get("description"))
@@ -36,7 +38,12 @@ def read(content: dict[str, Any], file: Path, split: str, data: ForeignData) -> 
     data.lost["picture with flags"] += any((content.get("flags") or {}).values())
     data.notes["object of several shapes"] += sum(len(shapes) > 1 for shapes in groups.values())
     objects = [
-        data.object(f"object {index}", shapes[0].get("label"), _around_all([_box(shape) for shape in shapes]))
+        data.object(
+            f"object {index}",
+            shapes[0].get("label"),
+            _around_all([_box(shape) for shape in shapes]),
+            mask=[_polygon(shape) for shape in shapes],
+        )
         for index, shapes in enumerate(groups.values(), start=1)
     ]
     size = size_of(content.get("imageHeight"), content.get("imageWidth"))
@@ -52,6 +59,11 @@ def _picture(content: dict[str, Any], file: Path, data: ForeignData) -> str:
         data.notes["file with another picture's imagePath paired by its own name"] += 1
         return beside[0].name
     return name
+
+
+def _polygon(shape: dict[str, Any]) -> np.ndarray | None:
+    """None for another shape: an object of which a part is no polygon has only a box."""
+    return polygon_of(shape.get("points")) if (shape.get("shape_type") or "polygon") == "polygon" else None
 
 
 def _box(shape: dict[str, Any]) -> Box | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from detkit.data.checks import Box
 from detkit.data.flags import parse_flag
-from detkit.data.foreign.collect import ForeignData, around, size_of
+from detkit.data.foreign.collect import ForeignData, around, polygon_of, size_of
 
 SHAPES = ("box", "polygon", "mask")
 
@@ -25,11 +25,13 @@ def read(content: ET.Element, file: Path, split: str, data: ForeignData) -> None
     for index, item in enumerate(content.iterfind("object"), start=1):
         kind = "box" if item.findtext("type") == "bounding_box" else "polygon"
         kind = "mask" if item.find("segm") is not None else kind
-        if parse_flag(item.findtext("deleted")) or not data.has_box(kind, "box", SHAPES):
+        if parse_flag(item.findtext("deleted")) or not data.has_box(kind, ("box", "polygon"), SHAPES):
             continue
         data.lost["object with attributes"] += bool((item.findtext("attributes") or "").strip())
         data.lost["object marked as occluded"] += bool(parse_flag(item.findtext("occluded")))
-        objects.append(data.object(f"object {index}", item.findtext("name"), _box(item)))
+        points = [(point.findtext("x"), point.findtext("y")) for point in item.findall("polygon/pt")]
+        mask = [polygon_of(points)] if kind == "polygon" else ()
+        objects.append(data.object(f"object {index}", item.findtext("name"), _box(item), mask=mask))
     size = size_of(content.findtext("imagesize/nrows"), content.findtext("imagesize/ncols"))
     images = file.parents[2] / "Images" if len(file.parents) > 2 else file.parent
     folders = [file.parent, images / file.parent.name, images]

@@ -11,11 +11,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from detkit.data.checks import Box, DataError
-from detkit.data.foreign.collect import ForeignData, around_points, size_of, split_of
+from detkit.data.foreign.collect import ForeignData, around_points, polygon_of, size_of, split_of
 from detkit.data.foreign.files import load
+from detkit.structures import MaskCrops, Size
 
 SHAPES = ("rectangle", "polygon", "bitmap")
 
@@ -41,23 +43,48 @@ def _read_picture(content: dict[str, Any], file: Path, split: str, data: Foreign
     split = next((tag for tag in tags if tag in ("train", "val", "test")), split)
     data.lost["picture with tags"] += any(tag not in ("train", "val", "test") for tag in tags)
     objects = []
+    size = size_of(*((content.get("size") or {}).get(key) for key in ("height", "width")))
     for index, item in enumerate(content.get("objects") or [], start=1):
         kind = str(item.get("geometryType") or ("bitmap" if item.get("bitmap") else "polygon"))
-        if not data.has_box(kind, "rectangle", SHAPES):
+        if not data.has_box(kind, ("rectangle", "polygon", "bitmap"), SHAPES):
             continue
         data.lost["object with tags"] += bool(item.get("tags"))
-        objects.append(data.object(f"object {index}", item.get("classTitle"), _box(item, kind)))
-    size = content.get("size") or {}
+        mask = _mask(item, kind, size)
+        data.lost["hole of a polygon, of which only the box is left"] += kind == "polygon" and not mask
+        objects.append(data.object(f"object {index}", item.get("classTitle"), _box(item, kind), mask=mask))
     folder, name = file.parent.parent / "img", file.name.removesuffix(".json")
     if not (folder / name).exists():  # old projects leave out the suffix of the picture
         name = next((path.name for path in sorted(folder.glob("*")) if path.stem == name), name)
-    data.add(split, name, [folder], file, objects, size_of(size.get("height"), size.get("width")))
+    data.add(split, name, [folder], file, objects, size)
+
+
+def _mask(item: dict[str, Any], kind: str, size: Size | None) -> list[np.ndarray | None] | bytes:
+    """Polygons through the middles of their pixels, or the run lengths of a bitmap; empty for neither."""
+    points = item.get("points") or {}
+    if kind == "polygon" and not points.get("interior"):
+        polygon = polygon_of(points.get("exterior"))
+        return [None if polygon is None else polygon + 0.5]
+    if kind != "bitmap" or size is None:
+        return []
+    (x, y), pixels = item["bitmap"]["origin"], _pixels(item)
+    height, width = pixels.shape
+    if x < 0 or y < 0 or x + width > size[1] or y + height > size[0]:  # its box is a problem
+        return []
+    encoded = MaskCrops.of([pixels], [(x, y, x + width, y + height)]).encode(size).decode(0)
+    return encoded if isinstance(encoded, bytes) else []
+
+
+def _pixels(item: dict[str, Any]) -> np.ndarray:
+    """bool `[h, w]` of a bitmap, which is a PNG whose pixels are the object where they are not transparent or 0."""
+    picture = Image.open(io.BytesIO(zlib.decompress(base64.b64decode(item["bitmap"]["data"]))))
+    pixels = np.asarray(picture.convert("RGBA") if picture.mode == "P" else picture)
+    return np.asarray((pixels if pixels.ndim == 2 else pixels[..., -1]) > 0)
 
 
 def _box(item: dict[str, Any], kind: str) -> Box | None:
     if kind == "bitmap":
         x, y = item["bitmap"]["origin"]
-        mask = Image.open(io.BytesIO(zlib.decompress(base64.b64decode(item["bitmap"]["data"]))))
-        return float(x), float(y), float(x + mask.width), float(y + mask.height)
+        height, width = _pixels(item).shape
+        return float(x), float(y), float(x + width), float(y + height)
     box = around_points((item.get("points") or {}).get("exterior"))
     return None if box is None else (box[0], box[1], box[2] + 1, box[3] + 1)

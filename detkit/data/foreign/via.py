@@ -10,8 +10,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detkit.data.checks import Box, DataError
-from detkit.data.foreign.collect import ForeignData, around, ellipse, number
+from detkit.data.foreign.collect import ForeignData, around, ellipse, number, polygon_of
 
 CLASS_NAMES = (
     "class",
@@ -43,12 +45,13 @@ def read(content: dict[str, Any], file: Path, split: str, data: ForeignData) -> 
         objects = []
         for index, region in enumerate(_regions(row), start=1):
             shape, attributes = region.get("shape_attributes") or {}, region.get("region_attributes") or {}
-            if not data.has_box(str(shape.get("name")), "rect", SHAPES):
+            if not data.has_box(str(shape.get("name")), ("rect", "polygon"), SHAPES):
                 continue
             data.lost["region with further attributes"] += any(v for key, v in attributes.items() if key != attribute)
             names = _values(attributes.get(attribute))
             data.notes["region of several classes read as an object of each"] += len(names) > 1
-            objects += [data.object(f"region {index}", name, _box(shape)) for name in names or [None]]
+            mask = [_polygon(shape)] if shape.get("name") == "polygon" else ()
+            objects += [data.object(f"region {index}", name, _box(shape), mask=mask) for name in names or [None]]
         data.lost["picture with attributes"] += any((row.get("file_attributes") or {}).values())
         data.add(split, str(row["filename"]), [file.parent, file.parent / "images"], file, objects)
 
@@ -83,6 +86,10 @@ def _values(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [name for name, chosen in value.items() if chosen]
     return [] if value in (None, "") else [value]
+
+
+def _polygon(shape: dict[str, Any]) -> np.ndarray | None:
+    return polygon_of(list(zip(shape.get("all_points_x") or (), shape.get("all_points_y") or (), strict=False)))
 
 
 def _box(shape: dict[str, Any]) -> Box | None:

@@ -19,7 +19,7 @@ from detkit.data.transforms.mixing import MixUpConfig, MosaicConfig
 from detkit.data.transforms.presets import PRESETS, Preset, open_augment
 from detkit.data.transforms.scales import JitterConfig, LargeScaleJitterConfig, ScaleJitterConfig, TranslateConfig
 from detkit.data.transforms.windows import CropConfig, ExpandConfig, IoUCropConfig, ResizeCropConfig
-from detkit.structures import Sample
+from detkit.structures import Column, Sample
 
 INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4)
 
@@ -74,6 +74,17 @@ def parse_augment(value: str | Sequence[Any]) -> AugmentList:
     return entries
 
 
+def used_columns(entries: Sequence[Transform | Preset]) -> tuple[Column, ...]:
+    """What of objects the entries of a list look at beside boxes."""
+    return tuple(dict.fromkeys(column for entry in _opened(entries) for column in entry.uses))
+
+
+def _opened(entries: Sequence[Transform | Preset]) -> list[Transform]:
+    """The entries, those of presets in their place."""
+    opened = [parse_augment(entry.name) if isinstance(entry, Preset) else [entry] for entry in entries]
+    return [entry for part in opened for entry in part if isinstance(entry, Transform)]
+
+
 class Augment:
     """`augment(sample, seed, epoch, others)`: the sample as it might also have been photographed.
 
@@ -91,10 +102,7 @@ class Augment:
         epochs      of the training, from whose end an `until_epoch` below 0 counts
         flip_pairs  keypoints that change places when the picture is mirrored
         """
-        self.entries: list[Transform] = []
-        for given in entries:
-            opened = parse_augment(given.name) if isinstance(given, Preset) else [given]
-            self.entries += [entry for entry in opened if isinstance(entry, Transform)]
+        self.entries = _opened(entries)
         self.epochs, self.flip_pairs = epochs, tuple(flip_pairs)
         if epochs is None and any((entry.until_epoch or 0) < 0 for entry in self.entries):
             raise ValueError("an until_epoch below 0 counts from the end: Augment needs the number of epochs")
@@ -105,6 +113,11 @@ class Augment:
     def mixes(self) -> bool:
         """Whether any entry takes other samples of the data set."""
         return any(entry.mixes for entry in self.entries)
+
+    @property
+    def uses(self) -> tuple[Column, ...]:
+        """What of objects its entries look at beside boxes, where the data have it."""
+        return used_columns(self.entries)
 
     def __call__(self, sample: Sample, seed: int, epoch: int = 0, others: Others | None = None) -> Sample:
         draws = Draws(np.random.default_rng(seed), others, self.flip_pairs)

@@ -12,19 +12,21 @@ from pydantic import Field, field_validator
 from detkit.data.transforms.colour import apply_colours
 from detkit.data.transforms.entry import Draws, Transform
 from detkit.data.transforms.geometry import FILL, MIN_VISIBLE, box_areas
+from detkit.data.transforms.masks import any_mask, count_pixels, cover_masks, masks_of
 from detkit.data.transforms.mixing import draw_other, join
 from detkit.data.transforms.scales import Limits, check_limits
-from detkit.structures import Objects, Sample
+from detkit.structures import Column, Objects, Sample, Size
 
 
 class CopyPasteConfig(Transform):
     """Ghiasi et al. 2021, section 3: objects of another picture pasted over this one.
 
-    The other picture is mirrored with probability 1/2 and jittered in scale first. Ignored objects are not chosen. With
-    masks their pixels are pasted, and what they cover is taken from the masks and boxes beneath; keypoints there are
-    hidden. Without masks the boxes are pasted as rectangles; another object of which a rectangle shows a quarter is
-    then pasted whole as well, so that nothing is seen without its label. Proposals of the other picture come along if
-    half of one lies in the box of an object that is pasted.
+    The other picture is mirrored with probability 1/2 and jittered in scale first. Ignored objects are not chosen. In
+    data with masks their pixels are pasted, and what they cover is taken from the masks and boxes beneath; keypoints
+    there are hidden, and an object of which only the box is known is not chosen. In data without masks the boxes are
+    pasted as rectangles; another object of which a rectangle shows a quarter is then pasted whole as well, so that
+    nothing is seen without its label. Proposals of the other picture come along if half of one lies in the box of an
+    object that is pasted.
 
     object_probability  that an object is chosen
     scale               (low, high) of the other picture to what just fits, uniform
@@ -32,6 +34,7 @@ class CopyPasteConfig(Transform):
     """
 
     mixes: ClassVar[bool] = True
+    uses: ClassVar[tuple[Column, ...]] = ("masks",)
 
     name: Literal["copy_paste"] = "copy_paste"
     probability: float | None = Field(1.0, ge=0, le=1)
@@ -45,13 +48,13 @@ class CopyPasteConfig(Transform):
         sample = apply_colours(sample)
         other = draw_other(sample, self.scale, draws)
         chosen = (draws.rng.random(len(other.objects)) < self.object_probability) & ~other.objects.ignore
-        if other.objects.masks is None:
-            chosen = _take_along(other.objects.boxes, chosen)
+        masks = masks_of(other.objects)
+        chosen = _take_along(other.objects.boxes, chosen) if masks is None else chosen & (count_pixels(masks) > 0)
         objects, proposals = other.objects.take(chosen), other.proposals
         if proposals is not None:
             proposals = proposals[_parts_inside(proposals, objects.boxes).max(axis=1, initial=0) >= 0.5]
         height, width = sample.image.shape[:2]
-        pixels = _pixels(objects, height, width)
+        pixels = _pixels(objects, (height, width))
         image = cv2.copyTo(other.image, pixels.astype(np.uint8), sample.image.copy())
         pasted = replace(other, objects=objects, proposals=proposals)
         return join(sample, image, [_cover(sample, pixels, self.max_covered), pasted])
@@ -71,11 +74,11 @@ def _parts_inside(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
     return np.asarray(shared.clip(min=0).prod(axis=2) / box_areas(boxes1)[:, None])
 
 
-def _pixels(objects: Objects[np.ndarray], height: int, width: int) -> np.ndarray:
+def _pixels(objects: Objects[np.ndarray], size: Size) -> np.ndarray:
     """bool `[H, W]`: the pixels of the masks, or all that the boxes touch."""
-    if objects.masks is not None:
-        return np.asarray(objects.masks.any(axis=0))
-    pixels = np.zeros((height, width), np.bool_)
+    if (masks := masks_of(objects)) is not None:
+        return any_mask(masks, size)
+    pixels = np.zeros(size, np.bool_)
     for x1, y1, x2, y2 in _touched(objects.boxes):
         pixels[y1:y2, x1:x2] = True
     return pixels
@@ -96,22 +99,20 @@ def _covered_parts(boxes: np.ndarray, covered: np.ndarray) -> np.ndarray:
 def _cover(sample: Sample, covered: np.ndarray, max_covered: float) -> Sample:
     """Without the objects of which more than `max_covered` lies beneath `covered`, bool `[H, W]`.
 
-    Masks lose what is covered; a box whose mask loses something becomes the one around the rest.
+    Masks lose what is covered; a box whose mask loses something becomes the one around the rest. Without a mask it is
+    the box that is covered, and stays as it is.
     """
     objects = _hide_points(sample.objects, covered)
-    if objects.masks is None:
-        keep = _covered_parts(objects.boxes, covered) <= max_covered
+    keep = _covered_parts(objects.boxes, covered) <= max_covered
+    if (masks := masks_of(objects)) is None:
         return replace(sample, objects=objects.take(keep))
-    before = objects.masks.sum(axis=(1, 2))
-    masks = objects.masks & ~covered
-    after = masks.sum(axis=(1, 2))
-    keep = (after >= (1 - max_covered) * before) & ((after > 0) | (before == 0))
-    boxes = objects.boxes.copy()
-    for row in np.nonzero(keep & (after < before))[0]:
-        x, y, w, h = cv2.boundingRect(masks[row].astype(np.uint8))
-        boxes[row] = x, y, x + w, y + h
-    area = None if objects.area is None else (objects.area * (after / before.clip(min=1))).astype(np.float32)
-    return replace(sample, objects=replace(objects, boxes=boxes, masks=masks, area=area).take(keep))
+    rest = cover_masks(masks, covered)
+    before, after = count_pixels(masks), count_pixels(rest)
+    keep = np.where(before > 0, (after >= (1 - max_covered) * before) & (after > 0), keep)
+    boxes = np.where((after < before)[:, None], rest.windows, objects.boxes).astype(np.float32)
+    area = None if objects.area is None else objects.area * np.where(before > 0, after / before.clip(min=1), 1)
+    area = None if area is None else area.astype(np.float32)
+    return replace(sample, objects=replace(objects, boxes=boxes, masks=rest, area=area).take(keep))
 
 
 def _hide_points(objects: Objects[np.ndarray], covered: np.ndarray) -> Objects[np.ndarray]:
@@ -130,7 +131,8 @@ class CutoutConfig(Transform):
 
     size         side of a square, as a part of the picture's shorter side
     holes        how many
-    max_covered  objects that are hidden by more than this part are dropped; boxes of the others stay whole
+    max_covered  objects that are hidden by more than this part are dropped; boxes of the others stay whole, and their
+                 masks lose what is hidden
     """
 
     name: Literal["cutout"] = "cutout"
@@ -149,5 +151,8 @@ class CutoutConfig(Transform):
             covered[max(top, 0) : top + side, max(left, 0) : left + side] = True
         image = sample.image.copy()
         image[covered] = FILL
-        keep = _covered_parts(sample.objects.boxes, covered) <= self.max_covered
-        return replace(sample, image=image, objects=_hide_points(sample.objects, covered).take(keep))
+        objects = _hide_points(sample.objects, covered)
+        if (masks := masks_of(objects)) is not None:
+            objects = replace(objects, masks=cover_masks(masks, covered))
+        keep = _covered_parts(objects.boxes, covered) <= self.max_covered
+        return replace(sample, image=image, objects=objects.take(keep))

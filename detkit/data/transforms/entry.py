@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from detkit.config import Config
-from detkit.structures import Sample
+from detkit.structures import Column, Sample
 
 Others = Callable[[np.random.Generator, int], list[Sample]]  # (generator, count) -> so many samples, not augmented
 
@@ -42,9 +42,11 @@ class Transform(Config):
     until_epoch  the first epoch (counted from 0) without it; -15: off for the last 15 epochs; null: never off
 
     mixes        whether it takes other samples of the data set
+    uses         what of objects it looks at beside boxes, where the data have it
     """
 
     mixes: ClassVar[bool] = False
+    uses: ClassVar[tuple[Column, ...]] = ()
 
     name: str
     probability: float | None = Field(None, ge=0, le=1)

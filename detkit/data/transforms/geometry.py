@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 
 from detkit.data.transforms.colour import apply_colours
+from detkit.data.transforms.masks import Masks, flip_masks, masks_of, scale_masks, shift_masks, warp_masks
 from detkit.structures import Sample, Size
 
 Colour = tuple[int, int, int]  # RGB
 Move = Callable[[np.ndarray], np.ndarray]
+MoveMasks = Callable[[Masks], Masks]
 
 MIN_VISIBLE = 0.25  # a window drops an object if it shows less than this part of its box
 MIN_SIDE = 1.0  # px: a warp drops an object that becomes narrower or lower
@@ -47,15 +49,16 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _move_objects(
-    sample: Sample, size: Size, points: Move, masks: Move, area_factor: float | None = None
+    sample: Sample, size: Size, points: Move, masks: MoveMasks, area_factor: float | None = None
 ) -> tuple[Sample, np.ndarray]:
     """The sample with its objects and proposals moved and cut off at the borders of `size`, and the visible part of
     each box, float `[N]`. The picture stays, and so do objects and proposals of which nothing is visible.
 
-    A box becomes the one around its moved corners. A keypoint outside is not labelled any more.
+    A box becomes the one around its moved corners. A keypoint outside is not labelled any more. A mask of which nothing
+    is left has an empty window; a cut box stays the cut box, and does not shrink to its mask.
 
     points       moves points `[..., 2]`
-    masks        moves masks `[N, H, W]` to `[N, *size]`
+    masks        moves masks to a picture of `size`
     area_factor  by which the motion changes an area; None: by as much as that of the box, because boxes stay boxes
     """
     objects = sample.objects
@@ -65,8 +68,8 @@ def _move_objects(
     if objects.area is not None:
         before = box_areas(objects.boxes) if area_factor is None else box_areas(uncut) / area_factor
         columns["area"] = (objects.area * areas / before).astype(np.float32)
-    if objects.masks is not None:
-        columns["masks"] = masks(objects.masks)
+    if (before_masks := masks_of(objects)) is not None:
+        columns["masks"] = masks(before_masks)
     if objects.keypoints is not None:
         columns["keypoints"] = _move_keypoints(objects.keypoints, points, size)
     proposals = None if sample.proposals is None else _cut(_frame(points, sample.proposals), size)
@@ -104,10 +107,7 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     height, width = sample.image.shape[:2]
     sign, start = np.array([-1, 1], np.float32), np.array([width, 0], np.float32)
     moved, _ = _move_objects(
-        sample,
-        (height, width),
-        lambda points: start + sign * points,
-        lambda masks: np.ascontiguousarray(masks[..., ::-1]),
+        sample, (height, width), lambda points: start + sign * points, lambda masks: flip_masks(masks, width)
     )
     if moved.objects.keypoints is not None:
         order = np.arange(moved.objects.keypoints.shape[1])
@@ -144,15 +144,7 @@ def on_canvas(sample: Sample, top: int, left: int, size: Size) -> Sample:
 def _shift_objects(sample: Sample, top: int, left: int, size: Size) -> tuple[Sample, np.ndarray]:
     """As `_move_objects`, into a window at (top, left)."""
     shift = np.array([left, top], np.float32)
-
-    def masks(masks: np.ndarray) -> np.ndarray:
-        result = np.zeros((len(masks), *size), np.bool_)
-        y, x = max(-top, 0), max(-left, 0)
-        part = masks[:, max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
-        result[:, y : y + part.shape[1], x : x + part.shape[2]] = part
-        return result
-
-    return _move_objects(sample, size, lambda points: points - shift, masks)
+    return _move_objects(sample, size, lambda points: points - shift, lambda masks: shift_masks(masks, top, left, size))
 
 
 def resize_sample(
@@ -177,12 +169,7 @@ def scale_objects(sample: Sample, before: Size, size: Size) -> Sample:
     """The sample with objects and proposals as on a picture of `size` (h, w), not of `before`. Its picture stays."""
     scale = np.array([size[1] / before[1], size[0] / before[0]])
     moved, _ = _move_objects(
-        sample,
-        size,
-        lambda points: points * scale,
-        lambda masks: _each(
-            masks, lambda mask: cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), size
-        ),
+        sample, size, lambda points: points * scale, lambda masks: scale_masks(masks, before, size)
     )
     return moved
 
@@ -198,24 +185,14 @@ def warp(sample: Sample, matrix: np.ndarray, size: Size, fill: Colour = FILL) ->
     linear, offset = matrix[:, :2], matrix[:, 2]
     centre = np.full(2, 0.5)  # OpenCV has whole numbers at the centres of pixels
     pixels = np.column_stack([linear, linear @ centre + offset - centre])
-
-    def draw(image: np.ndarray, interpolation: int, value: Sequence[int]) -> np.ndarray:
-        return cv2.warpAffine(image, pixels, size[::-1], flags=interpolation, borderValue=value)
-
     moved, visible = _move_objects(
         sample,
         size,
         lambda points: points @ linear.T + offset,
-        lambda masks: _each(masks, lambda mask: draw(mask, cv2.INTER_NEAREST, (0,)), size),
+        lambda masks: warp_masks(masks, matrix, size),
         area_factor=abs(float(np.linalg.det(linear))),
     )
     sides = moved.objects.boxes[:, 2:] - moved.objects.boxes[:, :2]
     keep = (visible >= MIN_VISIBLE) & (sides >= MIN_SIDE).all(axis=1) | moved.objects.ignore
-    return replace(_drop_unseen(moved, keep & (visible > 0)), image=draw(sample.image, cv2.INTER_LINEAR, fill))
-
-
-def _each(masks: np.ndarray, change: Move, size: Size) -> np.ndarray:
-    """`[N, *size]`: every mask changed by a function of uint8."""
-    if not len(masks):
-        return np.zeros((0, *size), np.bool_)
-    return np.stack([change(mask.astype(np.uint8)) for mask in masks]).astype(np.bool_)
+    image = cv2.warpAffine(sample.image, pixels, size[::-1], flags=cv2.INTER_LINEAR, borderValue=fill)
+    return replace(_drop_unseen(moved, keep & (visible > 0)), image=image)

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from detkit.data.coco_keypoints import write_keypoints
+from detkit.data.coco_segmentation import DECIMALS, write_segmentation
 from detkit.data.writers.pictures import Picture
 from detkit.files import write_text
-from detkit.structures import Categories
+from detkit.structures import Categories, EncodedMasks
 
 ONE_FOLDER = False
-DECIMALS = 4  # of a px
 
 
 def write(folder: Path, splits: Mapping[str, Sequence[Picture]], categories: Categories, _: Counter[str]) -> None:
-    """Ignored objects are crowds. Ids that are whole numbers stay, others are counted from 1."""
+    """Ignored objects are crowds. Polygons stay polygons, other masks are compressed run lengths.
+
+    Ids that are whole numbers stay, others are counted from 1.
+    """
     known = _are_numbers(categories.ids)
     category_ids = [*categories.ids] if known else [*range(1, len(categories) + 1)]
-    rows = [{"id": i, "name": n, "supercategory": ""} for i, n in zip(category_ids, categories.names, strict=True)]
+    rows: list[dict[str, Any]] = [
+        {"id": i, "name": n, "supercategory": ""} for i, n in zip(category_ids, categories.names, strict=True)
+    ]
+    with_keypoints = _labels_with_keypoints(splits)
+    if categories.keypoints is not None:
+        skeleton = [[one + 1, other + 1] for one, other in categories.keypoints.skeleton]
+        for label in with_keypoints:
+            rows[label] |= {"keypoints": list(categories.keypoints.names), "skeleton": skeleton}
     own = {split: _are_numbers([picture.truth.image_id for picture in pictures]) for split, pictures in splits.items()}
     start = 1
     for split, pictures in splits.items():
@@ -30,7 +43,7 @@ def write(folder: Path, splits: Mapping[str, Sequence[Picture]], categories: Cat
             {"id": i, "file_name": p.name, "width": p.truth.size[1], "height": p.truth.size[0]}
             for i, p in zip(ids, pictures, strict=True)
         ]
-        annotations = list(_annotations(ids, pictures, category_ids))
+        annotations = list(_annotations(ids, pictures, category_ids, with_keypoints))
         content = {"images": images, "annotations": annotations, "categories": rows}
         write_text(folder / f"{split}.json", json.dumps(content, ensure_ascii=False))
 
@@ -57,15 +70,24 @@ def _train_and_val(splits: Sequence[str]) -> tuple[str, str | None]:
     return train, next((name for name in ("val", "test") if name in splits and name != train), None)
 
 
+def _labels_with_keypoints(splits: Mapping[str, Sequence[Picture]]) -> set[int]:
+    """The classes of which some object has a labelled keypoint."""
+    labels: set[int] = set()
+    for objects in (picture.truth.objects for pictures in splits.values() for picture in pictures):
+        if objects.keypoints is not None:
+            labels.update(objects.labels[(objects.keypoints[..., 2] > 0).any(axis=1)].tolist())
+    return labels
+
+
 def _annotations(
-    ids: Sequence[Any], pictures: Sequence[Picture], category_ids: Sequence[Any]
+    ids: Sequence[Any], pictures: Sequence[Picture], category_ids: Sequence[Any], with_keypoints: Collection[int]
 ) -> Iterator[dict[str, Any]]:
     number = 0
     for image_id, picture in zip(ids, pictures, strict=True):
         objects = picture.truth.objects
         areas = objects.columns()["area"].tolist()
         rows = zip(objects.boxes.tolist(), objects.labels.tolist(), objects.ignore.tolist(), areas, strict=True)
-        for (x1, y1, x2, y2), label, ignored, area in rows:
+        for row, ((x1, y1, x2, y2), label, ignored, area) in enumerate(rows):
             number += 1
             x, y = round(x1, DECIMALS), round(y1, DECIMALS)
             yield {
@@ -75,8 +97,25 @@ def _annotations(
                 "bbox": [x, y, round(x2 - x, DECIMALS), round(y2 - y, DECIMALS)],
                 "area": round(area, DECIMALS),
                 "iscrowd": int(ignored),
-                "segmentation": [],
+                "segmentation": _segmentation(objects.masks, row),
+                **(_keypoints(objects.keypoints, row) if label in with_keypoints else {}),
             }
+
+
+def _segmentation(masks: Any, row: int) -> Any:
+    if not isinstance(masks, EncodedMasks):
+        return []
+    height, width = masks.sizes[row].tolist()
+    return write_segmentation(masks.decode(row), (height, width))
+
+
+def _keypoints(keypoints: np.ndarray | None, row: int) -> dict[str, Any]:
+    if keypoints is None:
+        return {}
+    return {
+        "keypoints": write_keypoints(keypoints[row], DECIMALS),
+        "num_keypoints": int((keypoints[row, :, 2] > 0).sum()),
+    }
 
 
 def _are_numbers(ids: Sequence[Any]) -> bool:

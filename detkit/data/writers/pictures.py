@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from detkit.data.dataset import ImageDataset
 from detkit.data.pictures import IMAGE_SUFFIXES
 from detkit.files import writing
-from detkit.structures import GroundTruth
+from detkit.structures import EncodedMasks, GroundTruth
 
 # A folder of such a name in the midst of a path would decide where its label file is looked for.
 CONTAINERS = ("images", "jpegimages", "labels", "annotations", "imagesets")
@@ -53,7 +55,7 @@ def name_pictures(
         pictures: dict[object, Picture] = {}
         for index, source in enumerate(sources):
             truth = dataset.ground_truth(index)
-            content = (source, *(column.tobytes() for column in truth.objects.columns().values()))
+            content = (source, *map(_bytes_of, truth.objects.columns().values()))
             if content in pictures:
                 lost[LISTED_AGAIN] += 1
                 continue
@@ -64,6 +66,11 @@ def name_pictures(
             pictures[content] = Picture(source, names[folder, content], truth)
         result[split] = list(pictures.values())
     return result
+
+
+def _bytes_of(column: np.ndarray | EncodedMasks) -> bytes:
+    parts = (column.kinds, column.starts, column.data) if isinstance(column, EncodedMasks) else (column,)
+    return b"".join(part.tobytes() for part in parts)
 
 
 def place(pictures: Iterable[tuple[str, Path]], *, copy: bool) -> Counter[str]:

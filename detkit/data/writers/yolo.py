@@ -1,4 +1,9 @@
-"""The layout of darknet's descendants: data.yaml, `images/train/a.jpg` with `labels/train/a.txt`."""
+"""The layout of darknet's descendants: data.yaml, `images/train/a.jpg` with `labels/train/a.txt`.
+
+A line has room for a mask or for keypoints, not for both. Where a data set has keypoints, every line has them, as the
+tools expect, and masks are left out. Else an object with a mask is a polygon, one line an object: the parts of a mask
+are joined by lines there and back, and so is a hole with the border around it. An object without a mask stays a box.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from detkit.data.mask_outlines import join_polygons, outlines
 from detkit.data.writers.pictures import Picture
 from detkit.files import write_text
-from detkit.formats import yolo_lines
-from detkit.structures import Categories
+from detkit.formats import YOLO_DECIMALS, yolo_lines
+from detkit.structures import Categories, EncodedMasks, Objects, Size
 
 ONE_FOLDER = False
 IGNORED = "object marked as ignored (difficult or a crowd), which YOLO cannot do"
 REPEATED = "object repeated, which YOLO reads once"
+MASKS = "mask beside keypoints, of which YOLO has one"
+OTHER_BOX = "box that is not the one around its mask, of which YOLO has the mask"
+SKELETON = "skeleton, which YOLO cannot hold"
+BOX_TOLERANCE = 1.0  # px between a box and the one around its mask
 
 
 def write(folder: Path, splits: Mapping[str, Sequence[Picture]], categories: Categories, lost: Counter[str]) -> None:
@@ -25,12 +36,15 @@ def write(folder: Path, splits: Mapping[str, Sequence[Picture]], categories: Cat
         for picture in pictures:
             path = folder / "labels" / split / f"{picture.name.rpartition('.')[0]}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in _lines(picture, lost)), encoding="utf-8")
-    content = {
+            lines = _lines(picture, categories, lost)
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    content: dict[str, Any] = {
         **{split: picture_path(split, "").rstrip("/") for split in splits},
         "nc": len(categories),
         "names": list(categories.names),
     }
+    if categories.keypoints is not None:
+        content |= _keypoints_of(categories, lost)
     write_text(folder / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
@@ -45,10 +59,64 @@ def settings(folder: Path, splits: Sequence[str], _: Categories) -> dict[str, An
     return {"name": "yolo", "root": str(folder), "train": train, "val": val}
 
 
-def _lines(picture: Picture, lost: Counter[str]) -> list[str]:
-    objects = picture.truth.objects
+def _keypoints_of(categories: Categories, lost: Counter[str]) -> dict[str, Any]:
+    """What data.yaml says about keypoints; their names are those of every class."""
+    assert categories.keypoints is not None
+    names = list(categories.keypoints.names)
+    order = list(range(len(names)))
+    for one, other in categories.keypoints.flip_pairs:
+        order[one], order[other] = other, one
+    lost[SKELETON] += bool(categories.keypoints.skeleton)
+    point_names = {label: names.copy() for label in range(len(categories))}  # YAML would refer to one list by a sign
+    return {"kpt_shape": [len(names), 3], "flip_idx": order, "kpt_names": point_names}
+
+
+def _lines(picture: Picture, categories: Categories, lost: Counter[str]) -> list[str]:
+    objects, size = picture.truth.objects, picture.truth.size
     lost[IGNORED] += int(objects.ignore.sum())
-    lines = yolo_lines(objects.take(~objects.ignore), picture.truth.size)
+    objects = objects.take(~objects.ignore)
+    lines = yolo_lines(Objects(objects.boxes, objects.labels), size)
+    masks = objects.masks if isinstance(objects.masks, EncodedMasks) else None
+    if categories.keypoints is not None:
+        shape = (len(objects), len(categories.keypoints.names), 3)
+        points = np.zeros(shape) if objects.keypoints is None else objects.keypoints
+        lines = [f"{line} {_keypoint_text(each, size)}" for line, each in zip(lines, points, strict=True)]
+        lost[MASKS] += 0 if masks is None else int(masks.kinds.astype(bool).sum())
+    elif masks is not None:
+        for row, (label, box) in enumerate(zip(objects.labels.tolist(), objects.boxes, strict=True)):
+            if (polygon := _polygon(masks, row)) is not None:
+                lines[row] = f"{label} {_text(polygon / size[::-1])}"
+                around = np.concatenate([polygon.min(axis=0), polygon.max(axis=0)]).clip(0, (*size[::-1], *size[::-1]))
+                lost[OTHER_BOX] += bool((abs(around - box) > BOX_TOLERANCE).any())
     once = list(dict.fromkeys(lines))
     lost[REPEATED] += len(lines) - len(once)
     return once
+
+
+def _keypoint_text(keypoints: np.ndarray, size: Size) -> str:
+    return " ".join(f"{_text(point[:2] / size[::-1])} {point[2]:.0f}" for point in keypoints.astype(np.float64))
+
+
+def _polygon(masks: EncodedMasks, row: int) -> np.ndarray | None:
+    """The mask as one polygon, float64 `[points, 2]` in px; None for an object without a pixel of one.
+
+    Several polygons are joined as they are, if they do not overlap; else, and from run lengths, it goes along the
+    borders of the pixels.
+    """
+    mask = masks.decode(row)
+    if mask is None:
+        return None
+    if isinstance(mask, list) and len(mask) == 1:
+        return mask[0]
+    crop = masks[[row]].crops()
+    if isinstance(mask, list):
+        joined = join_polygons(mask)
+        alone = EncodedMasks.of([[joined]], [tuple(masks.sizes[row].tolist())])
+        if (alone.bitmap(0) == masks.bitmap(row)).all():
+            return joined
+    polygons, _ = outlines(crop.crop(0))
+    return join_polygons(polygons) + crop.windows[0, :2] if polygons else None
+
+
+def _text(shares: np.ndarray) -> str:
+    return " ".join(f"{share:.{YOLO_DECIMALS}f}" for share in np.ravel(shares).tolist())

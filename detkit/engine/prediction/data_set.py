@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detkit.config import UserError
 from detkit.data.checks import LabelPolicy, RawImage, RawObject
 from detkit.data.dataset import ImageDataset
 from detkit.engine.convert import write_dataset
+from detkit.engine.drawing import MIN_KEYPOINT_SCORE
 from detkit.structures import Categories
 
 UNUSED = "N/A"  # what public models call a class that was never used
@@ -45,11 +48,27 @@ def _raw_image(record: Mapping[str, Any], categories: Categories) -> RawImage:
     path = record.get("picture", record["file"])
     label_of = {name: label for label, name in enumerate(categories.names)}
     objects = [
-        RawObject(f"detection {number}", label_of[detection["class"]], tuple(detection["box"]))
+        RawObject(
+            f"detection {number}", label_of[detection["class"]], tuple(detection["box"]), columns=_columns(detection)
+        )
         for number, detection in enumerate(record["detections"])
         if detection["class"] in label_of
     ]
     return RawImage(path, path, path, (record["height"], record["width"]), objects)
+
+
+def _columns(detection: Mapping[str, Any]) -> dict[str, Any]:
+    """Mask and keypoints. A keypoint that would not be drawn is not labelled."""
+    columns: dict[str, Any] = {}
+    if mask := detection.get("mask"):
+        columns["masks"] = mask["counts"].encode("ascii")
+    if keypoints := detection.get("keypoints"):
+        likely = [point.get("score", np.inf) > MIN_KEYPOINT_SCORE for point in keypoints]
+        points = [
+            (point["x"], point["y"], 2) if sure else (0, 0, 0) for point, sure in zip(keypoints, likely, strict=True)
+        ]
+        columns["keypoints"] = np.array(points, np.float32)
+    return columns
 
 
 def _as_they_are(

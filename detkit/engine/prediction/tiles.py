@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.transforms.masks import shift_masks
 from detkit.engine.prediction.tta import Predict, join
 from detkit.ops.iou import box_iof, box_iou
 from detkit.structures import Detections, Size
@@ -58,16 +59,22 @@ def _detect_tiles(predict: Predict, image: np.ndarray, whole: Detections, window
         return whole
     size = (image.shape[0], image.shape[1])
     tiles = predict([image[y1:y2, x1:x2] for x1, y1, x2, y2 in windows])
-    shifted = [_shift(detections, window) for detections, window in zip(tiles, windows, strict=True)]
+    shifted = [_shift(detections, window, size) for detections, window in zip(tiles, windows, strict=True)]
     cut = [is_cut(detections.boxes, window, size) for detections, window in zip(shifted, windows, strict=True)]
     rows = torch.cat([torch.zeros(len(whole), dtype=torch.bool), *cut])
     joined, order = join([whole, *shifted])
     return without_parts(joined, rows[order])
 
 
-def _shift(detections: Detections, window: Window) -> Detections:
-    boxes = detections.boxes + detections.boxes.new_tensor(window[:2] * 2)
-    return replace(detections, objects=replace(detections.objects, boxes=boxes))
+def _shift(detections: Detections, window: Window, size: Size) -> Detections:
+    """The detections of a tile as those of the picture, whose `size` is (h, w)."""
+    objects, (left, top, _, _) = detections.objects, window
+    objects = replace(objects, boxes=objects.boxes + objects.boxes.new_tensor([left, top] * 2))
+    if detections.masks is not None:
+        objects = replace(objects, masks=shift_masks(detections.masks.crops(), -top, -left, size).encode(size))
+    if objects.keypoints is not None:
+        objects = replace(objects, keypoints=objects.keypoints + objects.keypoints.new_tensor([left, top, 0]))
+    return replace(detections, objects=objects)
 
 
 def is_cut(boxes: Tensor, window: Window, size: Size) -> Tensor:

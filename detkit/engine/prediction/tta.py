@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.transforms.masks import flip_masks
+from detkit.nn.selection import KEYPOINT_SCORES
 from detkit.ops.iou import box_iou
 from detkit.ops.nms import class_aware_nms
-from detkit.structures import Detections, Objects
+from detkit.structures import Categories, Detections, Objects, Size
 
 Predict = Callable[[Sequence[np.ndarray]], list[Detections]]
 
@@ -23,19 +25,41 @@ SAME = 0.5  # IoU above which detections of two views are of one object
 
 
 def flipped(predict: Predict) -> Predict:
-    """Detects on the mirrored pictures; the boxes are those of the pictures as they are."""
+    """Detects on the mirrored pictures; boxes, masks and keypoints are those of the pictures as they are."""
 
     def predict_flipped(images: Sequence[np.ndarray]) -> list[Detections]:
         mirrored = predict([np.ascontiguousarray(image[:, ::-1]) for image in images])
-        return [_mirror(detections, image.shape[1]) for detections, image in zip(mirrored, images, strict=True)]
+        return [
+            _mirror(detections, (image.shape[0], image.shape[1]))
+            for detections, image in zip(mirrored, images, strict=True)
+        ]
 
     return predict_flipped
 
 
-def _mirror(detections: Detections, width: int) -> Detections:
+def _mirror(detections: Detections, size: Size) -> Detections:
+    objects, width = detections.objects, size[1]
     x1, y1, x2, y2 = detections.boxes.unbind(dim=1)
-    boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return replace(detections, objects=replace(detections.objects, boxes=boxes))
+    objects = replace(objects, boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1))
+    if detections.masks is not None:
+        objects = replace(objects, masks=flip_masks(detections.masks.crops(), width).encode(size))
+    if objects.keypoints is not None:
+        objects = _mirror_keypoints(objects, objects.keypoints, width, detections.categories)
+    return replace(detections, objects=objects)
+
+
+def _mirror_keypoints(
+    objects: Objects[Tensor], keypoints: Tensor, width: int, categories: Categories
+) -> Objects[Tensor]:
+    """Left and right change places, in the scores too."""
+    order = torch.arange(keypoints.shape[1])
+    for one, two in categories.keypoints.flip_pairs if categories.keypoints else ():
+        order[[one, two]] = torch.tensor([two, one])
+    x, y, visibility = keypoints[:, order].unbind(dim=2)
+    extra = dict(objects.extra)
+    if KEYPOINT_SCORES in extra:
+        extra[KEYPOINT_SCORES] = extra[KEYPOINT_SCORES][:, order]
+    return replace(objects, keypoints=torch.stack([width - x, y, visibility], dim=2), extra=extra)
 
 
 def augmented(views: Sequence[Predict]) -> Predict:
@@ -54,7 +78,8 @@ def fuse(views: Sequence[Detections]) -> Detections:
     """Joins the detections of V views that are of one object, as weighted boxes fusion does (arXiv 1910.13302).
 
     Those of a class whose IoU with the best of them is above 0.5 become one: its box is their mean, weighted by their
-    scores, and its score their sum over V, so that what only one view shows scores less than it did there.
+    scores, and its score their sum over V, so that what only one view shows scores less than it did there. Mask and
+    keypoints are those of the best of them.
     """
     joined, _ = join(views)
     boxes, scores, labels = joined.boxes, joined.scores, joined.labels

@@ -126,14 +126,25 @@ def _raw_image(image_id: Any, path: str, truth: Any, remaining: np.ndarray) -> R
     objects = truth.objects.take(remaining)
     rows = zip(objects.labels.tolist(), objects.boxes.tolist(), objects.ignore.tolist(), objects.area, strict=True)
     items = [
-        RawObject(f"object {number}", label, (x1, y1, x2, y2), None, {"ignore": ignore, "area": area})
+        RawObject(
+            f"object {number}",
+            label,
+            (x1, y1, x2, y2),
+            None,
+            {"ignore": ignore, "area": area, **_further_columns(objects, number)},
+        )
         for number, (label, (x1, y1, x2, y2), ignore, area) in enumerate(rows)
     ]
     return RawImage(image_id, path, path, truth.size, items)
 
 
+def _further_columns(objects: Any, row: int) -> dict[str, Any]:
+    further = {} if objects.masks is None else {"masks": objects.masks.decode(row)}
+    return further if objects.keypoints is None else {**further, "keypoints": objects.keypoints[row]}
+
+
 def _not_about_boxes(data: DataConfig, splits: Sequence[Split]) -> Counter[str]:
-    """Counts of what stands in the files besides boxes and classes, which the writers leave out."""
+    """Counts of what stands in the files besides objects and classes, which the writers leave out."""
     lost = Counter[str]()
     match data:
         case COCOConfig():

@@ -15,6 +15,7 @@ from markupsafe import Markup
 import detkit
 from detkit.evaluation.analysis import IOU_THRESHOLDS, SIZES
 from detkit.evaluation.comparison import Comparison, Interval
+from detkit.evaluation.protocols import Protocol
 from detkit.inspect.doctor.findings import Diagnosis
 from detkit.inspect.report.charts import Chart
 from detkit.inspect.report.numbers import (
@@ -32,6 +33,13 @@ from detkit.inspect.report.subject import Subject
 
 PACKAGE = "detkit.inspect.report"
 NO_NUMBER = "\N{EN DASH}"
+PROTOCOL_TITLES: dict[Protocol, str] = {
+    "voc07": "VOC 2007",
+    "voc10": "VOC 2010",
+    "coco": "COCO",
+    "coco_segm": "COCO masks",
+    "coco_keypoints": "COCO keypoints",
+}
 MAX_FLIPPED = 12  # pictures shown that the second detector does better, and as many that it does worse
 
 
@@ -100,6 +108,7 @@ def render(
             book=book,
             ious=[f"{iou:.2f}" for iou in IOU_THRESHOLDS],
             sizes=SIZES,
+            protocol_titles=PROTOCOL_TITLES,
         )
     )
 

@@ -61,7 +61,7 @@ def subjects_of_sources(
         loaded.append((source, trained, detector, settings))
     subjects = []
     for source, trained, detector, settings in loaded:
-        evaluation, store = evaluate_detector(detector, settings, PROTOCOLS, class_map=class_map, classes=classes)
+        evaluation, store = evaluate_detector(detector, settings, class_map=class_map, classes=classes)
         evaluation = replace(evaluation, notes=(*describe_overrides(overrides), *evaluation.notes))
         limit, run = settings.eval.max_detections, read_run(Path(source), trained) if trained else None
         analysis = analyse(store, limit)
@@ -73,7 +73,7 @@ def subjects_of_sources(
 
 def subject_of_results(results: Results) -> Subject:
     """Detections of another tool; see `detkit.engine.foreign_results`."""
-    evaluation = evaluate_results(results, PROTOCOLS)
+    evaluation = evaluate_results(results)
     limit = results.settings.max_detections
     analysis = analyse(results.store, limit)
     return Subject(results.name, results.store, evaluation, analysis, results.data, limit)

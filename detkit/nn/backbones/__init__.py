@@ -12,7 +12,9 @@ from pydantic import Field
 from torch import nn
 
 from detkit.nn.backbones.alexnet import AlexNetConfig, CaffeNetConfig, build_alexnet, build_caffenet
+from detkit.nn.backbones.csp_darknet import CSPDarknetConfig, build_csp_darknet
 from detkit.nn.backbones.darknet import DarknetConfig, build_darknet
+from detkit.nn.backbones.elan import ELANConfig, build_elan
 from detkit.nn.backbones.inception import InceptionConfig, build_inception
 from detkit.nn.backbones.lenet import LeNetConfig, build_lenet
 from detkit.nn.backbones.mobilenet import (
@@ -35,6 +37,8 @@ BackboneConfig = Annotated[
     | MobileNetV3Config
     | SSDLiteMobileNetConfig
     | DarknetConfig
+    | CSPDarknetConfig
+    | ELANConfig
     | LeNetConfig
     | AlexNetConfig
     | CaffeNetConfig
@@ -59,6 +63,10 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_ssdlite_mobilenet(config)
         case DarknetConfig():
             return build_darknet(config)
+        case CSPDarknetConfig():
+            return build_csp_darknet(config)
+        case ELANConfig():
+            return build_elan(config)
         case LeNetConfig():
             return build_lenet(config)
         case AlexNetConfig():

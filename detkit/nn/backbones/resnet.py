@@ -29,6 +29,9 @@ class ResNetConfig(StagedConfig):
     # frozen_bn for pre-trained weights, bn when training from random ones
     norm: Literal["frozen_bn", "bn"] = "frozen_bn"
     norm_eps: float = Field(1e-5, ge=0)  # torchvision's COCO_V1 detection weights were trained with 0
+    # the stride of a bottleneck block is that of its first convolution, 1x1 (the paper, and Detectron2 with MSRA's
+    # weights); false: of its 3x3 convolution (torchvision)
+    stride_in_1x1: bool = False
     dilation: bool = False  # dilated convolutions in place of C5's stride: C5 at stride 16 (DETR's DC5)
 
     @property
@@ -40,6 +43,8 @@ class ResNetConfig(StagedConfig):
         check_weights(self.name, self.weights)
         if self.dilation and self.name in BASIC:
             raise ValueError(f"dilation: {self.name} has no bottleneck blocks, which alone can be dilated")
+        if self.stride_in_1x1 and self.name in BASIC:
+            raise ValueError(f"stride_in_1x1: {self.name} has no bottleneck blocks, which alone have a 1x1 convolution")
         return self
 
 
@@ -55,6 +60,10 @@ def build_resnet(config: ResNetConfig) -> StagedBackbone:
         replace_stride_with_dilation=[False, False, config.dilation],
     )
     blocks = {name: block for name, block in network.named_children() if name not in ("avgpool", "fc")}
+    if config.stride_in_1x1:
+        for layer in (network.layer2, network.layer3, network.layer4):
+            first = layer[0]
+            first.conv1.stride, first.conv2.stride = first.conv2.stride, (1, 1)
     expansion = network.inplanes // 512
     channels = [64, *(64 * expansion * 2**i for i in range(4))]
     parts = split(blocks, [4, 5, 6, 7, 8])  # conv1, bn1, relu and maxpool are the stem

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from detkit.nn.heads.branch import Branch, BranchConfig, BranchOutputs
+from detkit.nn.heads.regions import conv_layers, init_relu_convs
 from detkit.nn.selection import DetectionRows
 from detkit.ops.keypoints import heatmap_targets
 from detkit.structures import Target
@@ -34,16 +35,9 @@ class KeypointBranch(Branch):
 
     def __init__(self, config: KeypointConfig, in_channels: int, strides: Sequence[int], num_keypoints: int) -> None:
         super().__init__(config, strides)
-        widths = [in_channels, *config.channels]
-        self.layers = nn.Sequential()
-        for number, width in enumerate(config.channels):
-            self.layers.extend([nn.Conv2d(widths[number], width, 3, padding=1), nn.ReLU()])
-        self.deconv = nn.ConvTranspose2d(widths[-1], num_keypoints, 4, stride=2, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        self.layers = conv_layers(in_channels, config.channels, "none")
+        self.deconv = nn.ConvTranspose2d(config.channels[-1], num_keypoints, 4, stride=2, padding=1)
+        init_relu_convs(self)
 
     @override
     def predict(self, pooled: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from detkit.nn.heads.branch import Branch, BranchConfig, BranchOutputs
 from detkit.nn.heads.class_rows import rows as class_rows
+from detkit.nn.heads.regions import conv_layers, init_relu_convs
 from detkit.nn.selection import DetectionRows
 from detkit.ops.masks import mask_targets
 from detkit.structures import MaskCrops, Target
@@ -39,21 +40,10 @@ class MaskBranch(Branch):
 
     def __init__(self, config: MaskConfig, in_channels: int, strides: Sequence[int], num_classes: int) -> None:
         super().__init__(config, strides)
-        widths = [in_channels, *config.channels]
-        self.layers = nn.Sequential()
-        for number, width in enumerate(config.channels):
-            with_norm = config.norm == "batch"
-            self.layers.append(nn.Conv2d(widths[number], width, 3, padding=1, bias=not with_norm))
-            if with_norm:
-                self.layers.append(nn.BatchNorm2d(width))
-            self.layers.append(nn.ReLU())
-        self.deconv = nn.ConvTranspose2d(widths[-1], config.deconv_channels, 2, stride=2)
+        self.layers = conv_layers(in_channels, config.channels, config.norm)
+        self.deconv = nn.ConvTranspose2d((in_channels, *config.channels)[-1], config.deconv_channels, 2, stride=2)
         self.classifier = nn.Conv2d(config.deconv_channels, num_classes, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_relu_convs(self)
 
     @override
     def predict(self, pooled: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic
+from typing import Generic, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from typing_extensions import override
 from detkit.config import Config
 from detkit.nn.assign.assignment import Assignment, sample
 from detkit.nn.assign.iou import IoUAssigner
+from detkit.nn.blocks import BatchNorm2d
 from detkit.nn.heads.class_rows import BACKGROUND, UNUSED, rows
 from detkit.nn.losses import background_first, smooth_l1_loss
 from detkit.nn.outputs import OutputsT, register_outputs
@@ -255,6 +256,28 @@ class RefiningHead(LayeredRegionHead[RoIOutputs]):
         if self.config.class_agnostic:
             return of_classes
         return of_classes | {"regressor": rows(UNUSED, range(num_classes)).repeat_interleave(4)}
+
+
+def conv_layers(in_channels: int, channels: Sequence[int], norm: Literal["none", "batch"]) -> nn.Sequential:
+    """3x3 convolutions of these widths on the maps of regions, each with its norm, if any, and ReLU: `[P, C, S, S]`
+    stays as large."""
+    layers = nn.Sequential()
+    for before, width in pairwise([in_channels, *channels]):
+        layers.append(nn.Conv2d(before, width, 3, padding=1, bias=norm == "none"))
+        if norm == "batch":
+            layers.append(BatchNorm2d(width))
+        layers.append(nn.ReLU())
+    init_relu_convs(layers)
+    return layers
+
+
+def init_relu_convs(module: nn.Module) -> None:
+    """Convolutions before a ReLU start with activations that neither fade nor grow (torchvision's heads)."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
 
 def _layer(in_features: int, out_features: int, rank: int | None) -> nn.Module:

@@ -10,8 +10,9 @@ from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
-from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RegionTargets, RoIOutputs
+from detkit.nn.heads.regions import RefiningConfig, RefiningHead, RegionTargets, RoIOutputs, conv_layers
 from detkit.nn.proposals.regions import Regions
 from detkit.ops.roi import multilevel_roi_align, roi_pool
 
@@ -23,6 +24,8 @@ class RoIConfig(RefiningConfig):
     output_size: int = Field(7, ge=1)  # bins a side
     sampling_ratio: int = Field(2, ge=0)  # RoIAlign samples a bin and axis; 0: as many as the bin has pixels
     aligned: bool = False  # RoIAlign with the half pixel shift
+    conv_channels: tuple[int, ...] = ()  # of 3x3 convolutions before `hidden`; torchvision's version 2 has four
+    norm: Literal["none", "batch"] = "none"  # after each of those convolutions
 
 
 class RoIHead(RefiningHead):
@@ -33,12 +36,18 @@ class RoIHead(RefiningHead):
     def __init__(self, config: RoIConfig, in_channels: int, strides: Sequence[int], num_classes: int) -> None:
         if config.pool == "pool" and len(strides) != 1:
             raise ValueError(f"RoIPool reads one level, got {len(strides)}; use pool: align with a pyramid")
-        super().__init__(config, in_channels * config.output_size**2, num_classes)
+        channels = (in_channels, *config.conv_channels)
+        super().__init__(config, channels[-1] * config.output_size**2, num_classes)
         self.strides = tuple(strides)
+        self.convs = conv_layers(in_channels, config.conv_channels, config.norm)
 
     def forward(self, features: list[Tensor], regions: Regions, targets: RegionTargets | None = None) -> RoIOutputs:
         """features  levels `[B, C, H_l, W_l]`, finest first; those beyond `strides` are not read."""
         return self.predict(self.pool(features, regions), regions, targets)
+
+    @override
+    def last_hidden(self, features: Tensor) -> Tensor:
+        return super().last_hidden(self.convs(features))
 
     def pool(self, features: list[Tensor], regions: Regions) -> Tensor:
         config, rois, features = self.config, regions.rois(), features[: len(self.strides)]

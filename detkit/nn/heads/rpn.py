@@ -44,7 +44,8 @@ class RPNConfig(Config):
 
     anchors: AnchorConfig = AnchorConfig()
     objectness: Literal["sigmoid", "softmax"] = "sigmoid"  # softmax: two channels an anchor, as in the paper
-    channels: int | None = None  # of the 3x3 convolution; null: those of the features
+    channels: int | None = None  # of the 3x3 convolutions; null: those of the features
+    conv_depth: int = Field(1, ge=1)  # 3x3 convolutions before the predictions; torchvision's version 2 has two
     fg_threshold: float = Field(0.7, ge=0, le=1)  # IoU, section 3.1.2
     bg_threshold: float = Field(0.3, ge=0, le=1)
     # part of an anchor that must lie inside an ignored object (crowd, difficult) for it to be neutral instead of
@@ -86,7 +87,7 @@ class RPNOutputs:
 
 
 class RPN(nn.Module):
-    """A 3x3 convolution and two 1x1 ones slide over every level with shared weights."""
+    """A 3x3 convolution, or several, and two 1x1 ones slide over every level with shared weights."""
 
     def __init__(self, config: RPNConfig, in_channels: int, strides: Sequence[int]) -> None:
         super().__init__()
@@ -99,11 +100,14 @@ class RPN(nn.Module):
         self.anchors = AnchorGrid(config.anchors, strides)
         num_anchors = self.anchors.per_cell
         self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.further_convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(config.conv_depth - 1)
+        )
         self.objectness = nn.Conv2d(channels, num_anchors * (2 if config.objectness == "softmax" else 1), 1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 1)
-        for conv in (self.conv, self.objectness, self.deltas):
+        for conv in (self.conv, *self.further_convs, self.objectness, self.deltas):
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor], windows: Tensor, canvas: Size) -> RPNOutputs:
         """
@@ -114,6 +118,8 @@ class RPN(nn.Module):
         logits, deltas = [], []
         for level in features:
             hidden = F.relu(self.conv(level))
+            for conv in self.further_convs:
+                hidden = F.relu(conv(hidden))
             logits.append(self._logits(self.objectness(hidden)))
             deltas.append(per_anchor(self.deltas(hidden), 4))
         anchors = self.anchors([(level.shape[2], level.shape[3]) for level in features], canvas)

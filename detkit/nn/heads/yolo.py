@@ -90,14 +90,19 @@ class YOLOHead(Head[YOLOOutputs]):
     @override
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> YOLOOutputs:
         raw, cells, anchors, strides = [], [], [], []
-        for number, (level, conv, stride) in enumerate(zip(features, self.predict, self.strides, strict=True)):
+        for number, (level, stride) in enumerate(zip(features, self.strides, strict=True)):
             sides, (height, width) = self.get_buffer(f"anchors{number}"), level.shape[-2:]
-            predicted = conv(level).unflatten(1, (len(sides), -1))  # [B, A, 5 + K, H, W]
+            predicted = self.predict_level(number, level).unflatten(1, (len(sides), -1))  # [B, A, 5 + K, H, W]
             raw.append(predicted.permute(0, 3, 4, 1, 2).flatten(1, 3))
             cells.append(grid_cells(height, width, level.device).repeat_interleave(len(sides), dim=0))
             anchors.append(sides.repeat(height * width, 1))
             strides.append(sides.new_full((len(sides) * height * width, 1), stride))
         return YOLOOutputs(torch.cat(raw, dim=1), torch.cat(cells), torch.cat(anchors), torch.cat(strides))
+
+    def predict_level(self, number: int, level: Tensor) -> Tensor:
+        """`[B, A (5 + K), H, W]` of the features of one level."""
+        predicted: Tensor = self.predict[number](level)
+        return predicted
 
     def boxes(self, outputs: YOLOOutputs) -> Tensor:
         """`[B, N, 4]` xyxy in input px."""

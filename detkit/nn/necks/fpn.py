@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config
+from detkit.nn.blocks import BatchNorm2d
 from detkit.nn.necks.neck import Neck
 
 
@@ -28,6 +29,7 @@ class FPNConfig(Config):
     name: Literal["fpn"] = "fpn"
     out_channels: int = Field(256, ge=1)
     extra_level: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
+    norm: Literal["none", "batch"] = "none"  # after each lateral and output convolution, which then has no bias
 
     @property
     def num_extra_levels(self) -> int:
@@ -42,21 +44,23 @@ class DenseFPNConfig(FPNConfig):
 
 
 class FPN(Neck):
-    """A 1x1 lateral convolution per level, nearest upsampling, sum, and a 3x3 output convolution, none with a norm."""
+    """A 1x1 lateral convolution per level, nearest upsampling, sum, and a 3x3 output convolution."""
 
     def __init__(self, config: FPNConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
         width = config.out_channels
         self.extra_level = config.extra_level
-        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
-        self.output = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in in_channels)
+        self.lateral = nn.ModuleList(_layer(channels, width, 1, config.norm) for channels in in_channels)
+        self.output = nn.ModuleList(_layer(width, width, 3, config.norm) for _ in in_channels)
         self.extra = nn.ModuleList()  # P6 and P7
         if config.extra_level in ("conv_c5", "conv_p5"):
             coarsest = in_channels[-1] if config.extra_level == "conv_c5" else width
             self.extra.extend(nn.Conv2d(channels, width, 3, 2, 1) for channels in (coarsest, width))
-        for conv in [*self.lateral, *self.output, *self.extra]:
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_uniform_(conv.weight, a=1)
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
         extra_strides = [in_strides[-1] * 2 ** (i + 1) for i in range(config.num_extra_levels)]
         self.out_strides = (*in_strides, *extra_strides)
         self.out_channels = (width,) * len(self.out_strides)
@@ -78,3 +82,10 @@ class FPN(Neck):
                 conv6, conv7 = self.extra
                 p6 = conv6(c5 if self.extra_level == "conv_c5" else p5)
                 return [p6, conv7(F.relu(p6))]
+
+
+def _layer(in_channels: int, out_channels: int, kernel_size: int, norm: Literal["none", "batch"]) -> nn.Module:
+    if norm == "none":
+        return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(conv, BatchNorm2d(out_channels))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from detkit.data.transforms import Augment, parse_augment
-from detkit.structures import Objects, Sample
+from detkit.structures import MaskCrops, Objects, Sample
 
 COLOURS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
 BOXES = np.array([(10, 20, 40, 50), (60, 30, 110, 90), (120, 5, 150, 25)], np.float32)
@@ -31,12 +31,25 @@ def with_masks_and_keypoints(sample: Sample) -> Sample:
     """Each box is its mask too; its points are the first and the last corner, and one that is not labelled."""
     height, width = sample.image.shape[:2]
     boxes = sample.objects.boxes
-    masks = np.zeros((len(boxes), height, width), np.bool_)
+    bitmaps = np.zeros((len(boxes), height, width), np.bool_)
     keypoints = np.zeros((len(boxes), 3, 3), np.float32)
     for number, (x1, y1, x2, y2) in enumerate(boxes.astype(int)):
-        masks[number, y1:y2, x1:x2] = True
+        bitmaps[number, y1:y2, x1:x2] = True
         keypoints[number, :2] = (x1, y1, 2), (x2, y2, 1)
-    return replace(sample, objects=replace(sample.objects, masks=masks, keypoints=keypoints))
+    return replace(sample, objects=replace(sample.objects, masks=crops_of(bitmaps), keypoints=keypoints))
+
+
+def crops_of(bitmaps: np.ndarray) -> MaskCrops[np.ndarray]:
+    """Masks `[N, H, W]` in the smallest windows; (0, 0, 0, 0) for one without a pixel."""
+    windows = [framed(bitmap) if bitmap.any() else (0, 0, 0, 0) for bitmap in bitmaps]
+    crops = [bitmap[y1:y2, x1:x2] for bitmap, (x1, y1, x2, y2) in zip(bitmaps, windows, strict=True)]
+    return MaskCrops.of(crops, windows)
+
+
+def dense_masks(sample: Sample) -> np.ndarray:
+    """bool `[N, H, W]`."""
+    assert isinstance(sample.objects.masks, MaskCrops)
+    return sample.objects.masks.dense((sample.image.shape[0], sample.image.shape[1]))
 
 
 def with_boxes(
@@ -61,5 +74,9 @@ def assert_same(one: Sample, two: Sample) -> None:
     np.testing.assert_array_equal(one.image, two.image)
     assert one.objects.columns().keys() == two.objects.columns().keys()
     for name, column in one.objects.columns().items():
-        np.testing.assert_array_equal(column, two.objects.columns()[name])
+        other = two.objects.columns()[name]
+        if isinstance(column, MaskCrops):
+            np.testing.assert_array_equal(column.windows, other.windows)
+            column, other = column.pixels, other.pixels
+        np.testing.assert_array_equal(column, other)
     assert one.image_id == two.image_id

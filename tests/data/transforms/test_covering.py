@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detkit.structures import Sample
-from tests.data.transforms.samples import framed, only, with_boxes, with_masks_and_keypoints
+from detkit.structures import MaskCrops, Objects, Sample
+from tests.data.transforms.samples import crops_of, dense_masks, framed, only, with_boxes, with_masks_and_keypoints
 from tests.data.transforms.test_mixing import handed_out, random_sample
 from tests.reference import augment as reference
 
@@ -43,20 +43,18 @@ def two_squares(mask: bool = True) -> tuple[Sample, Sample]:
     disc = (rows - 20) ** 2 + (columns - 20) ** 2 < 100
     dark[10:30, 10:30], grey[disc] = 200, 250
     one, two = (with_masks_and_keypoints(with_boxes(image, (10, 10, 30, 30))) for image in (dark, grey))
-    return one, replace(two, objects=replace(two.objects, masks=disc[None]))
+    return one, replace(two, objects=replace(two.objects, masks=crops_of(disc[None])))
 
 
 def test_masks_paste_pixels_and_what_lies_beneath_loses_them() -> None:
     """The square keeps its four corners, 86 of 400 pixels, and a box around them that is its old one."""
     one, two = two_squares()
     result = only("copy_paste", scale=[1, 1], object_probability=1, max_covered=0.8)(one, 0, 0, handed_out([two]))
-    assert two.objects.masks is not None
-    assert result.objects.masks is not None
-    disc = two.objects.masks[0]
+    (disc,), masks = dense_masks(two), dense_masks(result)
     np.testing.assert_array_equal(result.image, np.where(disc[..., None], two.image, one.image))
-    np.testing.assert_array_equal(result.objects.masks[1], disc)
-    assert not (result.objects.masks[0] & disc).any()
-    assert result.objects.masks[0].sum() == 400 - disc.sum() == 84
+    np.testing.assert_array_equal(masks[1], disc)
+    assert not (masks[0] & disc).any()
+    assert masks[0].sum() == 400 - disc.sum() == 84
     assert result.objects.boxes.tolist() == [[10, 10, 30, 30]] * 2
     strict = only("copy_paste", scale=[1, 1], object_probability=1, max_covered=0.75)(one, 0, 0, handed_out([two]))
     assert strict.objects.labels.tolist() == [0], "79 of 100 pixels are covered: only the disc is left"
@@ -66,21 +64,41 @@ def test_a_box_shrinks_to_what_its_mask_has_left() -> None:
     """The right half is covered: a box and an area of half."""
     one = with_masks_and_keypoints(with_boxes(np.zeros((40, 40, 3), np.uint8), (10, 10, 30, 30)))
     one = replace(one, objects=replace(one.objects, area=np.array([400], np.float32)))
-    bar = np.zeros((1, 40, 40), np.bool_)
-    bar[0, :, 15:25] = True  # mirrored it is the same
+    # Mirrored it is the same.
     two = with_boxes(np.full((40, 40, 3), 255, np.uint8), (15, 0, 25, 40))
     two = with_masks_and_keypoints(replace(two, objects=replace(two.objects, area=np.array([400], np.float32))))
     for seed in range(4):
         result = only("copy_paste", scale=[1, 1], object_probability=1)(one, seed, 0, handed_out([two]))
-        assert result.objects.masks is not None
-        assert [framed(mask) for mask in result.objects.masks] == [(10, 10, 30, 30), (15, 0, 25, 40)]
+        assert [framed(mask) for mask in dense_masks(result)] == [(10, 10, 30, 30), (15, 0, 25, 40)]
         assert result.objects.area is not None
         assert result.objects.area.tolist() == [200, 400]
-    narrow = replace(one, objects=one.objects.map(lambda column: column.copy()))
-    assert narrow.objects.masks is not None
-    narrow.objects.masks[0, :, 25:] = False  # its right end is now what the bar covers
+    bitmaps = dense_masks(one)
+    bitmaps[0, :, 25:] = False  # its right end is now what the bar covers
+    narrow = replace(one, objects=replace(one.objects, masks=crops_of(bitmaps)))
     (first, _) = only("copy_paste", scale=[1, 1], object_probability=1)(narrow, 0, 0, handed_out([two])).objects.boxes
     assert first.tolist() == [10, 10, 15, 30]
+
+
+def test_an_object_without_a_mask_is_not_pasted_and_covered_as_its_box() -> None:
+    """In data with masks: of the second picture only the disc is pasted; beneath it lies a box of 400 px of which 316
+    are covered, and its neighbour, whose mask is not known either, is in plain sight."""
+    one, two = two_squares()
+    no_mask = MaskCrops.of([np.zeros((0, 0))] * 2, np.zeros((2, 4)))
+    boxes = np.array([(10, 10, 30, 30), (30, 30, 38, 38)], np.float32)
+    area = np.array([400, 64], np.float32)
+    one = replace(one, objects=Objects(boxes, np.array([0, 1]), area=area, masks=no_mask))
+    bitmaps = np.zeros((2, 40, 40), np.bool_)
+    bitmaps[0] = dense_masks(two)[0]
+    two = replace(two, objects=Objects(boxes, np.array([2, 3]), area=area, masks=crops_of(bitmaps)))
+    for max_covered, labels in ((0.8, [0, 1, 2]), (0.75, [1, 2])):
+        augment = only("copy_paste", scale=[1, 1], object_probability=1, max_covered=max_covered)
+        result = augment(one, 0, 0, handed_out([two]))
+        assert result.objects.labels.tolist() == labels
+        np.testing.assert_array_equal(result.objects.boxes[:-1], boxes[2 - len(labels[:-1]) :])
+        assert result.objects.area is not None
+        np.testing.assert_array_equal(result.objects.area[:-1], area[2 - len(labels[:-1]) :])
+        assert isinstance(result.objects.masks, MaskCrops)
+        assert [bool(size.prod()) for size in result.objects.masks.sizes] == [label == 2 for label in labels]
 
 
 def test_ignored_objects_are_not_chosen_but_come_along() -> None:
@@ -129,6 +147,18 @@ def test_cutout_hides_squares_and_drops_what_is_hidden(holes: int) -> None:
         dropped += len(visible) < 6
     assert dropped > 3
     assert outside > 0
+
+
+def test_cutout_takes_from_masks_what_it_hides_and_leaves_the_boxes() -> None:
+    sample = with_masks_and_keypoints(with_boxes(np.full((40, 40, 3), 9, np.uint8), (10, 10, 30, 30), (0, 0, 2, 2)))
+    augment, gone = only("cutout", size=0.5, max_covered=1), 0
+    for seed in range(30):
+        result = augment(sample, seed)
+        hidden = (result.image == 114).all(axis=2)
+        np.testing.assert_array_equal(dense_masks(result), dense_masks(sample) & ~hidden)
+        np.testing.assert_array_equal(result.objects.boxes, sample.objects.boxes)
+        gone += not dense_masks(result)[1].any()
+    assert gone, "a mask of which nothing is left takes no box with it"
 
 
 def test_points_beneath_are_hidden() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from detkit.data.transforms import on_canvas, resize_sample
 from detkit.data.transforms.geometry import MIN_VISIBLE, Window, flip, take_window, warp
-from detkit.structures import Sample
+from detkit.structures import MaskCrops, Sample
 from tests.data.transforms.samples import (
     BOXES,
     COLOURS,
+    dense_masks,
     framed,
     pixels_of,
     three_rectangles,
@@ -43,12 +44,12 @@ def test_an_object_is_found_again_by_its_box_mask_and_points(sample: Sample, nam
     result = EXACT[name](before)
     objects = result.objects
     assert len(objects) == 3
-    assert objects.masks is not None
     assert objects.keypoints is not None
-    assert objects.masks.shape == (3, *result.image.shape[:2])
     assert result.proposals is not None
     np.testing.assert_array_equal(result.proposals, objects.boxes)
-    for box, label, mask, points in zip(objects.boxes, objects.labels, objects.masks, objects.keypoints, strict=True):
+    for box, label, mask, points in zip(
+        objects.boxes, objects.labels, dense_masks(result), objects.keypoints, strict=True
+    ):
         assert tuple(box) == framed(pixels_of(result, label))
         np.testing.assert_array_equal(mask, pixels_of(result, label))
         seen = points[points[:, 2] > 0]
@@ -57,6 +58,34 @@ def test_an_object_is_found_again_by_its_box_mask_and_points(sample: Sample, nam
             assert seen[:, 2].tolist() == [2, 1]
         assert (points[2] == 0).all()
     assert before.objects.boxes.tolist() == BOXES.tolist(), "what was given stays"
+
+
+POINT_MOVES: dict[str, tuple[Callable[[Sample], Sample], list[list[float]]]] = {
+    "crop": (lambda sample: take_window(sample, Window(25, 10, (40, 50))), [[2.5, 5.5, 2], [28.5, 30.5, 1]]),
+    "cut": (lambda sample: take_window(sample, Window(31, 0, (60, 60))), [[0, 0, 0], [38.5, 24.5, 1]]),
+    "expand": (lambda sample: take_window(sample, Window(-10, -7, (130, 180))), [[19.5, 40.5, 2], [45.5, 65.5, 1]]),
+    "flip": (flip, [[147.5, 30.5, 2], [121.5, 55.5, 1]]),
+    "resize": (lambda sample: resize_sample(sample, (50, 320)), [[25, 15.25, 2], [77, 27.75, 1]]),
+    "jitter": (
+        lambda sample: take_window(resize_sample(sample, (50, 320)), Window(10, 30, (100, 100))),
+        [[0, 0, 0], [47, 17.75, 1]],
+    ),
+    "warp": (lambda sample: warp(sample, TURN, (160, 100)), [[69.5, 12.5, 2], [44.5, 38.5, 1]]),
+    "warp out": (lambda sample: warp(sample, np.array([[1.0, 0, -15], [0, 2, 0]]), (100, 60)), [[0, 0, 0]] * 2),
+    "canvas": (lambda sample: on_canvas(sample, 100, 200, (300, 300)), [[212.5, 130.5, 2], [238.5, 155.5, 1]]),
+}
+
+
+@pytest.mark.parametrize("name", POINT_MOVES)
+def test_points_move_with_the_picture(name: str) -> None:
+    """A visible one, a hidden one, and one that is not labelled, which stays so, as does one that has come outside."""
+    points = np.array([[[12.5, 30.5, 2], [38.5, 55.5, 1], [0, 0, 0]]], np.float32)
+    sample = with_boxes(np.zeros((100, 160, 3), np.uint8), (10, 20, 40, 60))
+    sample = replace(sample, objects=replace(sample.objects, keypoints=points))
+    move, expected = POINT_MOVES[name]
+    result = move(sample).objects.keypoints
+    assert result is not None
+    np.testing.assert_allclose(result[0], [*expected, [0, 0, 0]], atol=1e-5)
 
 
 def test_a_point_outside_is_not_labelled(sample: Sample) -> None:
@@ -78,18 +107,16 @@ def test_objects_on_a_canvas(sample: Sample) -> None:
     shift = np.float32([9, 7, 9, 7])
     np.testing.assert_array_equal(result.objects.boxes, BOXES + shift)
     np.testing.assert_array_equal(result.proposals, BOXES[:1] + shift)
-    assert result.objects.masks is not None
-    assert result.objects.masks.shape == (3, 150, 200)
-    assert framed(result.objects.masks[0]) == (19, 27, 49, 57)
+    assert isinstance(result.objects.masks, MaskCrops)
+    assert framed(result.objects.masks.dense((150, 200))[0]) == (19, 27, 49, 57)
 
 
 def test_without_objects_and_with_all_columns() -> None:
     nothing = with_masks_and_keypoints(with_boxes(np.zeros((100, 160, 3), np.uint8)))
     for change in EXACT.values():
         result = change(nothing)
-        assert result.objects.masks is not None
         assert result.objects.keypoints is not None
-        assert result.objects.masks.shape == (0, *result.image.shape[:2])
+        assert dense_masks(result).shape == (0, *result.image.shape[:2])
         assert result.objects.keypoints.shape == (0, 3, 3)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from detkit.data.transforms import Augment, parse_augment
+from detkit.data.transforms.mixing import MosaicConfig
 from detkit.structures import Objects, Sample
-from tests.data.transforms.samples import framed, only, with_boxes, with_masks_and_keypoints
+from tests.data.transforms.samples import dense_masks, framed, only, with_boxes, with_masks_and_keypoints
 from tests.reference import augment as reference
 
 MIXING = ("mosaic", "mixup", "copy_paste")
@@ -80,6 +81,31 @@ def test_the_lines_of_a_mosaic_move_by_half_a_square() -> None:
     assert (min(bottoms), max(bottoms)) == (10, 30)
 
 
+def test_masks_and_points_of_a_mosaic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four pictures of 20 x 20, the lines at 15 px: what lies 5 px from the left or the top is cut in the first cell,
+    the other cells begin at 15 px. The third picture has no object."""
+    monkeypatch.setattr(MosaicConfig, "_draw_lines", lambda *_: [0, 15, 40])
+    one = with_masks_and_keypoints(with_boxes(np.zeros((20, 20, 3), np.uint8), (2, 4, 12, 16)))
+    nothing = with_masks_and_keypoints(with_boxes(np.zeros((20, 20, 3), np.uint8)))
+    # The sample lies second, after the first of the others.
+    result = only("mosaic", size=20)(one, 0, 0, handed_out([one, nothing, one]))
+    assert result.image.shape == (40, 40, 3)
+    assert result.objects.boxes.tolist() == [[0, 0, 7, 11], [17, 0, 27, 11], [17, 19, 27, 31]]
+    expected = np.zeros((3, 40, 40), np.bool_)
+    expected[0, 0:11, 0:7] = expected[1, 0:11, 17:27] = expected[2, 19:31, 17:27] = True
+    np.testing.assert_array_equal(dense_masks(result), expected)
+    assert result.objects.keypoints is not None
+    assert result.objects.keypoints.tolist() == [
+        [[0, 0, 0], [7, 11, 1], [0, 0, 0]],
+        [[0, 0, 0], [27, 11, 1], [0, 0, 0]],
+        [[17, 19, 2], [27, 31, 1], [0, 0, 0]],
+    ]
+    nowhere = only("mosaic", size=20)(nothing, 0, 0, handed_out([nothing] * 3))
+    assert dense_masks(nowhere).shape == (0, 40, 40)
+    assert nowhere.objects.keypoints is not None
+    assert nowhere.objects.keypoints.shape == (0, 3, 3)
+
+
 @pytest.mark.parametrize("beta", [None, 1.5])
 def test_mixup_blends_pixels_and_keeps_the_objects_of_both(beta: float | None) -> None:
     rows, columns = np.mgrid[:16, :20]
@@ -126,14 +152,12 @@ def test_proposals_masks_and_points_of_both_travel(name: str) -> None:
         result = only(name, **settings)(one(1, (5, 3, 25, 15)), seed, 0, others)
         objects = result.objects
         assert result.proposals is not None
-        assert objects.masks is not None
         assert objects.keypoints is not None
-        assert objects.masks.shape == (len(objects), *result.image.shape[:2])
         around = (result.proposals[:, None, :2] <= objects.boxes[:, :2]) & (
             result.proposals[:, None, 2:] >= objects.boxes[:, 2:]
         )
         assert around.all(axis=2).any(axis=0).all(), "a box may have shrunk to what is not covered"
-        for box, mask, points in zip(objects.boxes, objects.masks, objects.keypoints, strict=True):
+        for box, mask, points in zip(objects.boxes, dense_masks(result), objects.keypoints, strict=True):
             np.testing.assert_allclose(framed(mask), box, atol=1)
             assert result.image[mask].mean() > 120
             seen = points[points[:, 2] == 2, :2]

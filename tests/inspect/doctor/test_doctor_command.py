@@ -125,12 +125,15 @@ def written_as(form: str, tmp_path: Path) -> tuple[dict[str, Any], set[str]]:
 def test_the_copy_says_what_is_not_about_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_set(tmp_path / "data", CLEAN, CLEAN)
     content = json.loads((tmp_path / "data" / "train.json").read_text(encoding="utf-8"))
-    content["annotations"][0]["segmentation"] = [[10, 10, 40, 10, 40, 50]]
+    content["annotations"][0] |= {"segmentation": [[10, 10, 40, 10, 40, 50]], "caption": "a shape"}
     (tmp_path / "data" / "train.json").write_text(json.dumps(content), encoding="utf-8")
     assert cli.doctor([str(write_yaml(tmp_path / "c.yaml", data)), "--fix", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
     assert "nothing had to be changed" in output
-    assert "1 annotation with 'segmentation'" in output
+    assert "1 annotation with 'caption'" in output
+    assert "segmentation" not in output
+    copied = json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))
+    assert copied["annotations"][0]["segmentation"] == [[10, 10, 40, 10, 40, 50]]
 
 
 def test_a_folder_with_files_is_refused_before_anything_is_read(
