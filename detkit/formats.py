@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import supervision
 
 YOLO_DECIMALS = 8  # of a share: 1e-4 px of a picture of 10,000
-OUTLINE_ERROR = 0.5  # px, by which an outline may leave the border of its mask
+OUTLINE_ERROR = 0.7  # px, by which an outline may leave the border of its mask; the corners of a pixel remain
 VOC_DECIMALS = 4  # of a px
 VOC_MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when corners are fractions
 CLASS_NAME = "class_name"  # supervision's name of that column

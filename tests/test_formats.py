@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from detkit.config import UserError
-from detkit.structures import Categories, Detections, Objects
+from detkit.formats import mask_outline
+from detkit.structures import Categories, Detections, EncodedMasks, MaskCrops, Objects
 
 CATEGORIES = Categories(("cat", "big dog"), (3, 17))
 SIZE = (50, 80)  # (h, w)
@@ -30,8 +31,16 @@ def detections(**changes: Any) -> Detections:
 
 
 NONE = detections()[[]]
+DENSE = np.arange(2 * 50 * 80).reshape(2, 50, 80) % 3 == 0
+
+
+def encoded(masks: np.ndarray) -> EncodedMasks:
+    height, width = masks.shape[1:]
+    return MaskCrops.of(list(masks), [(0, 0, width, height)] * len(masks)).encode((height, width))
+
+
 FULL = detections(
-    masks=torch.arange(2 * 50 * 80).view(2, 50, 80) % 3 == 0,
+    masks=encoded(DENSE),
     track_ids=torch.tensor([4, -1]),
     area=torch.tensor([800.0, 3987.5]),
     ignore=torch.tensor([False, True]),
@@ -73,6 +82,84 @@ def test_voc_counts_pixels_from_1() -> None:
     assert list(ET.fromstring(NONE.to_voc_xml("a.jpg", SIZE)).iterfind("object")) == []
 
 
+# ---- masks and keypoints
+
+
+def test_coco_has_masks_that_pycocotools_reads() -> None:
+    mask = pytest.importorskip("pycocotools.mask")
+    rows = FULL.to_coco(1)
+    assert json.loads(json.dumps(rows)) == rows
+    assert [row["segmentation"]["size"] for row in rows] == [[50, 80]] * 2
+    assert np.array_equal([mask.decode(row["segmentation"]).astype(bool) for row in rows], DENSE)
+    one = detections(masks=EncodedMasks.of([None, encoded(DENSE).decode(1)], [(50, 80)] * 2)).to_coco(1)
+    assert ["segmentation" in row for row in one] == [False, True]
+
+
+def test_coco_counts_keypoints_from_the_middle_of_the_first_pixel() -> None:
+    points = torch.tensor([[[10.5, 20.25, 2], [0, 0, 0]], [[0.5, 0.5, 1], [79.1, 49.9, 2]]])
+    first, second = (row["keypoints"] for row in detections(keypoints=points).to_coco(1))
+    assert first == [10, 19.75, 2, 0, 0, 0]
+    assert second == [0, 0, 1, 78.6, 49.4, 2]
+    assert [type(value) for value in first[2::3]] == [int, int]
+
+
+def test_yolo_has_keypoints_after_the_box() -> None:
+    points = torch.tensor([[[20.0, 10, 2], [5, 5, 0]], [[80, 50, 1], [0, 25, 2]]])
+    plain, lines = detections().to_yolo(SIZE), detections(keypoints=points, masks=encoded(DENSE)).to_yolo(SIZE)
+    ends = [line.removeprefix(start).split() for line, start in zip(lines, plain, strict=True)]
+    assert ends[0] == ["0.25000000", "0.20000000", "2", "0", "0", "0"]
+    assert ends[1] == ["1.00000000", "1.00000000", "1", "0.00000000", "0.50000000", "2"]
+
+
+def test_yolo_has_the_outline_of_a_mask_and_the_box_of_an_object_without_one() -> None:
+    ring = np.array([[8.0, 5.0], [40.0, 5.0], [40.0, 25.0]])
+    lines = detections(masks=EncodedMasks.of([[ring], None], [SIZE] * 2)).to_yolo(SIZE)
+    assert lines[0].split() == ["1", *(f"{share:.8f}" for share in (0.1, 0.1, 0.5, 0.1, 0.5, 0.5))]
+    assert lines[1] == detections().to_yolo(SIZE)[1]
+
+
+def rasterised(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return EncodedMasks.of([[outline]], [size]).bitmap(0)
+
+
+def outline_of(mask: np.ndarray) -> np.ndarray:
+    return mask_outline(encoded(mask[None]), 0)
+
+
+@pytest.mark.parametrize("box", [(3, 4, 4, 5), (3, 4, 23, 5), (0, 0, 30, 20), (2, 3, 11, 17)])
+def test_the_outline_of_pixels_runs_along_their_borders(box: tuple[int, int, int, int]) -> None:
+    x1, y1, x2, y2 = box
+    mask = np.zeros((20, 30), np.bool_)
+    mask[y1:y2, x1:x2] = True
+    corners = {(x1, y1), (x2, y1), (x2, y2), (x1, y2)}
+    assert set(map(tuple, outline_of(mask).tolist())) == corners
+    assert np.array_equal(rasterised(outline_of(mask), (20, 30)), mask)
+
+
+def test_an_outline_is_near_a_round_mask_and_short() -> None:
+    y, x = np.mgrid[:200, :300] + 0.5
+    mask = ((x - 130) / 100) ** 2 + ((y - 90) / 60) ** 2 < 1
+    outline = outline_of(mask)
+    other = rasterised(outline, mask.shape)
+    assert (mask & other).sum() / (mask | other).sum() > 0.99
+    assert len(outline) < 100
+
+
+def test_parts_are_joined_and_holes_are_filled() -> None:
+    """Three parts, the smallest of which has a hole; a line has no width, so no pixel between them is drawn."""
+    mask = np.zeros((40, 60), np.bool_)
+    for x1, y1, x2, y2 in ((2, 2, 22, 22), (30, 5, 45, 20), (10, 28, 20, 38)):
+        mask[y1:y2, x1:x2] = True
+    filled = mask.copy()
+    mask[31:34, 13:16] = False
+    assert np.array_equal(rasterised(outline_of(mask), (40, 60)), filled)
+
+
+def test_nothing_has_no_outline() -> None:
+    assert outline_of(np.zeros((5, 6), np.bool_)).shape == (0, 2)
+    assert mask_outline(EncodedMasks.of([None], [SIZE]), 0).shape == (0, 2)
+
+
 # ---- supervision
 
 
@@ -83,7 +170,10 @@ def test_to_supervision_and_back_loses_nothing(original: Detections) -> None:
     assert back.categories == CATEGORIES
     expected, actual = original.objects.columns(), back.objects.columns()
     assert list(actual) == list(expected)
+    assert np.array_equal(*(masks.dense() if (masks := each.masks) else None for each in (original, back)))
     for name, column in expected.items():
+        if name == "masks":
+            continue
         assert actual[name].dtype == column.dtype, name
         assert torch.equal(actual[name], column), name
 
@@ -97,7 +187,8 @@ def test_supervision_has_everything_where_it_looks_for_it() -> None:
     assert converted.class_id.tolist() == [1, 0]
     assert converted.tracker_id.tolist() == [4, -1]
     assert converted.data["class_name"].tolist() == converted["class_name"].tolist() == ["big dog", "cat"]
-    assert converted.mask.shape == (2, 50, 80)
+    assert converted.mask.dtype == np.bool_
+    assert np.array_equal(converted.mask, DENSE)
     assert len(converted[converted.confidence > 0.6]) == 1
     assert NONE.to_supervision().is_empty()
     image = np.zeros((50, 80, 3), np.uint8)

@@ -10,14 +10,16 @@ Source: `COCOeval.evaluateImg` and `COCOeval.accumulate` of pycocotools, `bbIou`
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from detkit.accelerate.compiled import compiled
-from detkit.evaluation.coco_scene import Scene
 from detkit.evaluation.flat_boxes import FlatBoxes
+
+if TYPE_CHECKING:
+    from detkit.evaluation.coco_scene import Scene
 
 EPSILON = float(np.spacing(1))
 # The outcome of a detection for one range of areas and one threshold; an ignored one counts neither way.

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def outlines(mask: np.ndarray) -> tuple[list[np.ndarray], bool]:
-    """The polygons, float64 `[points, 2]` x, y, along the borders of the pixels of a mask, and whether one is of a hole.
+    """The polygons, float64 `[points, 2]` x, y, along the borders of a mask's pixels, and whether one is of a hole.
 
     mask  bool `[h, w]`
     Drawn again as COCO draws them, with holes cut out, they give the same pixels.

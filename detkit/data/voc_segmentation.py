@@ -58,9 +58,9 @@ def read_objects(path: Path, numbers: Sequence[int], size: Size | None) -> Segme
 
 
 def write_objects(path: Path, size: Size, masks: MaskCrops[np.ndarray]) -> int:
-    """Writes the masks of at most `MAX_OBJECTS` objects on a picture of `size` (h, w), and returns how many lose pixels.
+    """Writes the masks of at most `MAX_OBJECTS` objects on a picture of `size` (h, w).
 
-    Of two that overlap, the smaller one has the pixels.
+    Of two that overlap, the smaller one has the pixels. Returns how many lose some.
     """
     pixels, crops = np.zeros(size, np.uint8), masks.crops()
     areas = [int(crop.sum()) for crop in crops]

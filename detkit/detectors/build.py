@@ -22,6 +22,7 @@ from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
 from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
+from detkit.detectors.yolov4 import YOLOv4Config, build_yolov4
 from detkit.detectors.yolov5 import YOLOv5Config, build_yolov5
 from detkit.detectors.yolov7 import YOLOv7Config, build_yolov7
 from detkit.detectors.yolox import YOLOXConfig, build_yolox
@@ -42,6 +43,7 @@ DetectorConfig = Annotated[
     | YOLOv1Config
     | YOLOv2Config
     | YOLOv3Config
+    | YOLOv4Config
     | YOLOv5Config
     | YOLOv7Config
     | YOLOXConfig
@@ -82,6 +84,8 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_yolov2(config, categories)
         case YOLOv3Config():
             detector = build_yolov3(config, categories)
+        case YOLOv4Config():
+            detector = build_yolov4(config, categories)
         case YOLOv5Config():
             detector = build_yolov5(config, categories)
         case YOLOv7Config():

@@ -158,7 +158,7 @@ def _curves_of(scene: Scene, num_classes: int, backend: CocoBackend, max_detecti
                 return summary
             warnings.warn(
                 "eval.coco_backend: fast is compiled by numba, which is missing or switched off here; "
-                "pycocotools computes the same numbers in a hundred times the time",
+                "pycocotools computes the same numbers in much more time",
                 RuntimeWarning,
                 stacklevel=3,
             )

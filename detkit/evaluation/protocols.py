@@ -38,8 +38,8 @@ class EvalConfig(Config):
     protocol        the protocol whose headline number selects the best checkpoint; coco_segm measures masks and
                     coco_keypoints keypoints, the others boxes
     batch_size      images of a batch
-    coco_backend    the program that computes the COCO numbers: both give the same bits, `fast` in a hundredth of the
-                    time
+    coco_backend    the program that computes the COCO numbers: both give the same bits, `fast` those of boxes in a
+                    hundredth of the time, of masks and keypoints in a fifth
     amp             mixed precision of the detector: slightly other numbers, faster where the device has bf16
     max_detections  that COCO's numbers of boxes and masks count of an image and class, the best ones; 100 as published
                     (of keypoints always 20). A detector gives no more than the `max_detections` of its selection; above

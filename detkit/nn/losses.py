@@ -5,6 +5,8 @@ Legend: N pairs of a prediction and its target, C logits of a prediction. Boxes 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -41,6 +43,49 @@ def smooth_l1_loss(predictions: Tensor, targets: Tensor, beta: float) -> Tensor:
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """1 - GIoU `[..., N]`, in [0, 2], of boxes `[..., N, 4]` and as many targets (arXiv 1902.09630, algorithm 2)."""
     return 1 - generalized_box_iou(boxes, targets, paired=True)
+
+
+def darknet_ciou_step(boxes: Tensor, targets: Tensor) -> Tensor:
+    """`[P, 4]`: the step of x, y, w, h that darknet takes for CIoU; in parts of the picture, as `boxes` and `targets`.
+
+    boxes, targets  `[P, 4]` cxcywh
+
+    It is not the derivative of CIoU: sides count whole where a corner moves by half of them, the term of the enclosing
+    box has the opposite sign for x and y, the derivative of the aspect lacks a factor, and where boxes do not overlap
+    only their distance and aspect count.
+    Source: `dx_box_iou` of darknet's box.c (AlexeyAB), with CIOU.
+    """
+    middle, sides = boxes[:, :2], boxes[:, 2:]
+    goal, goal_sides = targets[:, :2], targets[:, 2:]
+    low, high, goal_low, goal_high = (
+        middle - sides / 2,
+        middle + sides / 2,
+        goal - goal_sides / 2,
+        goal + goal_sides / 2,
+    )
+    shared = torch.minimum(high, goal_high) - torch.maximum(low, goal_low)  # [P, 2]; less than 0 where boxes are apart
+    across = shared.flip(1)
+    intersection = shared.prod(dim=1, keepdim=True)
+    union = sides.prod(dim=1, keepdim=True) + goal_sides.prod(dim=1, keepdim=True) - intersection
+    slopes = []  # of the IoU, where the lower and where the upper sides move
+    for inner, grows in ((-across * (low > goal_low), -sides.flip(1)), (across * (high < goal_high), sides.flip(1))):
+        slope = (union * inner - intersection * (grows - inner)) / union**2
+        slopes.append(torch.where(union > 0, slope, 0.0))
+    at_low, at_high = slopes
+    overlapping = (shared > 0).all(dim=1, keepdim=True)
+    beyond_low, beyond_high = (low < goal_low).to(boxes.dtype), (high > goal_high).to(boxes.dtype)
+    enclosing = torch.maximum(high, goal_high) - torch.minimum(low, goal_low)
+    diagonal = (enclosing**2).sum(dim=1, keepdim=True)
+    distance = ((middle - goal) ** 2).sum(dim=1, keepdim=True)
+    move = (2 * (goal - middle) * diagonal - 2 * enclosing * (beyond_high - beyond_low) * distance) / diagonal**2
+    grow = enclosing * (beyond_high + beyond_low) * distance / diagonal**2
+    angle = torch.atan(goal_sides[:, :1] / goal_sides[:, 1:]) - torch.atan(sides[:, :1] / sides[:, 1:])
+    aspect = 4 / math.pi**2 * angle**2
+    alpha = aspect / (1 - intersection / union + aspect + 1e-6)
+    turn = 8 / math.pi**2 * angle * sides.flip(1) * boxes.new_tensor([1.0, -1.0])
+    position = torch.where(overlapping, at_low + at_high, 0.0) + move
+    shape = torch.where(overlapping, at_high - at_low, 0.0) + grow + alpha * turn
+    return torch.cat([position, shape], dim=1)
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

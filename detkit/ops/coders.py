@@ -111,7 +111,7 @@ class GridCoder:
     squared   (2 sigmoid(t))^2 in place of exp(t), so that a side has at most four times that of the anchor (YOLOv5)
     """
 
-    scale_xy: float = 1.0
+    scale_xy: Tensor | float = 1.0  # or one of each prediction, `[N, 1]`
     squared: bool = False
 
     def decode(self, raw: Tensor, cells: Tensor, anchors: Tensor, stride: Tensor | float) -> Tensor:

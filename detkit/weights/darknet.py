@@ -20,10 +20,12 @@ from detkit.detectors.detector import AnyDetector, Detector
 from detkit.detectors.yolov1 import YOLOv1
 from detkit.detectors.yolov2 import YOLOv2
 from detkit.detectors.yolov3 import YOLOv3
+from detkit.detectors.yolov4 import YOLOv4
 from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.blocks import ConvBlock, LocallyConnected
 from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
+from detkit.nn.necks.yolo_v4 import YOLOv4Neck
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
 from detkit.structures import Categories, Target
@@ -116,7 +118,7 @@ def load_darknet(
 
 
 def load_official(detector: AnyDetector, path: Path) -> None:
-    """Fills a YOLOv1, YOLOv2 or YOLOv3 of detkit from the weights that darknet published for the same configuration.
+    """Fills a YOLOv1, v2, v3 or v4 of detkit from the weights that darknet published for the same configuration.
 
     Raises UserError if the file does not fit.
     """
@@ -124,7 +126,7 @@ def load_official(detector: AnyDetector, path: Path) -> None:
 
 
 def convert_network(darknet: DarknetDetector, detector: AnyDetector, source: str) -> dict[str, Tensor]:
-    """The weights of a darknet network under the names of `detector`, a YOLOv1, YOLOv2 or YOLOv3 of detkit.
+    """The weights of a darknet network under the names of `detector`, a YOLOv1, YOLOv2, YOLOv3 or YOLOv4.
 
     Layers answer to each other by their order. The number of classes and anchors may differ, and with it shapes of the
     last layers. Raises UserError, which begins with `source`, if the two have not as many layers.
@@ -147,8 +149,8 @@ def convert_network(darknet: DarknetDetector, detector: AnyDetector, source: str
 
 def _official_layers(detector: AnyDetector, source: str) -> list[nn.Module]:
     """The layers with weights in the order of a darknet file. Raises UserError if darknet has no such detector."""
-    if not isinstance(detector, YOLOv1 | YOLOv2 | YOLOv3):
-        raise UserError(f"{source}: darknet's weights are for yolov1, yolov2 and yolov3, not {type(detector).__name__}")
+    if not isinstance(detector, YOLOv1 | YOLOv2 | YOLOv3 | YOLOv4):
+        raise UserError(f"{source}: darknet's weights are for yolov1 to yolov4, not {type(detector).__name__}")
     layers: list[nn.Module] = [*conv_blocks(detector.backbone)]
     if len(layers) != sum(isinstance(module, nn.Conv2d) for module in detector.backbone.modules()):
         raise UserError(f"{source}: darknet's weights need a backbone of darknet, such as darknet53")
@@ -160,7 +162,14 @@ def _official_layers(detector: AnyDetector, source: str) -> list[nn.Module]:
             layers.append(head.output)
         case YOLOv2():
             layers += [*conv_blocks(neck), *head.predict]
-        case YOLOv3():  # coarsest level first; the head's levels are finest first
+        case YOLOv4() if isinstance(neck, YOLOv4Neck):  # down to the finest level, and up again with the predictions
+            layers += conv_blocks(neck.pyramid)
+            for reduce, lateral, body in zip(neck.reduce, neck.lateral, neck.top_down, strict=True):
+                layers += [reduce, lateral, *conv_blocks(body)]
+            layers += [neck.output[0], head.predict[0]]
+            for level, (down, body) in enumerate(zip(neck.down, neck.bottom_up, strict=True), start=1):
+                layers += [down, *conv_blocks(body), neck.output[level], head.predict[level]]
+        case YOLOv3() | YOLOv4():  # coarsest level first; the head's levels are finest first
             for depth, predict in enumerate(reversed(head.predict)):
                 layers += [*conv_blocks(neck.body[depth]), *conv_blocks(neck.output[depth]), predict]
                 layers += neck.lateral[depth : depth + 1]

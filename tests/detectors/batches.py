@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from detkit.data.collate import collate
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import Detector
 from detkit.engine.settings import RunConfig
-from detkit.structures import Batch, Objects, Sample, Size
+from detkit.structures import Batch, MaskCrops, Objects, Sample, Size
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -48,8 +48,17 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
         case "rcnn":  # every region passes the network
             model["roi"] |= {"crop_size": 32, "context": 2, "batch_size_per_image": 8}
     if model["name"].endswith("rcnn"):
-        model["roi"] |= {"hidden": [min(width, 256) for width in model["roi"]["hidden"]]}
+        _narrow_heads(model)
     return parse_config(tree, RunConfig)
+
+
+def _narrow_heads(model: dict[str, Any]) -> None:
+    """Fewer channels in what looks at every region."""
+    model["roi"] |= {"hidden": [min(width, 256) for width in model["roi"]["hidden"]]}
+    for section, layers in (("roi", "conv_channels"), ("mask", "channels"), ("keypoint", "channels")):
+        part = model.get(section) or {}
+        if layers in part:
+            part |= {layers: [min(width, 32) for width in part[layers]]}
 
 
 def _shrink_ssd(model: dict[str, Any], size: int) -> None:
@@ -93,7 +102,8 @@ def make_batch(
             anywhere = np.concatenate([corner, corner + rng.uniform(0.1, 0.3, (20, 2)) * (width, height)], axis=1)
             beside = boxes.repeat(3, axis=0) + rng.normal(0, 3, (3 * count, 4))
             proposals = np.concatenate([beside, anywhere]).clip(0, (width, height) * 2).astype(np.float32)
-        sample = Sample(image, Objects(boxes, labels), index, proposals)
+        objects = _with_columns(Objects(boxes, labels), detector, rng)
+        sample = Sample(image, objects, index, proposals)
         items.append((resize_sample(sample, info.input_size), info))
     return collate(items, detector.input.stride, with_targets=targets)
 
@@ -126,6 +136,26 @@ def enliven(detector: Detector) -> None:
     batch = make_batch(detector, [3, 2], targets=False)
     detector.eval().postprocess(detector(batch), batch.infos)
     assert not handles, "every layer should take part in a detection"
+
+
+def _with_columns(objects: Objects[Any], detector: Detector, rng: np.random.Generator) -> Objects[Any]:
+    """With what the detector learns beside boxes: masks that fill the boxes, points that lie in them."""
+    columns: dict[str, Any] = {}
+    boxes = objects.boxes.astype(np.int64)
+    if "masks" in learned_by(detector):
+        crops = [np.ones((y2 - y1, x2 - x1), bool) for x1, y1, x2, y2 in boxes.tolist()]
+        columns["masks"] = MaskCrops.of(crops, boxes)
+    if "keypoints" in learned_by(detector):
+        num_points = len(detector.categories.keypoints.names)
+        shares = rng.uniform(0, 1, (len(boxes), num_points, 2))
+        places = objects.boxes[:, None, :2] + shares * (objects.boxes[:, None, 2:] - objects.boxes[:, None, :2])
+        visibility = rng.integers(0, 3, (len(boxes), num_points, 1))
+        columns["keypoints"] = np.concatenate([places, visibility], axis=2).astype(np.float32)
+    return replace(objects, **columns)
+
+
+def learned_by(detector: Detector) -> tuple[str, ...]:
+    return tuple(f"{name}s" for name in getattr(detector, "branches", {}))
 
 
 def images_of(batch: Batch, index: int) -> Batch:

@@ -4,6 +4,7 @@ A new configuration is tested by lying there.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,11 +14,21 @@ from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
 from detkit.engine.amp import autocast
 from detkit.engine.settings import RunConfig
-from detkit.structures import Batch, Categories, Detections
-from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, images_of, make_batch, tensors_of
+from detkit.structures import Batch, Categories, Detections, EncodedMasks, KeypointCategories, Size
+from tests.detectors.batches import (
+    CONFIGS,
+    ROOT,
+    cheap_config,
+    enliven,
+    images_of,
+    learned_by,
+    make_batch,
+    tensors_of,
+)
 from tests.detectors.export import check_export
 
 NUM_CLASSES = {"voc": 20, "coco": 80, "shapes": 6}
+POINTS = KeypointCategories(("head", "left foot", "right foot"), ((1, 2),))
 NAMES = [f"class {i}" for i in range(80)]
 BUILT_IN = [path for path in CONFIGS if path.parent == ROOT / "configs"]  # the published ones take minutes to export
 QUICK = [ROOT / "configs" / name for name in ("faster_rcnn.yaml", "ssd.yaml", "yolov3.yaml")]  # in `make quick`
@@ -33,7 +44,8 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[RunConfig, Detector]]
     """A configuration and its detector, built once; every test leaves the weights as they are."""
     config = cheap_config(request.param)
     torch.manual_seed(0)
-    detector = build_detector(config.model, Categories.of_names(NAMES[: NUM_CLASSES[config.data.name]]))
+    categories = replace(Categories.of_names(NAMES[: NUM_CLASSES[config.data.name]]), keypoints=POINTS)
+    detector = build_detector(config.model, categories)
     enliven(detector)
     yield config, detector
     detector.zero_grad(set_to_none=True)
@@ -101,7 +113,26 @@ def test_detections_are_sorted_inside_the_image_and_labelled(case: tuple[RunConf
         assert ((detections.scores >= 0) & (detections.scores <= 1)).all()
         assert ((detections.labels >= 0) & (detections.labels < len(detector.categories))).all()
         assert detections.categories == detector.categories
+        check_columns(detections, learned_by(detector), info.orig_size)
     assert found[0].boxes.max() > 160, "boxes should reach beyond the input's pixels into the original's"
+
+
+def check_columns(detections: Detections, learned: tuple[str, ...], size: Size) -> None:
+    """Masks of the picture's size beside their boxes, points in their boxes; neither where none are learned."""
+    objects = detections.objects
+    assert (objects.masks is not None) == ("masks" in learned)
+    assert (objects.keypoints is not None) == ("keypoints" in learned)
+    if isinstance(objects.masks, EncodedMasks):
+        assert (objects.masks.sizes == size).all()
+        for mask, box in zip(objects.masks.crops().windows, detections.boxes, strict=True):
+            if mask[2] > mask[0]:  # rounding of boxes, and the ring around a mask, reach out a little
+                margin = 2 + (box[2:] - box[:2]).max() / 14
+                assert mask[0] >= box[0] - margin
+                assert mask[3] <= box[3] + margin
+    if objects.keypoints is not None:
+        places, boxes = objects.keypoints[..., :2], detections.boxes[:, None]
+        assert (places >= boxes[..., :2] - 1).all()
+        assert (places <= boxes[..., 2:] + 1).all()
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""YOLOv5, YOLOv7 and YOLOX in their published sizes."""
+"""YOLOv4, YOLOv5, YOLOv7 and YOLOX in their published sizes."""
 
 from typing import Any
 
@@ -8,18 +8,30 @@ from pydantic import ValidationError
 from torch import nn
 
 from detkit.detectors.build import build_detector
+from detkit.detectors.yolov4 import YOLOv4Config
 from detkit.detectors.yolov5 import YOLOv5Config
 from detkit.detectors.yolov7 import YOLOv7Config
 from detkit.detectors.yolox import YOLOXConfig
 from detkit.nn.backbones.csp_darknet import CSPDarknetConfig
+from detkit.nn.backbones.csp_darknet53 import CSPDarknet53Config
 from detkit.nn.backbones.elan import ELANConfig
+from detkit.nn.heads.yolo_v4 import YOLOv4HeadConfig
 from detkit.nn.heads.yolo_v7 import YOLOv7HeadConfig
 from detkit.nn.heads.yolox import YOLOXHeadConfig
 from detkit.nn.necks.elan_pan import ELANPANConfig
 from detkit.nn.necks.pan import PANConfig
+from detkit.nn.necks.yolo import YOLONeckConfig
 from detkit.structures import Categories
+from tests.nn.heads.test_yolo_v4 import TINY
 
 COCO = Categories.of_names([f"class {i}" for i in range(80)])
+
+
+YOLOV4_TINY = YOLOv4Config(
+    backbone=CSPDarknet53Config(name="csp_darknet53_tiny", strides=(16, 32)),
+    neck=YOLONeckConfig(name="yolov4_tiny"),
+    head=YOLOv4HeadConfig(**TINY),
+)
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -54,7 +66,10 @@ def yolov7(size: str, block: Any, implicit: bool) -> YOLOv7Config:
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [  # of YOLOX as its own code counts them; of YOLOv5 as release 7.0 prints them
+    [  # arithmetic on yolov4.cfg and yolov4-tiny.cfg of AlexeyAB/darknet
+        (YOLOv4Config(), 64_363_101),
+        (YOLOV4_TINY, 6_056_606),
+        # of YOLOX as its own code counts them; of YOLOv5 as release 7.0 prints them
         (yolox(1 / 3, 0.25, True), 912_159),
         (yolox(1 / 3, 0.375), 5_055_855),
         (YOLOXConfig(), 8_968_255),

@@ -14,18 +14,22 @@ from detkit.engine import lettering
 from detkit.engine.drawing import (
     BLACK,
     GREY,
+    OPACITY,
     WHITE,
     DrawingStyle,
     Trails,
     colour_of,
     contrast,
     draw,
+    draw_keypoints,
+    draw_masks,
     letter_height,
     thickness_for,
 )
 from detkit.engine.label_layout import LabelLayout, Rectangle
 from detkit.engine.lettering import default_font, font_for, notes_on_fonts, render
-from detkit.structures import Categories, Detections, Objects
+from detkit.nn.selection import KEYPOINT_SCORES
+from detkit.structures import Categories, Detections, KeypointCategories, MaskCrops, Objects
 
 NAMES = ("cat", "dog")
 LABEL = (8, 20)  # (h, w) px
@@ -182,6 +186,108 @@ def test_pictures_of_any_size(height: int, width: int) -> None:
     frame = detections([(0, 0, width, height), (0, 0, max(1, width // 2), height)], [0, 1], names=("x" * 100, "y"))
     assert draw(gray(height, width), frame).shape == (height, width, 3)
     assert np.array_equal(draw(gray(height, width), detections([], [])), gray(height, width))
+
+
+# ---- masks and keypoints
+
+RED, BLUE = (250, 0, 0), (0, 0, 250)
+POINTS = KeypointCategories(("left", "right", "top"), ((0, 1),), ((0, 2), (1, 2)))
+PERSON = np.array([[[20.5, 60.5, 2], [80.5, 60.5, 2], [50.5, 20.5, 2]]], np.float32)
+
+
+def ring_and_square() -> MaskCrops[np.ndarray]:
+    """Of a picture of 100 x 120: 30 x 40 px from (10, 20) with a hole of 10 x 10 in it, and 20 x 20 over its end."""
+    ring = np.ones((30, 40), np.bool_)
+    ring[10:20, 10:20] = False
+    return MaskCrops.of([ring, np.ones((20, 20), np.bool_)], [(10, 20, 50, 50), (40, 30, 60, 50)])
+
+
+def blend(*colours: tuple[int, int, int]) -> list[float]:
+    """Grey under these colours, one over the other."""
+    value = np.full(3, 90.0)
+    for colour in colours:
+        value = value * (1 - OPACITY) + np.array(colour) * OPACITY
+    return value.tolist()
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_mask_is_translucent_within_its_outline(encoded: bool) -> None:
+    image, masks = gray(100, 120), ring_and_square()
+    drawing = draw_masks(image, masks.encode((100, 120)) if encoded else masks, [RED, BLUE])
+    assert np.array_equal(image, gray(100, 120))
+    assert drawing[25, 15].tolist() == pytest.approx(blend(RED), abs=1)
+    assert drawing[40, 55].tolist() == pytest.approx(blend(BLUE), abs=1)
+    assert drawing[40, 45].tolist() == pytest.approx(blend(BLUE, RED), abs=1), "the first is on top"
+    assert drawing[35, 25].tolist() == [90] * 3, "in the hole"
+    for row, column in ((20, 30), (49, 12), (30, 10), (29, 25)):  # borders, the last one of the hole
+        assert tuple(drawing[row, column]) == RED
+    assert tuple(drawing[40, 59]) == BLUE
+    changed = (drawing != 90).any(axis=2)
+    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
+    assert (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) == (10, 20, 60, 50)
+
+
+def test_a_mask_without_a_pixel_is_not_drawn() -> None:
+    nothing = MaskCrops.of([np.zeros((0, 0), np.bool_)], [(0, 0, 0, 0)])
+    for masks in (nothing, nothing.encode((50, 60))):
+        assert np.array_equal(draw_masks(gray(50, 60), masks, [RED]), gray(50, 60))
+
+
+def colour_near(drawing: np.ndarray, x: int, y: int) -> bool:
+    """Whether something was drawn around a pixel."""
+    return bool((drawing[y - 1 : y + 2, x - 1 : x + 2] != 90).any())
+
+
+def test_keypoints_are_dots_that_the_skeleton_joins() -> None:
+    image = gray(100, 120)
+    drawing = draw_keypoints(image, PERSON, POINTS.skeleton, [RED])
+    assert np.array_equal(image, gray(100, 120))
+    for x, y in ((20, 60), (80, 60), (50, 20)):
+        assert tuple(drawing[y, x]) == RED
+    assert colour_near(drawing, 35, 40)
+    assert colour_near(drawing, 65, 40)
+    assert not colour_near(drawing, 50, 60), "no line joins left and right"
+
+
+def test_a_keypoint_that_is_not_labelled_is_left_out_with_its_lines() -> None:
+    points = PERSON.copy()
+    points[0, 1] = 0
+    drawing = draw_keypoints(gray(100, 120), points, POINTS.skeleton, [RED])
+    assert tuple(drawing[60, 20]) == RED
+    assert colour_near(drawing, 35, 40)
+    assert not colour_near(drawing, 65, 40)
+    assert not colour_near(drawing, 1, 1)
+
+
+def test_a_hidden_keypoint_is_a_ring() -> None:
+    hidden = PERSON.copy()
+    hidden[..., 2] = 1
+    rings, dots = (draw_keypoints(gray(700, 700), points, (), [RED]) for points in (hidden, PERSON))
+    assert [tuple(drawing[20, 50]) for drawing in (rings, dots)] == [contrast(RED), RED]
+
+
+def test_dots_grow_with_the_picture() -> None:
+    sizes = [(draw_keypoints(gray(side, side), PERSON, (), [RED]) != 90).sum() for side in (100, 700, 2000)]
+    assert sizes == sorted(set(sizes))
+
+
+def test_detections_are_drawn_with_masks_and_likely_keypoints() -> None:
+    """The second keypoint has a logit of -1. All lie below the boxes and their labels."""
+    plain = detections([(10, 20, 50, 50), (40, 30, 60, 50)], [0, 1])
+    columns = {
+        **plain.objects.columns(),
+        "masks": ring_and_square().encode((200, 120)),
+        "keypoints": torch.from_numpy(PERSON).repeat(2, 1, 1) + torch.tensor([0, 100, 0]),
+        KEYPOINT_SCORES: torch.tensor([[3.0, -1.0, 2.0]] * 2),
+    }
+    full = Detections(Objects.from_columns(columns), Categories(NAMES, (1, 2), POINTS))
+    drawing = draw(gray(200, 120), full)
+    assert drawing[25, 15].tolist() == pytest.approx(blend(colour_of(0)), abs=1)
+    assert tuple(drawing[160, 20]) == colour_of(0)
+    assert colour_near(drawing, 35, 140)
+    assert not colour_near(drawing, 80, 160)
+    without = draw(gray(200, 120), full, DrawingStyle(masks=False, keypoints=False))
+    assert np.array_equal(without, draw(gray(200, 120), plain))
 
 
 def ink(text: str, font: Path | None = None) -> np.ndarray:

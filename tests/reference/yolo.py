@@ -190,3 +190,106 @@ def central_differences(function: Callable[[Row], float], values: Row, eps: floa
         up, down = ([*values[:i], values[i] + step, *values[i + 1 :]] for step in (eps, -eps))
         slopes.append((function(up) - function(down)) / (2 * eps))
     return slopes
+
+
+def ciou_step(pred: Row, truth: Row) -> Row:
+    """What darknet's `dx_box_iou` answers for CIoU, the steps of x, y, w, h; boxes are these in parts of the image.
+
+    Side by side, along x and then along y: `near` is left or top, `far` right or bottom.
+    """
+    near, far = ([pred[i] + sign * pred[2 + i] / 2 for i in (0, 1)] for sign in (-1, 1))
+    truth_near, truth_far = ([truth[i] + sign * truth[2 + i] / 2 for i in (0, 1)] for sign in (-1, 1))
+    shared = [min(far[i], truth_far[i]) - max(near[i], truth_near[i]) for i in (0, 1)]
+    cover = [max(far[i], truth_far[i]) - min(near[i], truth_near[i]) for i in (0, 1)]
+    inter = shared[0] * shared[1]
+    union = pred[2] * pred[3] + truth[2] * truth[3] - inter
+    diagonal = cover[0] ** 2 + cover[1] ** 2
+    distance = (pred[0] - truth[0]) ** 2 + (pred[1] - truth[1]) ** 2
+    turned = math.atan(truth[2] / truth[3]) - math.atan(pred[2] / pred[3])
+    aspect = 4 / math.pi**2 * turned**2
+    alpha = aspect / (1 - inter / union + aspect + 0.000001)
+    step = [0.0] * 4
+    for i in (0, 1):
+        other = 1 - i
+        d_inter_near = -shared[other] if near[i] > truth_near[i] else 0.0
+        d_inter_far = shared[other] if far[i] < truth_far[i] else 0.0
+        d_union_near = -pred[2 + other] - d_inter_near
+        d_union_far = pred[2 + other] - d_inter_far
+        at_near = (union * d_inter_near - inter * d_union_near) / union**2 if union > 0 else 0.0
+        at_far = (union * d_inter_far - inter * d_union_far) / union**2 if union > 0 else 0.0
+        d_cover = int(far[i] > truth_far[i]) - int(near[i] < truth_near[i])
+        d_cover_side = 0.5 * int(far[i] > truth_far[i]) + 0.5 * int(near[i] < truth_near[i])
+        if shared[0] > 0 and shared[1] > 0:
+            step[i], step[2 + i] = at_near + at_far, at_far - at_near
+        step[i] += (2 * (truth[i] - pred[i]) * diagonal - 2 * cover[i] * d_cover * distance) / diagonal**2
+        step[2 + i] += 2 * cover[i] * d_cover_side * distance / diagonal**2
+        step[2 + i] += alpha * 8 / math.pi**2 * turned * pred[3 - i] * (1 if i == 0 else -1)
+    return step
+
+
+@dataclass
+class V4:
+    """Numbers of yolov4.cfg; `anchors` are all of them, `first` the number of the first anchor of each level."""
+
+    anchors: Sequence[tuple[float, float]]
+    first: Sequence[int]
+    scale_xy: Sequence[float]
+    iou_threshold: float = 0.213
+    ignore_threshold: float = 0.7
+    box_weight: float = 0.07
+    max_step: float = 5.0
+    smoothing: float = 0.0
+
+
+def v4_box(raw: Row, column: int, row: int, anchor: tuple[float, float], stride: int, scale: float) -> Box:
+    x, y = (sigmoid(raw[i]) * scale - (scale - 1) / 2 for i in (0, 1))
+    w, h = (anchor[i] * math.exp(raw[2 + i]) for i in (0, 1))
+    return corners((x + column) * stride, (y + row) * stride, w, h)
+
+
+def v4_learn(raw: Row, steps: Row, shares: Sequence[Row], label: int, config: V4) -> None:
+    """Adds the steps of one object; `shares` are the predicted box and the object in parts of the image."""
+    for i, step in enumerate(ciou_step(*shares)):
+        moved = config.box_weight * step * (math.exp(raw[i]) if i > 1 else 1)
+        steps[i] += min(max(moved, -config.max_step), config.max_step)
+    steps[4] = 1 - sigmoid(raw[4])
+    true, false = 1 - config.smoothing / 2, config.smoothing / 2
+    if steps[5 + label]:  # an earlier object lies here: its classes stay
+        steps[5 + label] = true - sigmoid(raw[5 + label])
+    else:
+        for k, logit in enumerate(raw[5:]):
+            steps[5 + k] = (true if k == label else false) - sigmoid(logit)
+
+
+def yolo_v4_layers(raw: list[Row], levels: Sequence[Level], objects: Sequence[Object], config: V4) -> list[Row]:
+    """Version 4, deltas of the raw outputs `[N][5 + K]` of all levels."""
+    size = levels[0].columns * levels[0].stride, levels[0].rows * levels[0].stride
+    steps = [[0.0] * len(row) for row in raw]
+    start = 0
+    for level, scale, first in zip(levels, config.scale_xy, config.first, strict=True):
+        end = start + level.columns * level.rows * len(level.anchors)
+        for place in range(end - start):
+            row, column = divmod(place // len(level.anchors), level.columns)
+            out, anchor = raw[start + place], level.anchors[place % len(level.anchors)]
+            predicted = v4_box(out, column, row, anchor, level.stride, scale)
+            overlap = max((box_iou(predicted, box) for box, _ in objects), default=0.0)
+            sure = max(map(sigmoid, out[5:])) > 0.25
+            steps[start + place][4] = 0 if sure and overlap > config.ignore_threshold else 0 - sigmoid(out[4])
+        for box, label in objects:
+            x, y, w, h = center_and_sides(box)
+            column, row = cell_of(x, y, level.columns, level.rows, *size)
+            best = best_anchor(w, h, config.anchors)
+            for n, anchor in enumerate(level.anchors):
+                similar = box_iou(corners(0, 0, w, h), corners(0, 0, *anchor)) > config.iou_threshold
+                if first + n == best or (similar and config.iou_threshold < 1):
+                    index = start + level.index(column, row, n)
+                    predicted = v4_box(raw[index], column, row, anchor, level.stride, scale)
+                    pair = (center_and_sides(predicted), center_and_sides(box))
+                    shares = [[value / side for value, side in zip(b, size * 2, strict=True)] for b in pair]
+                    v4_learn(raw[index], steps[index], shares, label, config)
+        for index in range(start, end if config.iou_threshold < 1 else start):
+            classes = sum(step > 0 for step in steps[index][5:])
+            if steps[index][4] != 0 and classes:
+                steps[index][:4] = [step / classes for step in steps[index][:4]]
+        start = end
+    return steps

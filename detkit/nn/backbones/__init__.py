@@ -13,6 +13,7 @@ from torch import nn
 
 from detkit.nn.backbones.alexnet import AlexNetConfig, CaffeNetConfig, build_alexnet, build_caffenet
 from detkit.nn.backbones.csp_darknet import CSPDarknetConfig, build_csp_darknet
+from detkit.nn.backbones.csp_darknet53 import CSPDarknet53Config, build_csp_darknet53
 from detkit.nn.backbones.darknet import DarknetConfig, build_darknet
 from detkit.nn.backbones.elan import ELANConfig, build_elan
 from detkit.nn.backbones.inception import InceptionConfig, build_inception
@@ -37,6 +38,7 @@ BackboneConfig = Annotated[
     | MobileNetV3Config
     | SSDLiteMobileNetConfig
     | DarknetConfig
+    | CSPDarknet53Config
     | CSPDarknetConfig
     | ELANConfig
     | LeNetConfig
@@ -65,6 +67,8 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_darknet(config)
         case CSPDarknetConfig():
             return build_csp_darknet(config)
+        case CSPDarknet53Config():
+            return build_csp_darknet53(config)
         case ELANConfig():
             return build_elan(config)
         case LeNetConfig():

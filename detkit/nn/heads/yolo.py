@@ -92,7 +92,7 @@ class YOLOHead(Head[YOLOOutputs]):
         raw, cells, anchors, strides = [], [], [], []
         for number, (level, stride) in enumerate(zip(features, self.strides, strict=True)):
             sides, (height, width) = self.get_buffer(f"anchors{number}"), level.shape[-2:]
-            predicted = self.predict_level(number, level).unflatten(1, (len(sides), -1))  # [B, A, 5 + K, H, W]
+            predicted = torch.unflatten(self.predict_level(number, level), 1, (len(sides), -1))  # [B, A, 5 + K, H, W]
             raw.append(predicted.permute(0, 3, 4, 1, 2).flatten(1, 3))
             cells.append(grid_cells(height, width, level.device).repeat_interleave(len(sides), dim=0))
             anchors.append(sides.repeat(height * width, 1))
@@ -106,7 +106,12 @@ class YOLOHead(Head[YOLOOutputs]):
 
     def boxes(self, outputs: YOLOOutputs) -> Tensor:
         """`[B, N, 4]` xyxy in input px."""
-        return self.coder.decode(outputs.raw[..., :4], outputs.cells, outputs.anchors, outputs.strides)
+        return self.decode(outputs, outputs.raw[..., :4])
+
+    def decode(self, outputs: YOLOOutputs, raw: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Boxes `[..., 4]` xyxy in input px of `raw` `[..., 4]`, those of the predictions `rows`; None: of all."""
+        chosen = slice(None) if rows is None else rows
+        return self.coder.decode(raw, outputs.cells[chosen], outputs.anchors[chosen], outputs.strides[chosen])
 
     def class_scores(self, logits: Tensor) -> Tensor:
         """`[..., K]` class logits as probabilities."""
@@ -141,7 +146,7 @@ class YOLOHead(Head[YOLOOutputs]):
         # no class score is above 1, so the others cannot reach the threshold
         image, row = torch.nonzero(objectness > self.selection.score_threshold, as_tuple=True)
         raw, objectness = raw[image, row], objectness[image, row]
-        boxes = self.coder.decode(raw[:, :4], outputs.cells[row], outputs.anchors[row], outputs.strides[row])
+        boxes = self.decode(outputs, raw[:, :4], row)
         scores = objectness[:, None] * self.class_scores(raw[:, 5:])
         return select_detections(boxes, scores, image, windows, self.selection)
 

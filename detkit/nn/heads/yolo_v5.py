@@ -91,9 +91,7 @@ class YOLOv5Head(YOLOHead):
             torch.cat([getattr(part, name)[chosen] for part, (_, chosen) in zip(objects, pairs, strict=True)])
             for name in ("boxes", "labels")
         )
-        predicted = self.coder.decode(
-            raw[image, rows, :4], outputs.cells[rows], outputs.anchors[rows], outputs.strides[rows]
-        )
+        predicted = self.decode(outputs, raw[image, rows, :4], rows)
         ciou = complete_box_iou(predicted, boxes, paired=True)
         certain = raw.new_zeros(raw.shape[:2])  # of predictions on which several objects fall, the best overlap
         flat = image * raw.shape[1] + rows

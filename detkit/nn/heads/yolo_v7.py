@@ -18,15 +18,11 @@ from detkit.nn.assign.sim_ota import match_cheapest, matching_cost
 from detkit.nn.elan import RepConv, conv
 from detkit.nn.heads.yolo import YOLOOutputs
 from detkit.nn.heads.yolo_v3 import Anchors
+from detkit.nn.heads.yolo_v4 import V4_ANCHORS
 from detkit.nn.heads.yolo_v5 import YOLOv5Head, YOLOv5HeadConfig, YOLOv5SelectionConfig
 from detkit.ops.iou import box_iou
 from detkit.structures import Size, Target
 
-V4_ANCHORS: Anchors = (  # yolov4.cfg, of strides 8, 16, 32
-    ((12, 16), (19, 36), (40, 28)),
-    ((36, 75), (76, 55), (72, 146)),
-    ((142, 110), (192, 243), (459, 401)),
-)
 INIT_STD = 0.02  # of the implicit knowledge
 
 
@@ -87,8 +83,7 @@ class YOLOv7Head(YOLOv5Head):
             return rows, objects
         candidates, truth = torch.unique(rows), target.not_ignored()
         raw = outputs.raw[image, candidates].float()
-        geometry = outputs.cells[candidates], outputs.anchors[candidates], outputs.strides[candidates]
-        iou = box_iou(truth.boxes, self.coder.decode(raw[:, :4], *geometry))
+        iou = box_iou(truth.boxes, self.decode(outputs, raw[:, :4], candidates))
         cost = matching_cost(iou, raw[:, 5:], raw[:, 4], truth.labels, self.config.iou_cost)
         match, positive = match_cheapest(cost, iou, self.config.top_k)
         return candidates[positive], match[positive]

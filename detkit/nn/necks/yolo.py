@@ -44,9 +44,10 @@ class Passthrough(Neck):
 
 
 class YOLONeckConfig(Config):
-    """yolov3: five convolutions a level, as in the paper; yolov3_tiny: one on the coarsest level, as in its cfg."""
+    """yolov3: five convolutions a level, as in the paper; yolov3_tiny, yolov4_tiny: one on the coarsest level, as in
+    their cfg files."""
 
-    name: Literal["yolov3", "yolov3_tiny"] = "yolov3"
+    name: Literal["yolov3", "yolov3_tiny", "yolov4_tiny"] = "yolov3"
     spp: bool = False  # spatial pyramid pooling on the coarsest level: yolov3-spp.cfg
 
 
@@ -56,14 +57,14 @@ class YOLONeck(Neck):
 
     def __init__(self, config: YOLONeckConfig, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
         super().__init__()
-        tiny = config.name == "yolov3_tiny"
+        tiny = config.name != "yolov3"
         self.body = nn.ModuleList()  # coarsest level first, as the layers run
         self.output = nn.ModuleList()
         self.lateral = nn.ModuleList()
         out_channels = []
         upsampled = 0  # channels that come from the coarser level
         for depth, channels in enumerate(reversed(in_channels)):
-            width = channels // (4 if tiny and depth == 0 else 2)
+            width = channels // (4 if config.name == "yolov3_tiny" and depth == 0 else 2)
             joined = channels + upsampled
             if tiny:
                 self.body.append(ConvBlock(joined, width, 1) if depth == 0 else nn.Identity())

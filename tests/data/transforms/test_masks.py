@@ -63,8 +63,8 @@ def test_in_a_window(seed: int, size: tuple[int, int], result: tuple[int, int], 
     expected = np.stack([reference.window_of_mask(mask, *corner, *result) for mask in dense])
     shifted = shift_masks(masks, *corner, result)
     np.testing.assert_array_equal(shifted.dense(result), expected)
-    if (expected.sum(axis=(1, 2)) < dense.sum(axis=(1, 2))).all():
-        assert_windows_are_small(shifted, expected)
+    cut = expected.sum(axis=(1, 2)) < dense.sum(axis=(1, 2))
+    assert_windows_are_small(shifted[cut], expected[cut])
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,7 +96,7 @@ def test_warped(seed: int, size: tuple[int, int], result: tuple[int, int]) -> No
 
 
 def test_a_warp_is_that_of_the_picture() -> None:
-    """OpenCV, which moves the picture, rounds places: its nearest pixel is another one in a few of 300,000."""
+    """OpenCV, which moves the picture, rounds places: its nearest pixel is another one here and there."""
     size, result, different, total = (200, 150), (180, 220), 0, 0
     for seed in range(40):
         masks, dense = random_masks(seed, size)
@@ -109,7 +109,7 @@ def test_a_warp_is_that_of_the_picture() -> None:
         different += int((warp_masks(masks, matrix, result).dense(result) != np.stack(expected)).sum())
         total += int(np.sum(expected))
     assert total > 300_000
-    assert different <= 10
+    assert different < 1e-4 * total
 
 
 @pytest.mark.parametrize("matrix", [[[0.5, 0, 0], [0, 0.5, 0]], [[2, 0, -3], [0, 3, 1]], [[0, -1, 9], [1, 0, 0.5]]])
