@@ -11,6 +11,7 @@ from detkit.structures import (
     Batch,
     Categories,
     Detections,
+    EncodedMasks,
     GroundTruth,
     ImageInfo,
     KeypointCategories,
@@ -253,12 +254,32 @@ def make_detections(**changes: Any) -> Detections:
     [
         ({"scores": torch.tensor([0.1, 0.9, 0.9])}, "Detections.scores: expected descending order, got an increase"),
         ({"scores": None}, "Detections.objects: expected scores, got none"),
+        (
+            {"masks": MaskCrops(torch.zeros(0, dtype=torch.bool), np.zeros((3, 4), np.int64))},
+            "Detections.masks: expected EncodedMasks, got MaskCrops",
+        ),
     ],
 )
 def test_detections_name_a_wrong_field(changes: dict[str, Any], message: str) -> None:
     assert len(make_detections()) == 3
     with pytest.raises(ValueError, match=message):
         make_detections(**changes)
+
+
+def test_detections_have_masks_and_keypoints_or_none() -> None:
+    assert make_detections().masks is None
+    assert make_detections().keypoints is None
+    triangles = [[np.array([(x, 0.0), (x + 9.0, 0.0), (x, 9.0)])] for x in (0.0, 10.0, 20.0)]
+    masks, points = EncodedMasks.of(triangles, [(10, 40)] * 3), torch.arange(18.0).view(3, 2, 3)
+    full = make_detections(masks=masks, keypoints=points)
+    assert full.masks is masks
+    assert full.keypoints is points
+    last = full[[0, 2]]
+    assert last.masks is not None
+    assert last.keypoints is not None
+    assert np.array_equal(last.masks.dense(), masks.dense()[[0, 2]])
+    assert torch.equal(last.keypoints, points[[0, 2]])
+    assert repr(last) == repr(make_detections()[[0, 2]])
 
 
 ROWS = make_detections(

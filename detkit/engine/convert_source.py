@@ -113,7 +113,7 @@ def _with_all_classes(configs: Mapping[str, OwnConfig]) -> Mapping[str, OwnConfi
     every = vocs[0].model_copy(update={"train": lists, "classes": "auto"})
     folders = [root, *(root / f"VOC{name.partition('_')[0]}" for name in lists)]
     listed: Sequence[str] = next(filter(None, map(read_labelmap, folders)), [])
-    names = tuple(dict.fromkeys((*listed, *build_dataset(every, "train").categories.names)))
+    names = tuple(dict.fromkeys((*listed, *build_dataset(every, "train", columns=()).categories.names)))
     return {split: config.model_copy(update={"classes": names}) for split, config in configs.items()}
 
 

@@ -75,10 +75,7 @@ def overfit(config: RunConfig, num_images: int = 8, minutes: float = 1.0) -> Ove
         check_device(config.train, device)
         if config.train.init:
             check_source(config.train.init)
-        columns = learned_columns(config.model)
-        dataset = build_dataset(config.data, "train", columns=columns)
-        check_columns(dataset, config.model.name, columns)
-        dataset = dataset.take(images_with_objects(dataset, num_images))
+        dataset = _training_images(config, num_images)
         detector = new_detector(config, dataset.categories)
         if config.train.init:
             initialise(detector, config.train.init)
@@ -121,6 +118,14 @@ class SameBatches(list[Batch]):
     """Batches that stay in memory, the same in every epoch."""
 
     def set_epoch(self, epoch: int) -> None: ...
+
+
+def _training_images(config: RunConfig, count: int) -> ImageDataset:
+    """Up to `count` images that have objects, with what the detector learns of them."""
+    columns = learned_columns(config.model)
+    dataset = build_dataset(config.data, "train", columns=columns)
+    check_columns(dataset, config.model.name, columns)
+    return dataset.take(images_with_objects(dataset, count))
 
 
 def images_with_objects(dataset: ImageDataset, count: int) -> list[int]:

@@ -134,6 +134,8 @@ class ProgramAndFile(Runner):
             other = actual[name]
             if name in FURTHER:
                 one_rows, other_rows = match_rows(expected, actual)
+                if not len(one_rows):  # with 8 bits all boxes may be others: nothing was compared
+                    continue
                 value, other = value.flatten(0, 1)[one_rows], other.flatten(0, 1)[other_rows]
             for owner in filter(name.startswith, owners):
                 value, other = value[rows[owner][0]], other[rows[owner][1]]

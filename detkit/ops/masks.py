@@ -117,7 +117,6 @@ def _paste_weights(start: int, end: int, side: tuple[float, float], cells: int, 
     middle = torch.arange(start, end) + 0.5
     if rounded:  # the cells with those of zeros lie on the window
         position = (middle - side[0]) * ((cells + 2) / (side[1] - side[0])) - 0.5
-        position = position.clamp(0, cells + 1)
     else:
         position = (middle - side[0]) * (cells / max(side[1] - side[0], 1e-6)) + 0.5
     columns = torch.arange(cells + 2)

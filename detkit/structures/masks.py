@@ -98,7 +98,8 @@ class EncodedMasks:
         rle = self.rle(index)
         height, width = self.sizes[index].tolist()
         runs = np.array([height * width]) if rle is None else read_counts(rle["counts"])
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+        bitmap: np.ndarray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+        return bitmap
 
     def dense(self) -> np.ndarray:
         """bool `[N, H, W]` of objects of one picture; `[0, 0, 0]` without any."""

@@ -1,7 +1,7 @@
 """Pickles that hold numpy arrays, text, numbers and containers, read as data.
 
 A pickle is a program for a small stack machine, which can import and call anything. This reader is such a machine with
-nothing to call: it knows the instructions that build values, and five names, those with which numpy and OrderedDict
+nothing to call: it knows the instructions that build values, and the few names with which arrays, bytes and OrderedDict
 describe themselves. All others are refused. The standard library's `pickletools` splits the file into instructions.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ KNOWN = {
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",  # how bytes were written before pickles had them
+    **{(builtins, "bytes"): "bytes" for builtins in ("__builtin__", "builtins")},  # of none, likewise
     ("collections", "OrderedDict"): "OrderedDict",
 }
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
@@ -224,9 +224,11 @@ def _described(name: str, arguments: tuple[Any, ...]) -> Any:
             return _filled(_bytes(raw), dtype, (), "C").item()
         case "encode", (str() as text, "latin1" | "latin-1"):
             return text.encode("latin-1")
+        case "bytes", ():
+            return b""
         case "OrderedDict", ():
             return {}
-    raise _Refused(f"numpy's {name} with other arguments than those of an array")
+    raise _Refused(f"{name!r} with other arguments than those of an array")
 
 
 def _order(order: str) -> str:
@@ -243,12 +245,11 @@ def _bytes(raw: Any) -> bytes:
 
 
 def _filled(raw: bytes, dtype: _DType, shape: Any, order: str) -> np.ndarray:
-    kind = dtype.numpy()
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
         raise ValueError("no shape")
-    if order not in ("C", "F") or prod(shape) * kind.itemsize != len(raw):
-        raise ValueError("as many bytes as the shape has")
-    return np.frombuffer(raw, kind).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
+    if order not in ("C", "F"):
+        raise ValueError("no order of cells")
+    return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
 
 
 def _kind(value: Any) -> str:

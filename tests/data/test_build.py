@@ -296,6 +296,8 @@ def test_build_dataset_reads_each_kind(tmp_path: Path) -> None:
 class OneOfTwoOthers:
     """In place of an augmentation: the second of two other images, with the epoch in its first pixel."""
 
+    uses = ()
+
     def __call__(self, sample: Sample, seed: int, epoch: int, others: Others) -> Sample:
         _, other = others(np.random.default_rng(seed), 2)
         image = other.image.copy()

@@ -1,6 +1,7 @@
 """Mask and Keypoint R-CNN, version 2 of torchvision's R-CNNs, and Cascade R-CNN with masks, as published."""
 
 from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError

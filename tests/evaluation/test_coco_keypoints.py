@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pycocotools.cocoeval import COCOeval
 
 from detkit.config import UserError
 from detkit.evaluation.coco import KEYPOINT_METRICS, COCOEvaluator, coco_metrics
@@ -72,6 +73,25 @@ def test_similarity_is_that_of_the_definition() -> None:
                 pairs, unlabelled = pairs + 1, unlabelled + all(point[2] == 0 for point in keypoints)
     assert pairs > 500
     assert unlabelled > 50
+
+
+def test_similarity_has_the_bits_of_pycocotools() -> None:
+    """Also where a row is long enough for numpy to add its parts in another order."""
+    rng = np.random.default_rng(0)
+    for points in (1, 5, 8, 9, 17, 40, 133):
+        detections, objects = rng.random((20, points, 3)) * 200, rng.random((6, points, 3)) * 200
+        objects[:, :, 2] = rng.integers(0, 3, (6, points))
+        objects[0, :, 2] = 0
+        boxes, areas, sigmas = rng.random((6, 4)) * 100, rng.random(6) * 1e4, rng.uniform(0.02, 0.2, points)
+        slow = COCOeval(iouType="keypoints")
+        slow.params.kpt_oks_sigmas = sigmas
+        slow._gts[1, 1] = [
+            {"keypoints": keypoints.ravel().tolist(), "bbox": box, "area": area}
+            for keypoints, box, area in zip(objects, boxes.tolist(), areas.tolist(), strict=True)
+        ]
+        slow._dts[1, 1] = [{"keypoints": keypoints.ravel().tolist(), "score": 1.0} for keypoints in detections]
+        actual = object_keypoint_similarity(detections, objects, boxes, areas, sigmas)
+        np.testing.assert_array_equal(actual.view(np.int64), slow.computeOks(1, 1).view(np.int64))
 
 
 @backends

@@ -100,9 +100,9 @@ def test_where_only_the_box_is_known_detections_count_neither_way(backend: CocoB
 
 
 def test_sizes_are_the_annotated_area_and_the_pixels_of_a_detection(backend: CocoBackend) -> None:
-    """An object of an annotated 2000 px^2 and, ahead, a wrong detection of 400 px in a box of 19200 px^2."""
+    """An object of an annotated 2000 px^2 and, ahead, a wrong detection of 400 px in a box of 3600 px^2."""
     small = rectangle((120, 0, 140, 20))
-    metrics, _ = measured(([truth([LEFT], area=[2000])], [guess([small, LEFT])]), 1, backend)
+    metrics, _ = measured(([truth([LEFT], area=[2000])], [guess([small, LEFT], [(100, 0, 160, 60)] * 2)]), 1, backend)
     assert metrics["AP"] == pytest.approx(1 / 2)
     assert metrics["APm"] == pytest.approx(1)  # what matches nothing counts among those of its own size
     assert np.isnan([metrics["APs"], metrics["APl"]]).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals import FileProposalsConfig
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
-from detkit.structures import Batch, Categories, Detections, Target
+from detkit.structures import Batch, Categories, Detections, KeypointCategories, Target
 
 CELL = 8  # px
 SELECTION = SelectionConfig(score_threshold=0.3, nms_threshold=0.3, max_detections=20)
@@ -68,6 +68,21 @@ class Cells(Detector[CellOutputs]):
         tilt = torch.arange(height * width)[:, None] / 1000  # no two cells of padding score the same
         scores = (outputs.logits.flatten(2).transpose(1, 2) + tilt).sigmoid()
         return select_detections(boxes, scores, None, self.input.windows(sizes), SELECTION)
+
+
+class Parts(Cells):
+    """The same with a mask and two keypoints of each detection, whose places follow from its score."""
+
+    def __init__(self, rule: str = "stretch") -> None:
+        super().__init__(rule)
+        self.categories = replace(self.categories, keypoints=KeypointCategories(("first", "last")))
+
+    def detect(self, outputs: CellOutputs, sizes: Tensor) -> DetectionRows:
+        rows = super().detect(outputs, sizes)
+        score, x = rows.scores[..., None, None], torch.linspace(-1, 1, 6)
+        y = x[:, None]
+        first, last = (-((x - place) ** 2) - (y + place / 2) ** 2 for place in (score, -score))
+        return replace(rows, masks=(8 * (x + y * score) + 0.37).sigmoid(), heatmaps=torch.stack([first, last], dim=2))
 
 
 @register_outputs
@@ -158,6 +173,11 @@ def assert_same(actual: Detections, expected: Detections, atol: float = 1e-5) ->
     assert actual.labels.tolist() == expected.labels.tolist()
     torch.testing.assert_close(actual.scores, expected.scores, rtol=0, atol=atol)
     torch.testing.assert_close(actual.boxes, expected.boxes, rtol=0, atol=100 * atol)
+    assert (actual.masks is None, actual.keypoints is None) == (expected.masks is None, expected.keypoints is None)
+    if actual.masks is not None and expected.masks is not None:
+        assert np.array_equal(actual.masks.dense(), expected.masks.dense())
+    if actual.keypoints is not None:
+        torch.testing.assert_close(actual.keypoints, expected.keypoints, rtol=0, atol=100 * atol)
 
 
 def assert_same_predictions(

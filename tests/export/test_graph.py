@@ -17,7 +17,7 @@ from detkit.export.graph import DETECTIONS, Whole, named_tensors
 from detkit.nn.proposals.regions import Regions
 from detkit.nn.selection import DetectionRows
 from detkit.structures import Batch, Detections, ImageInfo, Objects, Sample
-from tests.export.detectors import RULES, CellOutputs, Cells, Proposed, assert_same, random_pictures
+from tests.export.detectors import RULES, CellOutputs, Cells, Parts, Proposed, assert_same, random_pictures
 
 SIZES = ((50, 70), (90, 40), (64, 64), (33, 97))
 rules = pytest.mark.parametrize("rule", RULES)
@@ -92,6 +92,23 @@ def test_rows_beyond_the_count_are_zero() -> None:
         assert rows["scores"][index, :count].all()
 
 
+@torch.inference_mode()
+def test_masks_and_heat_maps_follow_the_detections() -> None:
+    detector = Parts("keep")
+    images, sizes = torch.zeros(2, 3, 16, 24, dtype=torch.uint8), torch.tensor([[16, 24], [8, 8]])
+    whole = Whole(detector, raw=True)(images, sizes)
+    assert list(whole) == [*DETECTIONS, "masks", "keypoint_heatmaps", "raw.logits"]
+    rows = detector.detect(detector.network(detector.input(images, sizes), sizes), sizes)
+    for name, values in (("masks", rows.masks), ("keypoint_heatmaps", rows.heatmaps)):
+        assert values is not None
+        assert whole[name].shape == values.shape
+        for index, count in enumerate(rows.counts.tolist()):
+            assert 0 < count < 20
+            assert torch.equal(whole[name][index, :count], values[index, :count])
+            assert not whole[name][index, count:].any()
+    assert list(Whole(detector, raw=True, detections=False)(images, sizes)) == ["raw.logits"]
+
+
 @rules
 @torch.inference_mode()
 def test_a_picture_of_the_size_of_the_input_is_not_resized(rule: str) -> None:
@@ -141,6 +158,7 @@ def test_outputs_are_named_by_their_path() -> None:
         "2.valid": three,
     }
     assert named_tensors(CellOutputs(one), "raw") == {"raw.logits": one}
+    assert named_tensors({"mask": CellOutputs(one), "other": {}}, "raw") == {"raw.mask.logits": one}
 
 
 @torch.inference_mode()

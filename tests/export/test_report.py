@@ -25,7 +25,7 @@ from detkit.export.report_text import Both, Bounds, Matches, Report
 from detkit.export.runtime import Runner
 from detkit.structures import Categories, Detections, Objects, Sample
 from tests.engine.settings import make_config, write_pictures
-from tests.export.detectors import Cells, Proposed, RandomProposals, random_pictures
+from tests.export.detectors import Cells, Parts, Proposed, RandomProposals, random_pictures
 
 ANIMALS = Categories.of_names(["cat", "dog"])
 SQUARE = (0.0, 0.0, 100.0, 100.0)
@@ -348,6 +348,41 @@ def test_boxes_of_the_network_are_compared_as_boxes() -> None:
     pair({"images": np.zeros((1, 3, 8, 16), np.uint8)})
     assert pair.differences == {"raw.boxes": 0.0025}
     assert pair.shapes == {(1, (8, 16))}
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Case:
+    """A detector with masks and keypoints."""
+    detector, samples = (
+        Parts("keep"),
+        tuple(Sample(image, Objects.empty(), i) for i, image in enumerate(random_pictures((60, 50), (40, 64)))),
+    )
+    data = ComparisonData(samples, None, "pictures")
+    return Case(detector, data, tmp_path, Form(), uncompiled(detector, Form()))
+
+
+def test_masks_and_heat_maps_are_compared(parts: Case) -> None:
+    def change(outputs: Outputs) -> None:
+        outputs["masks"][0, 1, 2, 3] += 0.25
+        outputs["keypoint_heatmaps"][0, 0, 1] += np.nan
+
+    expected = {"masks": 0.0, "keypoint_heatmaps": 0.0, "raw.logits": 0.0}
+    assert parts.report().raw_differences == expected
+    report = parts.report(change)
+    assert report.raw_differences == {"masks": pytest.approx(0.25), "keypoint_heatmaps": np.inf, "raw.logits": 0.0}
+    (problem,) = report.problems
+    assert problem.startswith("2 of 3 outputs of the network differ, most of all keypoint_heatmaps by inf")
+
+
+def test_masks_belong_to_their_boxes_and_those_of_no_detection_do_not_count(parts: Case) -> None:
+    def change(outputs: Outputs) -> None:
+        for name in ("boxes", "labels", "masks", "keypoint_heatmaps"):
+            value = outputs[name]
+            value[:, [0, 1]] = value[:, [1, 0]]
+        for index, count in enumerate(outputs["counts"].tolist()):
+            outputs["masks"][index, count:] = 1.0
+
+    assert set(parts.report(change).raw_differences.values()) == {0.0}
 
 
 def test_regions_may_change_places(proposed: Case) -> None:

@@ -26,11 +26,13 @@ from detkit.engine.predict import predict
 from detkit.engine.sources import check_source, load_detector, read_weights
 from detkit.export.graph import DETECTIONS, Whole
 from detkit.export.metadata import KEY
+from detkit.export.program import Form
 from detkit.export.runtime import load_exported, open_runner
 from detkit.nn.selection import DetectionRows
 from detkit.structures import ImageInfo, Objects, Sample
 from tests.export.detectors import (
     Cells,
+    Parts,
     Proposed,
     RandomProposals,
     assert_same,
@@ -81,6 +83,26 @@ def test_a_file_that_resizes_takes_pictures_of_several_sizes_at_once(
         (alone,) = DetectionRows(*(rows[name] for name in DETECTIONS)).to_detections([info], detector.categories)
         assert len(alone) > 3
         assert_same(found[index], alone)
+
+
+@pytest.mark.parametrize(("suffix", "rule"), [(".onnx", "short_side"), (".pt2", "letterbox"), (".xml", "letterbox")])
+def test_masks_and_keypoints_are_those_of_the_detector(suffix: str, rule: str, tmp_path: Path) -> None:
+    detector = Parts(rule)
+    file = load_exported(write_exported(detector, tmp_path / f"model{suffix}"), trusted=True)
+    assert file.categories.keypoints == detector.categories.keypoints
+    assert_same_predictions(file, detector, random_pictures((50, 70), (90, 40)))
+
+
+def test_masks_and_keypoints_of_a_file_that_resizes(tmp_path: Path) -> None:
+    """Pictures of the size of the input, and their copies twice as large."""
+    detector = Parts("letterbox")
+    file = load_exported(write_exported(detector, tmp_path / "model.onnx", Form("resize")))
+    pictures = random_pictures((64, 64), (40, 64))
+    assert_same_predictions(file, detector, pictures)
+    for small, large in zip(pictures, (picture.repeat(2, 0).repeat(2, 1) for picture in pictures), strict=True):
+        one, other = (predict(file, [picture])[0] for picture in (small, large))
+        assert one.labels.tolist() == other.labels.tolist()
+        torch.testing.assert_close(2 * one.keypoints[..., :2], other.keypoints[..., :2], rtol=0, atol=0.01)
 
 
 def test_images_with_different_numbers_of_proposals_and_with_none(tmp_path: Path) -> None:

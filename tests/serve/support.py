@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detkit.nn.selection import KEYPOINT_SCORES
 from detkit.serve.server import _bound, _Server
 from detkit.serve.service import Served, Service
 from detkit.serve.settings import ServeConfig
-from detkit.structures import Categories, Detections, Objects
+from detkit.structures import Categories, Detections, KeypointCategories, MaskCrops, Objects
 
 NAMES = ("red", "green", "blue")
 
@@ -47,6 +48,28 @@ def find_rectangle(image: np.ndarray) -> Detections:
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     inner = image[int(rows.mean()), int(columns.mean())]
     return detections([box], [int(inner.argmax())], [int(inner.max()) / 255])
+
+
+def find_parts(image: np.ndarray) -> Detections:
+    """The same with a mask, its left half, and with two keypoints, its corners, the second of which is unlikely."""
+    plain = find_rectangle(image)
+    return with_parts(plain, (image.shape[0], image.shape[1]))
+
+
+def with_parts(plain: Detections, size: tuple[int, int]) -> Detections:
+    x1, y1, x2, y2 = plain.boxes.unbind(dim=1)
+    windows = torch.stack([x1, y1, (x1 + x2) / 2, y2], dim=1).long().numpy()
+    crops = [np.ones((bottom - top, right - left), np.bool_) for left, top, right, bottom in windows.tolist()]
+    visible = torch.full_like(x1, 2)
+    points = torch.stack([torch.stack([x1, y1, visible], dim=1), torch.stack([x2, y2, visible], dim=1)], dim=1)
+    columns = {
+        **plain.objects.columns(),
+        "masks": MaskCrops.of(crops, windows).encode(size),
+        "keypoints": points,
+        KEYPOINT_SCORES: torch.tensor([[4.0, -1.0]]).expand(len(plain), 2),
+    }
+    categories = Categories(plain.categories.names, plain.categories.ids, KeypointCategories(("first", "last")))
+    return Detections(Objects.from_columns(columns), categories)
 
 
 def detections(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detkit.structures import Detections
-from tests.serve.support import Detector, encode, find_rectangle, picture, running, wait_until
+from tests.serve.support import Detector, encode, find_parts, find_rectangle, picture, running, wait_until
 
 RED, GREEN = (200, 0, 0), (0, 240, 0)
 
@@ -24,6 +24,24 @@ def test_the_answer_is_the_record_of_the_picture() -> None:
         "height": 48,
         "detections": [{"class": "red", "score": pytest.approx(200 / 255), "box": [8, 8, 28, 18]}],
     }
+
+
+def test_masks_and_keypoints_are_answered_and_masks_can_be_left_out() -> None:
+    mask = pytest.importorskip("pycocotools.mask")
+    with running(Detector(find_parts)) as it:
+        (found,) = it.ask(encode(picture(RED, corner=8)))[1]["detections"]
+        (short,) = it.ask(encode(picture(RED, corner=8)), "?masks=0")[1]["detections"]
+        status, problem = it.ask(encode(picture(RED)), "?masks=perhaps")
+    decoded = mask.decode(found["mask"])
+    assert decoded.shape == (48, 64)
+    assert decoded.sum() == decoded[8:18, 8:18].sum() == 100
+    assert found["keypoints"] == [
+        {"name": "first", "x": 8, "y": 8, "score": 4},
+        {"name": "last", "x": 28, "y": 18, "score": -1},
+    ]
+    assert short == {name: value for name, value in found.items() if name != "mask"}
+    assert status == 422
+    assert "masks" in problem["error"]
 
 
 def test_a_turned_photo_is_answered_upright() -> None:

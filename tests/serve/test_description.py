@@ -7,7 +7,7 @@ import pytest
 
 from detkit.serve.schema import openapi
 from detkit.serve.settings import ServeConfig
-from tests.serve.support import NAMES, encode, picture, running, wait_until
+from tests.serve.support import NAMES, Detector, encode, find_parts, picture, running, wait_until
 
 DATA = encode(picture((200, 0, 0)))
 
@@ -80,7 +80,9 @@ def test_answers_are_as_the_document_says() -> None:
         check("Answer", it.ask(DATA)[1])
         check("Problem", it.ask(b"no picture")[1])
         check("Health", it.call("GET", "/health")[1])
+    with running(Detector(find_parts)) as it:
+        check("Answer", it.ask(DATA)[1])
     with pytest.raises(jsonschema.ValidationError):
         check("Answer", {"width": 1, "height": 1, "detections": [{"class": "a", "score": 0.5, "box": [1, 2, 3]}]})
     named = {parameter["name"] for parameter in document["paths"]["/predict"]["post"]["parameters"]}
-    assert named == {"score_threshold", "max_detections", "classes"}
+    assert named == {"score_threshold", "max_detections", "classes", "masks"}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from detkit.data.shapes_drawing import CLASS_NAMES, draw_picture
 from detkit.structures import Detections
-from tests.serve.support import Detector, Running, detections, encode, picture, running, wait_until
+from tests.serve.support import Detector, Running, detections, encode, picture, running, wait_until, with_parts
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -27,13 +27,16 @@ SCORES = [0.9 - 0.8 * number / len(OBJECTS) for number in range(len(OBJECTS))]
 
 
 def find(image: np.ndarray) -> Detections:
-    """The objects that were drawn, and in any other picture one star around all that is dark."""
+    """The objects that were drawn, and in any other picture one star around all that is dark; in one that is twice as
+    wide as high it has a mask and keypoints."""
     if image.shape == PICTURE.shape:
         boxes, labels = [list(it.box) for it in OBJECTS], [it.label for it in OBJECTS]
         return detections(boxes, labels, SCORES, CLASS_NAMES)
     rows, columns = np.nonzero(image.min(axis=2) < 100)
     boxes = [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if len(rows) else []
-    return detections(boxes, [CLASS_NAMES.index("star")] * len(boxes), [0.75] * len(boxes), CLASS_NAMES)
+    star = detections(boxes, [CLASS_NAMES.index("star")] * len(boxes), [0.75] * len(boxes), CLASS_NAMES)
+    size = (image.shape[0], image.shape[1])
+    return with_parts(star, size) if size[1] == 2 * size[0] else star
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +195,25 @@ def test_the_downloads_hold_what_is_above_the_slider(page: webdriver.Chrome, fol
         assert label == drawn.label
         assert [(x - w / 2) * width, (y - h / 2) * height] == pytest.approx([x1, y1], abs=1e-3)
         assert [(x + w / 2) * width, (y + h / 2) * height] == pytest.approx([x2, y2], abs=1e-3)
+
+
+def test_masks_and_keypoints_lie_where_they_should(page: webdriver.Chrome, folder: Path) -> None:
+    """A rectangle (40, 40, 60, 50) in white: its left half is the mask, its first corner the likely keypoint."""
+    Image.fromarray(picture((0, 0, 0), (100, 200), corner=40)).save(folder / "parts.png")
+    choose(page, folder / "parts.png")
+    slide(page, 0.5)
+    masked, beside, beyond = (pixel(page, x, 45, 200) for x in (46, 54, 70))
+    assert min(beyond) == 255
+    assert max(beside) < 20
+    assert max(masked) > 60, "the colour of the class over black"
+    corner, unlikely = (pixel(page, x, y, 200) for x, y in ((39, 39), (60.5, 50.5)))
+    assert min(corner) < 220, "a dot of the colour of the class"
+    assert min(unlikely) > 200
+    coco = json.loads(download(page, "coco", folder / "parts.json"))
+    (annotation,) = coco["annotations"]
+    assert annotation["segmentation"]["size"] == [100, 200]
+    assert annotation["keypoints"] == [39.5, 39.5, 2, 0, 0, 0]
+    assert coco["categories"][0]["keypoints"] == ["first", "last"]
 
 
 def turned(path: Path, orientation: int) -> Path:

@@ -1,6 +1,7 @@
 """torchvision's checkpoints come in whole, and nothing else does."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,14 +13,17 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import UserError
 from detkit.detectors.build import build_detector
-from detkit.detectors.faster_rcnn import FasterRCNNConfig
+from detkit.detectors.faster_rcnn import TwoStageConfig
 from detkit.structures import Categories
+from detkit.weights.coco_keypoints import COCO_KEYPOINTS
 from detkit.weights.torchvision import CONFIGS, convert_keys, load_torchvision, without_first_class
 
+PEOPLE = replace(Categories.of_names(["person"]), keypoints=COCO_KEYPOINTS)
 CATEGORIES = Categories.of_names([f"class {i}" for i in range(90)])
 MOBILENET, RESNET = "fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"
 RETINANET, RETINANET_V2 = "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"
 FCOS = "fcos_resnet50_fpn"
+MASK, MASK_V2, KEYPOINT = "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn"
 DENSE = (RETINANET, RETINANET_V2, FCOS)
 SSD300, SSDLITE = "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"
 FASTER_RCNN = {
@@ -34,9 +38,38 @@ RETINANET_KEYS = {
     "head.box_tower.3.0.weight": "head.regression_head.conv.3.0.weight",
     "head.regressor.weight": "head.regression_head.bbox_reg.weight",
 }
+V2 = {
+    "backbone.bn1.weight": "backbone.body.bn1.weight",
+    "neck.lateral.2.0.weight": "backbone.fpn.inner_blocks.2.0.weight",
+    "neck.output.3.1.running_var": "backbone.fpn.layer_blocks.3.1.running_var",
+    "rpn.conv.weight": "rpn.head.conv.0.0.weight",
+    "rpn.further_convs.0.bias": "rpn.head.conv.1.0.bias",
+    "roi.convs.9.weight": "roi_heads.box_head.3.0.weight",
+    "roi.convs.4.running_mean": "roi_heads.box_head.1.1.running_mean",
+    "roi.hidden.0.weight": "roi_heads.box_head.5.weight",
+}
 SAME = {  # name in detkit -> public name: one key of every part
     RESNET: FASTER_RCNN,
     MOBILENET: FASTER_RCNN,
+    "fasterrcnn_mobilenet_v3_large_fpn": FASTER_RCNN,
+    "fasterrcnn_resnet50_fpn_v2": V2,
+    MASK: FASTER_RCNN
+    | {
+        "branches.mask.layers.0.weight": "roi_heads.mask_head.0.0.weight",
+        "branches.mask.layers.6.bias": "roi_heads.mask_head.3.0.bias",
+        "branches.mask.deconv.weight": "roi_heads.mask_predictor.conv5_mask.weight",
+    },
+    MASK_V2: V2
+    | {
+        "branches.mask.layers.3.weight": "roi_heads.mask_head.1.0.weight",
+        "branches.mask.layers.10.running_var": "roi_heads.mask_head.3.1.running_var",
+        "branches.mask.deconv.bias": "roi_heads.mask_predictor.conv5_mask.bias",
+    },
+    KEYPOINT: FASTER_RCNN
+    | {
+        "branches.keypoint.layers.14.weight": "roi_heads.keypoint_head.14.weight",
+        "branches.keypoint.deconv.bias": "roi_heads.keypoint_predictor.kps_score_lowres.bias",
+    },
     RETINANET: RETINANET_KEYS,
     RETINANET_V2: {**RETINANET_KEYS, "head.class_tower.2.1.bias": "head.classification_head.conv.2.1.bias"},
     FCOS: {
@@ -79,7 +112,7 @@ def public(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def meta_state(name: str) -> dict[str, Tensor]:
     with torch.device("meta"):
-        return build_detector(CONFIGS[name], CATEGORIES).state_dict()
+        return build_detector(CONFIGS[name], PEOPLE if name == KEYPOINT else CATEGORIES).state_dict()
 
 
 def without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,8 +124,7 @@ def test_the_key_map_covers_every_key_on_both_sides(public: tuple[str, Path]) ->
     source = torch.load(path, weights_only=True)
     # torchvision makes batch norms where no weights are asked for; their counters are not in frozen ones
     converted = without_counters(convert_keys(source))
-    if name in DENSE:
-        converted = without_first_class(converted, 91)
+    converted = without_first_class(converted, 91)
     assert len(converted) == len(without_counters(source))
     expected = without_counters(meta_state(name))
     assert converted.keys() == expected.keys()
@@ -102,15 +134,23 @@ def test_the_key_map_covers_every_key_on_both_sides(public: tuple[str, Path]) ->
 def test_older_checkpoints_spell_some_keys_without_a_number(public: tuple[str, Path]) -> None:
     name, path = public
     config = CONFIGS[name]
-    if not isinstance(config, FasterRCNNConfig):
+    if not isinstance(config, TwoStageConfig):
         pytest.skip("the others have one spelling, but RetinaNet, which is below")
     source = torch.load(path, weights_only=True)
+    if name.endswith("v2"):
+        pytest.skip("newer than the spelling")
     old = {
         re.sub(r"((?:inner|layer)_blocks\.\d)\.0\.|(rpn\.head\.conv)\.0\.0\.", r"\1\2.", key): value
         for key, value in source.items()
     }
+    if name == MASK:
+        old = {
+            re.sub(r"mask_head\.(\d)\.0", lambda match: f"mask_head.mask_fcn{int(match[1]) + 1}", key): value
+            for key, value in old.items()
+        }
+        assert torch.equal(convert_keys(old)["branches.mask.layers.4.weight"], source["roi_heads.mask_head.2.0.weight"])
     number = 4 * len(config.backbone.strides) + 2  # weight and bias of two convolutions a level, and of the RPN's
-    assert len(old.keys() - source.keys()) == number
+    assert len(old.keys() - source.keys()) == number + (8 if name == MASK else 0)  # of its four convolutions
     assert convert_keys(old).keys() == convert_keys(source).keys()
 
 
@@ -142,17 +182,26 @@ def test_a_file_on_disk_becomes_a_detector(public: tuple[str, Path]) -> None:
     name, path = public
     detector = load_torchvision(name, path)
     assert not detector.training
-    assert len(detector.categories) == 90
-    assert detector.categories.names[:3] == ("person", "bicycle", "car")
-    assert detector.categories.names[11] == "N/A"  # COCO never used the id 12
-    assert detector.categories.ids == tuple(range(1, 91)), "COCO's own"
+    if name == KEYPOINT:
+        assert detector.categories == PEOPLE
+    else:
+        assert len(detector.categories) == 90
+        assert detector.categories.names[:3] == ("person", "bicycle", "car")
+        assert detector.categories.names[11] == "N/A"  # COCO never used the id 12
+        assert detector.categories.ids == tuple(range(1, 91)), "COCO's own"
     source = torch.load(path, weights_only=True)
     state = detector.state_dict()
     for key, public_key in SAME[name].items():
         assert torch.equal(state[key], source[public_key]), key
     epsilons = {module.eps for module in detector.modules() if isinstance(module, FrozenBatchNorm2d)}
-    # torchvision: overwrite_eps(model, 0.0) for the COCO_V1 of fasterrcnn_resnet50_fpn and retinanet_resnet50_fpn
-    assert epsilons == {RESNET: {0.0}, RETINANET: {0.0}, MOBILENET: {1e-5}, FCOS: {1e-5}}.get(name, set())
+    # torchvision: overwrite_eps(model, 0.0) for the COCO_V1 of the first versions on ResNet-50, but not of FCOS
+    first = (RESNET, RETINANET, MASK, KEYPOINT)
+    frozen = (MOBILENET, "fasterrcnn_mobilenet_v3_large_fpn", FCOS)
+    assert epsilons == ({0.0} if name in first else {1e-5} if name in frozen else set())
+    if name in (MASK, MASK_V2):  # the first of 91 masks is that of background
+        assert torch.equal(
+            state["branches.mask.classifier.bias"], source["roi_heads.mask_predictor.mask_fcn_logits.bias"][1:]
+        )
     if name == SSDLITE:
         assert {m.eps for m in detector.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
 
@@ -171,7 +220,8 @@ def test_a_key_that_is_none_of_torchvisions() -> None:
 
 def test_an_unknown_name() -> None:
     with pytest.raises(
-        UserError, match=f"torchvision:fasterrcnn: not known; known: {RESNET}, {MOBILENET}, {RETINANET}, "
+        UserError,
+        match=f"torchvision:fasterrcnn: not known; known: {RESNET}, {RESNET}_v2, {MASK}, {MASK_V2}, {KEYPOINT}, ",
     ):
         load_torchvision("fasterrcnn")
 
@@ -206,3 +256,21 @@ def test_weights_that_cannot_be_downloaded(tmp_path: Path, monkeypatch: pytest.M
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         load_torchvision(MOBILENET, tmp_path / "weights.pth")
+
+
+def test_the_keypoints_of_public_weights_are_cocos() -> None:
+    """torchvision's names in its order; left and right change places; the spreads of COCO's evaluation."""
+    from torchvision.models import get_model_weights
+
+    public = get_model_weights(KEYPOINT)["COCO_V1"].meta
+    assert list(COCO_KEYPOINTS.names) == public["keypoint_names"]
+    names = COCO_KEYPOINTS.names
+    assert [(names[a], names[b]) for a, b in COCO_KEYPOINTS.flip_pairs[::7]] == [
+        ("left_eye", "right_eye"),
+        ("left_ankle", "right_ankle"),
+    ]
+    assert len(COCO_KEYPOINTS.flip_pairs) == 8
+    assert ("left_shoulder", "left_elbow") in [(names[a], names[b]) for a, b in COCO_KEYPOINTS.skeleton]
+    assert len(COCO_KEYPOINTS.skeleton) == 19
+    spreads = [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]
+    assert [round(1000 * sigma) for sigma in COCO_KEYPOINTS.sigmas] == spreads

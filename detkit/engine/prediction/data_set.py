@@ -38,6 +38,8 @@ def write_data_sets(
         ids=tuple(categories.ids[label] for label in named),
     )
     images = [_raw_image(record, own) for record in records if "detections" in record]
+    if not any("keypoints" in item.columns for image in images for item in image.objects):
+        own = replace(own, keypoints=None)  # those of the data, which this detector does not give
     if not images:
         return [f"no {' and '.join(formats)}: there is no picture to write"]
     dataset = ImageDataset(images, name="train", categories=own, check=_as_they_are)

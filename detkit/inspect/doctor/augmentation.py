@@ -73,7 +73,7 @@ class _BlankPictures:
     def sample(self, image: int, *, numbered: bool = True) -> Sample:
         truth = self.dataset.ground_truth(image)
         rows = np.arange(*self._starts[[image, image + 1]]) if numbered else np.full(len(truth.objects), -1)
-        objects = replace(truth.objects, extra={**truth.objects.extra, ROW: rows})
+        objects = replace(truth.objects, masks=None, extra={**truth.objects.extra, ROW: rows})  # boxes are counted
         return Sample(np.zeros((*truth.size, 3), np.uint8), objects, truth.image_id)
 
     def others(self, rng: np.random.Generator, count: int) -> list[Sample]:

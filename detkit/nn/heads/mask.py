@@ -77,7 +77,7 @@ class MaskBranch(Branch):
 
     @override
     def read(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return logits[torch.arange(len(labels), device=labels.device), labels].float().sigmoid()
+        return logits[torch.arange(labels.shape[0], device=labels.device), labels].float().sigmoid()
 
     @override
     def fill(self, rows: DetectionRows, values: Tensor) -> DetectionRows:

@@ -109,7 +109,7 @@ def test_a_warp_is_that_of_the_picture() -> None:
         different += int((warp_masks(masks, matrix, result).dense(result) != np.stack(expected)).sum())
         total += int(np.sum(expected))
     assert total > 300_000
-    assert different < 1e-4 * total
+    assert different < 1e-3 * total
 
 
 @pytest.mark.parametrize("matrix", [[[0.5, 0, 0], [0, 0.5, 0]], [[2, 0, -3], [0, 3, 1]], [[0, -1, 9], [1, 0, 0.5]]])

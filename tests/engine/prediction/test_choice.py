@@ -1,5 +1,6 @@
 """What of the detections a user asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from detkit.engine.prediction.settings import PredictionConfig
 from detkit.nn.selection import SelectionConfig
 from detkit.structures import Categories, Detections, Objects
 from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, make_batch
+from tests.engine.prediction.drawn import POINTS
 
 CATEGORIES = Categories.of_names(["dog", "motorcycle", "N/A", "traffic light"])
 
@@ -113,7 +115,8 @@ def test_nothing_is_told_of_what_is_not_known() -> None:
 def test_dropping_early_changes_no_choice(path: Path) -> None:
     """Whatever the detector, and for a score that equals the threshold too."""
     torch.manual_seed(0)
-    detector = build_detector(cheap_config(path).model, Categories.of_names([f"class {i}" for i in range(6)]))
+    categories = replace(Categories.of_names([f"class {i}" for i in range(6)]), keypoints=POINTS)
+    detector = build_detector(cheap_config(path).model, categories)
     enliven(detector)
     batch = make_batch(detector.eval(), [3, 2], targets=False)
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -12,7 +13,9 @@ from pydantic import TypeAdapter
 from detkit.config import UserError
 from detkit.data.build import DataConfig, build_dataset
 from detkit.engine.prediction.data_set import refuse_existing, write_data_sets
+from detkit.engine.prediction.records import picture_record
 from detkit.structures import Categories
+from tests.engine.prediction.drawn import find_all, picture
 
 CATEGORIES = Categories(("N/A", "cat", "big dog", "N/A"), (0, 17, 18, 26))
 BOXES = {
@@ -57,6 +60,45 @@ def test_what_was_predicted_is_read_back_for_training(name: str, records: list[d
         assert [label for label, _ in actual] == sorted(label for label, _ in expected)
         for (_, box), (_, expected_box) in zip(actual, sorted(expected), strict=True):
             assert box == pytest.approx(expected_box, abs=1e-4)
+
+
+FOUND = find_all(picture(60, 80, [(2, 3, 22, 33), (40, 10, 70, 50)], [0, 1]))
+
+
+def record_of_found(records: list[dict[str, Any]], without: str = "") -> dict[str, Any]:
+    """The picture a.jpg with `FOUND`, whose objects lack one column."""
+    (row,) = [record for record in records if record["file"].endswith("a.jpg")]
+    row |= picture_record((60, 80), FOUND)
+    for detection in row["detections"]:
+        detection.pop(without, None)
+    return row
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
+def test_masks_are_read_back(name: str, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    row = record_of_found(records, without="keypoints")
+    dataset = read_back(write_data_sets([row], FOUND.categories, tmp_path / "out", [name]))
+    objects = dataset.ground_truth(0).objects
+    assert FOUND.masks is not None
+    order, expected = np.argsort(objects.labels), FOUND.masks.dense()[np.argsort(FOUND.labels.numpy())]
+    assert np.array_equal(objects.masks.dense()[order], expected)
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_likely_keypoints_are_read_back(name: str, records: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Of the best object the right point, with a logit below 0, is not labelled."""
+    row = record_of_found(records)
+    row["detections"][0]["keypoints"][1]["score"] = -0.5
+    dataset = read_back(write_data_sets([row], FOUND.categories, tmp_path / "out", [name]))
+    objects = dataset.ground_truth(0).objects
+    assert FOUND.keypoints is not None
+    expected = FOUND.keypoints.numpy().copy()
+    expected[0, 1] = 0
+    order = np.argsort(objects.labels)
+    assert objects.keypoints[order] == pytest.approx(expected[np.argsort(FOUND.labels.numpy())], abs=1e-3)
+    if name == "coco":
+        assert dataset.categories.keypoints.names == ("left", "right", "top")
+        assert dataset.categories.keypoints.skeleton == ((0, 2), (1, 2))
 
 
 def test_frames_of_a_video_are_the_pictures_that_were_saved_of_them(

@@ -9,7 +9,7 @@ import torch
 
 from detkit.engine.prediction.tiles import is_cut, tile_windows, tiled, without_parts
 from detkit.structures import Detections
-from tests.engine.prediction.drawn import Box, detections_of, find_rectangles, picture
+from tests.engine.prediction.drawn import COLOURS, Box, detections_of, find_all, find_rectangles, picture
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 100), (101, 130), (250, 1000), (64, 640)])
@@ -61,6 +61,23 @@ def test_each_object_once(seed: int, tile: int) -> None:
     rows = sorted(zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True))
     assert rows == sorted((list(map(float, box)), label) for box, label in zip(boxes, labels, strict=True))
     assert calls == [1, len(tile_windows((height, width), tile, 0.35))]
+
+
+def test_masks_and_keypoints_are_those_of_the_picture() -> None:
+    """Three objects in as many tiles; each mask has the pixels of its object."""
+    image = picture(120, 300, [(5, 7, 40, 30), (130, 50, 160, 90), (250, 80, 296, 118)], [0, 1, 0])
+    found = tiled(lambda images: [find_all(each) for each in images], 100, 0.5)([image])[0]
+    assert len(found) == 3
+    assert found.masks is not None
+    assert found.masks.sizes.tolist() == [[120, 300]] * 3
+    for mask, (x1, y1, x2, y2), label in zip(found.masks.dense(), found.boxes.tolist(), found.labels, strict=True):
+        shown = np.zeros((120, 300), np.bool_)
+        shown[int(y1) : int(y2), int(x1) : int(x2)] = True
+        assert np.array_equal(mask, shown & (image == COLOURS[label]).all(axis=2))
+    assert found.keypoints is not None
+    assert torch.equal(found.keypoints[:, 0, 0], found.boxes[:, 0])
+    assert torch.equal(found.keypoints[:, 2, 1], found.boxes[:, 1])
+    assert (found.keypoints[..., 2] == 2).all()
 
 
 def test_pictures_that_fit_into_a_tile_are_seen_once() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from detkit.engine.prediction.tta import augmented, flipped, fuse, join
+from detkit.nn.selection import KEYPOINT_SCORES
 from detkit.structures import Detections
-from tests.engine.prediction.drawn import detections_of, find_rectangles, picture
+from tests.engine.prediction.drawn import detections_of, find_all, find_rectangles, picture
 
 
 def predict(images: Sequence[np.ndarray]) -> list[Detections]:
@@ -20,6 +21,28 @@ def test_a_flip_finds_the_same() -> None:
     for plain, mirrored in zip(predict(images), flipped(predict)(images), strict=True):
         assert torch.equal(plain.boxes, mirrored.boxes)
         assert torch.equal(plain.labels, mirrored.labels)
+
+
+def test_a_flip_finds_the_same_masks_and_keypoints() -> None:
+    """What is left in the mirrored picture is right, and so is its score."""
+    images = [picture(60, 101, [(0, 5, 30, 40), (70, 1, 101, 60)], [0, 1]), picture(30, 20, [], [])]
+    plain = [find_all(image) for image in images]
+    mirrored = flipped(lambda images: [find_all(image) for image in images])(images)
+    for one, other in zip(plain, mirrored, strict=True):
+        assert np.array_equal(one.masks.dense(), other.masks.dense())  # type: ignore[union-attr]
+        torch.testing.assert_close(one.keypoints, other.keypoints)
+    assert mirrored[0].objects.extra[KEYPOINT_SCORES].tolist() == [[2, 1, 3]] * 2
+
+
+def test_the_best_of_an_object_gives_its_mask_and_its_keypoints() -> None:
+    best = find_all(picture(40, 50, [(2, 3, 22, 33)], [0]))
+    other = find_all(picture(40, 50, [(2, 3, 24, 33)], [0]))
+    assert float(best.scores) > float(other.scores)
+    for views in ([best, other], [other, best]):
+        fused = fuse(views)
+        assert fused.masks is not None
+        assert np.array_equal(fused.masks.dense(), best.masks.dense())  # type: ignore[union-attr]
+        assert torch.equal(fused.keypoints, best.keypoints)  # type: ignore[arg-type]
 
 
 def test_the_detector_sees_the_mirrored_picture() -> None:

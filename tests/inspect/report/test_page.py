@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from detkit.evaluation.comparison import Comparison, Interval
+from detkit.evaluation.evaluator import ProtocolResult
 from detkit.evaluation.store import DetectionStore
 from detkit.inspect.doctor.findings import Diagnosis, Finding, Place, Table
 from detkit.inspect.report.page import render
@@ -102,6 +103,19 @@ def test_protocols_stand_with_their_rules_and_sizes() -> None:
     for result in one.evaluation.results.values():
         assert f"{result.score:.3f} {result.rules}" in text
     assert "6 images 18 objects of 2 classes 0 ignored 18 detections" in text
+
+
+def test_masks_have_a_tile_and_numbers_of_their_own_and_the_rest_is_about_boxes() -> None:
+    one = subject(random_store(6))
+    assert "about the boxes of the detections" not in Page(render([one])).text
+    measured = {"AP": 0.123, "AP50": 0.456}
+    masks = ProtocolResult("rules of masks", "AP", measured, {"cat": 0.123, "dog": 0.123})
+    results = {**one.evaluation.results, "coco_segm": masks}
+    text = Page(render([replace(one, evaluation=replace(one.evaluation, results=results))])).text
+    assert "COCO masks AP 0.123 rules of masks" in text
+    assert "COCO masks: the 2 numbers AP 0.123 AP50 0.456" in text
+    assert "COCO: the 12 numbers AP 0." in text
+    assert "Everything below is about the boxes of the detections." in text
 
 
 def test_examples_say_what_they_are(full: Page) -> None:

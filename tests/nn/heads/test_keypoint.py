@@ -91,12 +91,12 @@ def test_targets_without_keypoints_are_an_error() -> None:
 @torch.no_grad()
 def test_a_detection_gets_the_heat_maps_of_its_box() -> None:
     branch, features = make_branch().eval(), [torch.randn(2, 3, 6, 8)]
-    boxes = torch.tensor([[BOX, (8.0, 2, 20, 22)], [(1.0, 1, 30, 20), (0.0, 0, 0, 0)]])
-    rows = DetectionRows(boxes, torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int64), torch.tensor([2, 1]))
+    boxes = torch.tensor([[BOX, (0.0, 0, 0, 0)], [(1.0, 1, 30, 20), (8.0, 2, 20, 22)]])
+    rows = DetectionRows(boxes, torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int64), torch.tensor([1, 2]))
     heatmaps = branch.detect(features, rows).heatmaps
     assert heatmaps is not None
     assert heatmaps.shape == (2, 2, 2, 4, 4)
-    assert not heatmaps[1, 1].any()
-    for image, row in ((0, 0), (0, 1), (1, 0)):
+    assert not heatmaps[0, 1].any()
+    for image, row in ((0, 0), (1, 0), (1, 1)):
         alone = branch([features[0][image : image + 1]], Regions.from_list([boxes[image, row][None]]))
         torch.testing.assert_close(heatmaps[image, row], alone[0])

@@ -142,14 +142,14 @@ def test_targets_without_masks_are_an_error() -> None:
 def test_a_detection_gets_the_mask_of_its_label() -> None:
     """Rows beyond the count stay zero; each row is what the branch says of its box alone."""
     branch, features = make_branch().eval(), [torch.randn(2, 3, 6, 8)]
-    boxes = torch.tensor([[BOX, (8.0, 2, 20, 22)], [(1.0, 1, 30, 20), (0.0, 0, 0, 0)]])
-    labels = torch.tensor([[1, 0], [1, 0]])
-    rows = DetectionRows(boxes, torch.ones(2, 2), labels, torch.tensor([2, 1]))
+    boxes = torch.tensor([[BOX, (0.0, 0, 0, 0)], [(1.0, 1, 30, 20), (8.0, 2, 20, 22)]])
+    labels = torch.tensor([[1, 0], [0, 1]])
+    rows = DetectionRows(boxes, torch.ones(2, 2), labels, torch.tensor([1, 2]))
     masks = branch.detect(features, rows).masks
     assert masks is not None
     assert masks.shape == (2, 2, 4, 4)
-    assert not masks[1, 1].any()
-    for image, row in ((0, 0), (0, 1), (1, 0)):
+    assert not masks[0, 1].any()
+    for image, row in ((0, 0), (1, 0), (1, 1)):
         alone = branch([features[0][image : image + 1]], Regions.from_list([boxes[image, row][None]]))
         torch.testing.assert_close(masks[image, row], alone[0, labels[image, row]].sigmoid())
 
