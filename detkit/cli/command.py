@@ -20,7 +20,7 @@ from detkit.files import write_text, writing
 CONFIG = "a YAML file, or a name that `detkit configs` lists"
 SOURCE = (
     "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], detr:NAME[:FILE], "
-    "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
+    "yolox:NAME[:FILE], detectron2:FILE[:NAMES], darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
 )
 
 

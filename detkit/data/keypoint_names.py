@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from detkit.structures import KeypointCategories
 
-# The spread of annotators on COCO's people, in parts of an object's size (`sigmas` of pycocotools' Params).
+# The spread of annotators on COCO's people, in parts of an object's size: https://cocodataset.org/#keypoints-eval
 COCO_SIGMAS = {
     "nose": 0.026,
     "left_eye": 0.025,

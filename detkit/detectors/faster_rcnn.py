@@ -38,7 +38,6 @@ from detkit.nn.outputs import register_outputs
 from detkit.nn.proposals.regions import Regions
 from detkit.structures import Categories, Column, KeypointCategories, Target
 
-
 LEARNED: dict[str, Column] = {"mask": "masks", "keypoint": "keypoints"}  # by each branch
 
 

@@ -56,7 +56,8 @@ def init_config(output: Path, base: str, data: Path, init: str | None = None) ->
     text = set_value(text, ["data"], "\n" + textwrap.indent(_data(readable, train), "  ")).replace(
         "data: \n", "data:\n"
     )
-    for path, value in {**anchors, **length, "eval.protocol": "coco"}.items():
+    protocol = config.eval.protocol if config.eval.protocol.startswith("coco") else "coco"
+    for path, value in {**anchors, **length, "eval.protocol": protocol}.items():
         text = set_value(text, path.split("."), _line(value))
     text = _header(output, base, assumed) + text
     parse_config(parse_yaml(text, str(output)), RunConfig, where=str(output))

@@ -36,10 +36,10 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
     `overrides` change its `model` where that needs no new weights, in that configuration too: thresholds, limits,
     suppression, the size of the input.
 
-    `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME` or `detr:NAME`, with
-    `:FILE` for weights that are already on disk, `detectron2:FILE`, or a darknet model, `NAME.cfg` with `NAME.weights`
-    beside it or `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file that
-    `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are
+    `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME`, `detr:NAME` or
+    `yolox:NAME`, with `:FILE` for weights that are already on disk, `detectron2:FILE`, or a darknet model, `NAME.cfg`
+    with `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file
+    that `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are
     downloaded. Raises UserError if it is none of these, or its weights are not numbers, and for other overrides.
     """
     change = partial(change_model, overrides=overrides, source=source)

@@ -51,9 +51,9 @@ _EPS_0 = ResNetConfig(norm_eps=0.0)  # torchvision overwrites the epsilon of COC
 # version 2 of the R-CNNs: batch norms that train everywhere but in the RPN, and more convolutions (arXiv 2111.11429)
 _V2: dict[str, Any] = {
     "backbone": ResNetConfig(norm="bn"),
-    "neck": FPNConfig(norm="batch"),
+    "neck": FPNConfig(norm="bn"),
     "rpn": RPNConfig(conv_depth=2),
-    "roi": RoIConfig(conv_channels=(256,) * 4, norm="batch", hidden=(1024,)),
+    "roi": RoIConfig(conv_channels=(256,) * 4, norm="bn", hidden=(1024,)),
 }
 
 # the detectors as torchvision builds them
@@ -61,7 +61,7 @@ CONFIGS: dict[str, TwoStageConfig | SSDConfig | RetinaNetConfig | FCOSConfig] = 
     "fasterrcnn_resnet50_fpn": FasterRCNNConfig(backbone=_EPS_0),
     "fasterrcnn_resnet50_fpn_v2": FasterRCNNConfig(**_V2),
     "maskrcnn_resnet50_fpn": MaskRCNNConfig(backbone=_EPS_0),
-    "maskrcnn_resnet50_fpn_v2": MaskRCNNConfig(**_V2, mask=MaskConfig(norm="batch")),
+    "maskrcnn_resnet50_fpn_v2": MaskRCNNConfig(**_V2, mask=MaskConfig(norm="bn")),
     "keypointrcnn_resnet50_fpn": KeypointRCNNConfig(
         backbone=_EPS_0, input=InputConfig(resize=ShortSideConfig(train_sizes=tuple(range(640, 801, 32))))
     ),

@@ -42,7 +42,6 @@ def test_columns_that_are_read(data: dict[str, Any], changes: Any, in_training: 
     assert set(read.columns) == in_validation
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
 def test_a_run_with_copy_paste(data: dict[str, Any], tmp_path: Path, name: str) -> None:
     """Each detector learns what it has a branch for, from data that have masks for both."""
@@ -52,7 +51,6 @@ def test_a_run_with_copy_paste(data: dict[str, Any], tmp_path: Path, name: str) 
     assert ("mask" in losses) == (name == "mask_rcnn")
 
 
-@pytest.mark.long
 def test_pictures_learned_by_heart_need_the_masks(data: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(data, "model.name=mask_rcnn", *NARROW["mask_rcnn"])
     result = overfit(config, num_images=2, minutes=0.01)

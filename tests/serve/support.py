@@ -51,7 +51,8 @@ def find_rectangle(image: np.ndarray) -> Detections:
 
 
 def find_parts(image: np.ndarray) -> Detections:
-    """The same with a mask, its left half, and with two keypoints, its corners, the second of which is unlikely."""
+    """The same with a mask, its left half but for the upper right pixel of that, and with two keypoints, its corners,
+    the second of which is unlikely."""
     plain = find_rectangle(image)
     return with_parts(plain, (image.shape[0], image.shape[1]))
 
@@ -60,6 +61,8 @@ def with_parts(plain: Detections, size: tuple[int, int]) -> Detections:
     x1, y1, x2, y2 = plain.boxes.unbind(dim=1)
     windows = torch.stack([x1, y1, (x1 + x2) / 2, y2], dim=1).long().numpy()
     crops = [np.ones((bottom - top, right - left), np.bool_) for left, top, right, bottom in windows.tolist()]
+    for crop in crops:
+        crop[0, -1] = False  # so that not every column has as many
     visible = torch.full_like(x1, 2)
     points = torch.stack([torch.stack([x1, y1, visible], dim=1), torch.stack([x2, y2, visible], dim=1)], dim=1)
     columns = {

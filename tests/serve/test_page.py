@@ -198,12 +198,16 @@ def test_the_downloads_hold_what_is_above_the_slider(page: webdriver.Chrome, fol
 
 
 def test_masks_and_keypoints_lie_where_they_should(page: webdriver.Chrome, folder: Path) -> None:
-    """A rectangle (40, 40, 60, 50) in white: its left half is the mask, its first corner the likely keypoint."""
+    """A rectangle (40, 40, 60, 50) in white: its left half is the mask, its first corner the likely keypoint.
+
+    The last column of the mask is shorter than those before, and ends where they do.
+    """
     Image.fromarray(picture((0, 0, 0), (100, 200), corner=40)).save(folder / "parts.png")
     choose(page, folder / "parts.png")
     slide(page, 0.5)
     masked, beside, beyond = (pixel(page, x, 45, 200) for x in (46, 54, 70))
     assert min(beyond) == 255
+    assert min(min(pixel(page, 49, y, 200)) for y in (55, 65, 75)) == 255
     assert max(beside) < 20
     assert max(masked) > 60, "the colour of the class over black"
     corner, unlikely = (pixel(page, x, y, 200) for x, y in ((39, 39), (60.5, 50.5)))

@@ -27,7 +27,7 @@ class MaskConfig(BranchConfig):
     """Defaults: torchvision's `maskrcnn_resnet50_fpn`. A mask has twice as many cells a side as `output_size`."""
 
     channels: tuple[int, ...] = (256, 256, 256, 256)  # of the 3x3 convolutions before the deconvolution
-    norm: Literal["none", "batch"] = "none"  # after each of those convolutions
+    norm: Literal["none", "bn"] = "none"  # after each of those convolutions
     deconv_channels: int = Field(256, ge=1)
     # soft: the share of a cell that is object, by RoIAlign (torchvision); binary: at least a half of it (Detectron2)
     target: Literal["soft", "binary"] = "soft"

@@ -258,13 +258,13 @@ class RefiningHead(LayeredRegionHead[RoIOutputs]):
         return of_classes | {"regressor": rows(UNUSED, range(num_classes)).repeat_interleave(4)}
 
 
-def conv_layers(in_channels: int, channels: Sequence[int], norm: Literal["none", "batch"]) -> nn.Sequential:
+def conv_layers(in_channels: int, channels: Sequence[int], norm: Literal["none", "bn"]) -> nn.Sequential:
     """3x3 convolutions of these widths on the maps of regions, each with its norm, if any, and ReLU: `[P, C, S, S]`
     stays as large."""
     layers = nn.Sequential()
     for before, width in pairwise([in_channels, *channels]):
         layers.append(nn.Conv2d(before, width, 3, padding=1, bias=norm == "none"))
-        if norm == "batch":
+        if norm == "bn":
             layers.append(BatchNorm2d(width))
         layers.append(nn.ReLU())
     init_relu_convs(layers)

@@ -25,7 +25,7 @@ class RoIConfig(RefiningConfig):
     sampling_ratio: int = Field(2, ge=0)  # RoIAlign samples a bin and axis; 0: as many as the bin has pixels
     aligned: bool = False  # RoIAlign with the half pixel shift
     conv_channels: tuple[int, ...] = ()  # of 3x3 convolutions before `hidden`; torchvision's version 2 has four
-    norm: Literal["none", "batch"] = "none"  # after each of those convolutions
+    norm: Literal["none", "bn"] = "none"  # after each of those convolutions
 
 
 class RoIHead(RefiningHead):

@@ -29,7 +29,7 @@ class FPNConfig(Config):
     name: Literal["fpn"] = "fpn"
     out_channels: int = Field(256, ge=1)
     extra_level: Literal["none", "pool", "conv_c5", "conv_p5"] = "pool"
-    norm: Literal["none", "batch"] = "none"  # after each lateral and output convolution, which then has no bias
+    norm: Literal["none", "bn"] = "none"  # after each lateral and output convolution, which then has no bias
 
     @property
     def num_extra_levels(self) -> int:
@@ -84,7 +84,7 @@ class FPN(Neck):
                 return [p6, conv7(F.relu(p6))]
 
 
-def _layer(in_channels: int, out_channels: int, kernel_size: int, norm: Literal["none", "batch"]) -> nn.Module:
+def _layer(in_channels: int, out_channels: int, kernel_size: int, norm: Literal["none", "bn"]) -> nn.Module:
     if norm == "none":
         return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)

@@ -108,7 +108,7 @@ def test_regions_take_the_masks_of_their_own_image() -> None:
     assert loss_of(make_branch(target="binary"), outputs, *targets) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.parametrize("norm", ["none", "bn"])
 def test_without_any_mask_the_loss_is_zero_and_all_weights_have_a_gradient(norm: str) -> None:
     branch = make_branch(norm=norm, channels=(4, 5)).train()
     statistics = {name: value.clone() for name, value in branch.named_buffers() if "running" in name}
