@@ -1,4 +1,5 @@
-"""Cross stage partial blocks (Wang et al., arXiv 1911.11929) as YOLOv5 and YOLOX build them.
+"""Cross stage partial blocks (Wang et al., arXiv 1911.11929) as YOLOv5 and YOLOX build them, and their convolutions,
+which YOLOv7 has too.
 
 Shapes: `[B, C, H, W]` -> `[B, C', H, W]`. Convolutions are followed by a batch norm of eps 1e-3 and momentum .03, and
 by SiLU.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detkit.nn.blocks import ConvBlock
+from detkit.nn.blocks import Activation, ConvBlock
 
 
 def conv(
@@ -20,8 +21,9 @@ def conv(
     *,
     padding: int | None = None,
     groups: int = 1,
+    act: Activation = "swish",
 ) -> ConvBlock:
-    """A convolution with the norm and the activation that all of these networks have."""
+    """A convolution with the norm that all of these networks have."""
     return ConvBlock(
         in_channels,
         out_channels,
@@ -29,7 +31,7 @@ def conv(
         stride,
         padding=padding,
         groups=groups,
-        act="swish",
+        act=act,
         norm_eps=1e-3,
         norm_momentum=0.03,
     )

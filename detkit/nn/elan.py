@@ -13,13 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.nn.blocks import Activation, BatchNorm2d, ConvBlock
+from detkit.nn.csp import conv
 
 Taps = Literal["pairs", "all", "in_order"]
-
-
-def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, act: Activation) -> ConvBlock:
-    """A convolution with the norm that all of YOLOv7's have."""
-    return ConvBlock(in_channels, out_channels, kernel_size, stride, act=act, norm_eps=1e-3, norm_momentum=0.03)
 
 
 class ELAN(nn.Module):
@@ -65,8 +61,8 @@ class Downsample(nn.Module):
 
     def __init__(self, in_channels: int, half: int) -> None:
         super().__init__()
-        self.pooled = conv(in_channels, half, 1, act="swish")
-        self.reduce, self.strided = conv(in_channels, half, 1, act="swish"), conv(half, half, 3, 2, act="swish")
+        self.pooled = conv(in_channels, half, 1)
+        self.reduce, self.strided = conv(in_channels, half, 1), conv(half, half, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.pooled(F.max_pool2d(x, 2))
@@ -109,8 +105,8 @@ class RepConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.large = ConvBlock(in_channels, out_channels, 3, act="linear", norm_eps=1e-3, norm_momentum=0.03)
-        self.small = ConvBlock(in_channels, out_channels, 1, act="linear", norm_eps=1e-3, norm_momentum=0.03)
+        self.large = conv(in_channels, out_channels, 3, act="linear")
+        self.small = conv(in_channels, out_channels, 1, act="linear")
         self.act = nn.SiLU(inplace=True)
         self.out_channels = out_channels
 

@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig
-from detkit.nn.elan import ELAN, Downsample, Taps, conv
+from detkit.nn.csp import conv
+from detkit.nn.elan import ELAN, Downsample, Taps
 
 STRIDES = (2, 4, 8, 16, 32)
 

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from detkit.nn.assign.shape_ratio import Level
 from detkit.nn.assign.sim_ota import match_cheapest, matching_cost
-from detkit.nn.elan import RepConv, conv
+from detkit.nn.csp import conv
+from detkit.nn.elan import RepConv
 from detkit.nn.heads.yolo import YOLOOutputs
 from detkit.nn.heads.yolo_v3 import Anchors
 from detkit.nn.heads.yolo_v4 import V4_ANCHORS

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from detkit.config import Config
 from detkit.nn.blocks import Activation
-from detkit.nn.elan import ELAN, SPPCSPC, Downsample, Taps, conv
+from detkit.nn.csp import conv
+from detkit.nn.elan import ELAN, SPPCSPC, Downsample, Taps
 from detkit.nn.necks.neck import Neck
 
 
