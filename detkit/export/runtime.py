@@ -23,7 +23,7 @@ from detkit.export.metadata import KEY, Metadata, parse_metadata
 from detkit.export.signal_stack import own_signal_stack
 from detkit.nn.input import ImageInput, KeepConfig
 from detkit.nn.selection import DetectionRows
-from detkit.structures import Batch, Detections, ImageInfo, Target
+from detkit.structures import Batch, Column, Detections, ImageInfo, Target
 
 UNREADABLE = "not a file that can be run: it is damaged, cut short, or of another kind"
 
@@ -136,6 +136,8 @@ class ExportedDetector(Detector[DetectionRows]):
         self.runner, self.metadata = runner, metadata
         self.inside = inside if metadata.pictures == "resize" else None  # how the file itself resizes pictures
         self.further = {name: column for name, column in FURTHER.items() if name in metadata.outputs}
+        learned: dict[Column, str] = {"masks": "masks", "keypoints": "heatmaps"}
+        self.columns = tuple(column for column, rows in learned.items() if rows in self.further.values())
         self.proposals = metadata.proposals
         self.needs_fixed_canvas = metadata.canvas is not None
 

@@ -89,6 +89,7 @@ def test_a_file_that_resizes_takes_pictures_of_several_sizes_at_once(
 def test_masks_and_keypoints_are_those_of_the_detector(suffix: str, rule: str, tmp_path: Path) -> None:
     detector = Parts(rule)
     file = load_exported(write_exported(detector, tmp_path / f"model{suffix}"), trusted=True)
+    assert file.columns == ("masks", "keypoints")
     assert file.categories.keypoints == detector.categories.keypoints
     assert_same_predictions(file, detector, random_pictures((50, 70), (90, 40)))
 
