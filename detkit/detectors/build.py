@@ -13,8 +13,8 @@ from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, TwoStageConfig, build_faster_rcnn
 from detkit.detectors.fcos import FCOSConfig, build_fcos
-from detkit.detectors.keypoint_rcnn import KeypointRCNNConfig
-from detkit.detectors.mask_rcnn import MaskRCNNConfig
+from detkit.detectors.keypoint_rcnn import KeypointRCNNConfig, build_keypoint_rcnn
+from detkit.detectors.mask_rcnn import MaskRCNNConfig, build_mask_rcnn
 from detkit.detectors.rcnn import RCNNConfig, build_rcnn
 from detkit.detectors.retinanet import RetinaNetConfig, build_retinanet
 from detkit.detectors.sliding_window import SlidingWindowConfig, build_sliding_window
@@ -66,8 +66,12 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_rcnn(config, categories)
         case FastRCNNConfig():
             detector = build_fast_rcnn(config, categories)
-        case FasterRCNNConfig() | MaskRCNNConfig() | KeypointRCNNConfig():
+        case FasterRCNNConfig():
             detector = build_faster_rcnn(config, categories)
+        case MaskRCNNConfig():
+            detector = build_mask_rcnn(config, categories)
+        case KeypointRCNNConfig():
+            detector = build_keypoint_rcnn(config, categories)
         case CascadeRCNNConfig():
             detector = build_cascade_rcnn(config, categories)
         case SSDConfig():

@@ -161,12 +161,14 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         return losses
 
 
-def build_faster_rcnn(config: TwoStageConfig, categories: Categories) -> FasterRCNN:
-    detector = build_two_stage(config, categories, FasterRCNN, RoIHead)
-    assert isinstance(detector.roi, RoIHead)
-    if note := load_classifier(config.backbone, detector.roi.hidden):
-        detector.notes.append(note)
-    return detector
+def build_faster_rcnn(
+    config: TwoStageConfig, categories: Categories, detector: type[FasterRCNN] = FasterRCNN
+) -> FasterRCNN:
+    built = build_two_stage(config, categories, detector, RoIHead)
+    assert isinstance(built.roi, RoIHead)
+    if note := load_classifier(config.backbone, built.roi.hidden):
+        built.notes.append(note)
+    return built
 
 
 def build_two_stage(

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from detkit.detectors.faster_rcnn import TwoStageConfig
+from detkit.detectors.faster_rcnn import FasterRCNN, TwoStageConfig, build_faster_rcnn
 from detkit.nn.heads.keypoint import KeypointConfig
+from detkit.structures import Categories
 
 
 class KeypointRCNNConfig(TwoStageConfig):
@@ -14,3 +15,11 @@ class KeypointRCNNConfig(TwoStageConfig):
 
     name: Literal["keypoint_rcnn"] = "keypoint_rcnn"
     keypoint: KeypointConfig = KeypointConfig()
+
+
+class KeypointRCNN(FasterRCNN):
+    """Each detection has keypoints, which the branch sees in its final box."""
+
+
+def build_keypoint_rcnn(config: KeypointRCNNConfig, categories: Categories) -> FasterRCNN:
+    return build_faster_rcnn(config, categories, KeypointRCNN)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from detkit.detectors.faster_rcnn import TwoStageConfig
+from detkit.detectors.faster_rcnn import FasterRCNN, TwoStageConfig, build_faster_rcnn
 from detkit.nn.heads.mask import MaskConfig
+from detkit.structures import Categories
 
 
 class MaskRCNNConfig(TwoStageConfig):
@@ -13,3 +14,11 @@ class MaskRCNNConfig(TwoStageConfig):
 
     name: Literal["mask_rcnn"] = "mask_rcnn"
     mask: MaskConfig = MaskConfig()
+
+
+class MaskRCNN(FasterRCNN):
+    """Each detection has masks, which the branch sees in its final box."""
+
+
+def build_mask_rcnn(config: MaskRCNNConfig, categories: Categories) -> FasterRCNN:
+    return build_faster_rcnn(config, categories, MaskRCNN)
