@@ -115,6 +115,12 @@ def test_the_year_folder_itself_is_recognised(tmp_path: Path) -> None:
     assert recognise(devkit(tmp_path) / "VOC2007") == recognise(tmp_path)
 
 
+def test_a_detector_of_masks_is_measured_by_its_masks(tmp_path: Path) -> None:
+    output = tmp_path / "my.yaml"
+    assert cli.main(["init", str(output), "--from", "mask_rcnn", "--data", str(coco(tmp_path / "data"))]) == 0
+    assert load_config(output, RunConfig).eval.protocol == "coco_segm"
+
+
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("base", ["ssd", "yolov3"])
 def test_what_is_written_loads_and_has_the_anchors_of_the_data(

@@ -39,6 +39,13 @@ def test_one_answers_even_if_none_overlaps() -> None:
     assert assignment.iou.tolist() == [0] * 6
 
 
+def test_cells_in_the_box_are_candidates_of_the_paper() -> None:
+    """The centre is at 24: the middles of the outer cells are 20 px away, 2.5 cells, so that they are not near it."""
+    target, boxes = make_target([(0, 0, 48, 8)]), torch.tensor([(0.0, 0.0, 48.0, 8.0)] * 6)
+    assert assigned(target, boxes, center_radius=2.5).index.tolist() == [-1, 0, 0, 0, 0, -1]
+    assert assigned(target, boxes, candidates="box", center_radius=2.5).index.tolist() == [0] * 6
+
+
 def test_of_equal_boxes_that_with_the_better_class_is_cheaper() -> None:
     target = make_target([(8, 0, 24, 8)], labels=[2])  # the centre is between cells 1 and 2
     boxes = torch.tensor([(8.0, 0.0, 24.0, 8.0)] * 6)
@@ -80,8 +87,9 @@ def test_against_the_slow_reference(seed: int, rule: Any, radius: float) -> None
     points = torch.cat([fine, coarse]).float()
     strides = torch.cat([torch.full((len(fine), 1), 8.0), torch.full((len(coarse), 1), 16.0)])
     count = [0, 1, 4, 9, 2, 5][seed]
-    corner = torch.rand(count, 2, generator=generator) * 44
-    objects = torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=generator) * 16], dim=1)
+    sides = 4 + torch.rand(count, 2, generator=generator) * 56
+    corner = torch.rand(count, 2, generator=generator) * (64 - sides)
+    objects = torch.cat([corner, corner + sides], dim=1)
     labels = torch.randint(3, (count,), generator=generator)
     noise = torch.randn(len(points), 4, generator=generator) * 2
     boxes = torch.cat([points - strides, points + strides], dim=1) + noise
