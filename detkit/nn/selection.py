@@ -22,7 +22,7 @@ from detkit.ops.masks import paste_masks
 from detkit.ops.nms import class_aware_merge, class_aware_nms, diou_nms, soft_nms
 from detkit.ops.rows import ranks_in_groups, to_rows
 from detkit.ops.suppress import suppress
-from detkit.structures import Categories, Detections, ImageInfo, Objects
+from detkit.structures import Categories, Detections, EncodedMasks, ImageInfo, Objects, Size
 
 KEYPOINT_SCORES = "keypoint_scores"  # column of detections, float32 [N, P]: the logit of each keypoint at its place
 MIN_SIZE = 1e-2  # input px; smaller detections are degenerate
@@ -72,14 +72,20 @@ class DetectionRows:
             original = to_original(boxes[i, :count], info)
             objects = Objects(original, labels[i, :count], scores=scores[i, :count])
             if self.masks is not None:
-                pasted = paste_masks(self.masks[i, :count].cpu(), original, info.orig_size)
-                objects = replace(objects, masks=pasted.encode(info.orig_size))
+                objects = replace(objects, masks=_encoded(self.masks[i, :count].cpu(), original, info.orig_size))
             if self.heatmaps is not None:
                 places, peaks = keypoints_of_heatmaps(self.heatmaps[i, :count].cpu(), boxes[i, :count])
                 keypoints = torch.cat([points_to_original(places, info), torch.full_like(peaks, 2.0)[..., None]], dim=2)
                 objects = replace(objects, keypoints=keypoints, extra={KEYPOINT_SCORES: peaks})
             result.append(Detections(objects, categories))
         return result
+
+
+def _encoded(masks: Tensor, boxes: Tensor, size: Size) -> EncodedMasks:
+    """One after the other: their pixels at once could take the memory of as many pictures."""
+    rows = [slice(row, row + 1) for row in range(len(masks))]
+    encoded = [paste_masks(masks[row], boxes[row], size).encode(size) for row in rows]
+    return EncodedMasks.cat(encoded) if encoded else EncodedMasks.of([], [])
 
 
 def select_detections(

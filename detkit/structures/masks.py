@@ -95,11 +95,12 @@ class EncodedMasks:
 
     def bitmap(self, index: int) -> np.ndarray:
         """bool `[H, W]`; without any pixel where there is no mask."""
+        return _columns(self.runs(index), int(self.sizes[index, 0]), 0, int(self.sizes[index, 1]))
+
+    def runs(self, index: int) -> np.ndarray:
+        """int64: the runs down the columns, background and object in turn; where there is no mask, of background."""
         rle = self.rle(index)
-        height, width = self.sizes[index].tolist()
-        runs = np.array([height * width]) if rle is None else read_counts(rle["counts"])
-        bitmap: np.ndarray = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-        return bitmap
+        return self.sizes[index].prod(keepdims=True, dtype=np.int64) if rle is None else read_counts(rle["counts"])
 
     def dense(self) -> np.ndarray:
         """bool `[N, H, W]` of objects of one picture; `[0, 0, 0]` without any."""
@@ -108,12 +109,18 @@ class EncodedMasks:
     def crops(self) -> MaskCrops[np.ndarray]:
         """The pixels of each, in the smallest window that has them all."""
         pixels, windows = [], []
-        for index in range(len(self)):
-            bitmap = self.bitmap(index)
-            rows, columns = (np.flatnonzero(bitmap.any(axis=axis)) for axis in (1, 0))
-            y1, x1, y2, x2 = (rows[0], columns[0], rows[-1] + 1, columns[-1] + 1) if len(rows) else (0, 0, 0, 0)
-            windows.append((x1, y1, x2, y2))
-            pixels.append(bitmap[y1:y2, x1:x2])
+        for index, height in enumerate(self.sizes[:, 0].tolist()):
+            runs = self.runs(index)
+            ends, own = runs.cumsum(), np.flatnonzero(runs[1::2])
+            if not len(own):
+                windows.append((0, 0, 0, 0))
+                pixels.append(np.zeros((0, 0), np.bool_))
+                continue
+            x1, x2 = ends[2 * own[0]] // height, (ends[2 * own[-1] + 1] - 1) // height + 1
+            columns = _columns(runs, height, x1, x2)
+            rows = np.flatnonzero(columns.any(axis=1))
+            windows.append((x1, rows[0], x2, rows[-1] + 1))
+            pixels.append(columns[rows[0] : rows[-1] + 1])
         return MaskCrops.of(pixels, windows)
 
 
@@ -209,6 +216,14 @@ def chosen_rows(count: int, rows: Any) -> np.ndarray:
     """int64: the indices that `rows` chooses among `count`; tensors come to the CPU."""
     chosen: np.ndarray = np.arange(count)[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
     return chosen
+
+
+def _columns(runs: np.ndarray, height: int, first: int, end: int) -> np.ndarray:
+    """bool `[height, end - first]`: these columns of the picture whose runs they are."""
+    ends = runs.cumsum().clip(first * height, end * height)
+    pixels = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends, prepend=first * height))
+    columns: np.ndarray = pixels.reshape(end - first, height).T
+    return columns
 
 
 def read_counts(counts: bytes) -> np.ndarray:
