@@ -1,5 +1,6 @@
 """`train.class_weights` reaches the loss of every detector, by the name of the class."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from detkit.config import UserError
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import AnyDetector, Detector
 from detkit.engine.checks import class_weights
-from detkit.structures import Batch, Categories
+from detkit.structures import Batch, Categories, KeypointCategories
 from tests.detectors.batches import CONFIGS, ROOT, cheap_config, make_batch
 
-CATEGORIES = Categories.of_names(["cat", "dog", "cow"])
+CATEGORIES = replace(Categories.of_names(["cat", "dog", "cow"]), keypoints=KeypointCategories(("head", "tail")))
 
 
 def losses_of(detector: AnyDetector, batch: Batch) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from detkit.nn.proposals.selective_search import SelectiveSearchConfig
 from detkit.nn.proposals.windows import PyramidConfig
 from detkit.nn.selection import SelectionConfig
 from detkit.nn.transformer import TransformerConfig
-from detkit.structures import Batch, Categories, ImageInfo
+from detkit.structures import Batch, Categories, ImageInfo, KeypointCategories
 from detkit.weights.torchvision import CONFIGS as TORCHVISION
 from tests.cli_support import write_config
 from tests.detectors.batches import CONFIGS, cheap_config
@@ -246,9 +247,10 @@ def test_a_new_class_without_an_svm_is_never_detected() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_heads_name_every_tensor_that_depends_on_the_classes(path: Path) -> None:
     config = cheap_config(path).model
+    points = KeypointCategories(("head", "tail"))
     with torch.device("meta"):
-        two, three = (build_detector(config, Categories.of_names(names)).state_dict() for names in ("ab", "abc"))
-        rows = rows_by_name(build_detector(config, Categories.of_names("ab")), 3)
+        few, more = (build_detector(config, replace(Categories.of_names(n), keypoints=points)) for n in ("ab", "abc"))
+        two, three, rows = few.state_dict(), more.state_dict(), rows_by_name(few, 3)
     assert set(rows) == {name for name in three if two[name].shape != three[name].shape}
     assert {name: len(labels) for name, labels in rows.items()} == {name: len(three[name]) for name in rows}
 

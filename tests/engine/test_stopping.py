@@ -199,10 +199,10 @@ def test_the_time_ends_an_epoch_at_a_step_and_the_schedule_with_it(
 
 
 def without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(config: Any, split: Any) -> ImageDataset:
+    def build(config: Any, split: Any, **options: Any) -> ImageDataset:
         if split == "val":
             raise NoValidation("data.val: none")
-        return build_dataset(config, split)
+        return build_dataset(config, split, **options)
 
     monkeypatch.setattr(train_module, "build_dataset", build)
 

@@ -76,6 +76,12 @@ class YOLOv7Head(YOLOv5Head):
         return predicted
 
     @override
+    def class_rows(self, num_classes: int) -> dict[str, Tensor]:
+        predicted = super().class_rows(num_classes)
+        factors = {name.replace("predict", "factors"): rows for name, rows in predicted.items()}
+        return predicted | factors if self.config.implicit else predicted
+
+    @override
     @torch.no_grad()
     def pairs(self, outputs: YOLOOutputs, levels: Sequence[Level], image: int, target: Target) -> tuple[Tensor, Tensor]:
         """The cheapest of YOLOv5's candidates, as many as overlap the object well (SimOTA over all candidates)."""
