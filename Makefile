@@ -34,7 +34,7 @@ schema: install
 	$(BIN)/python tools/schema.py > detkit/configs/detkit.schema.json
 
 parity: install
-	$(BIN)/python -m pytest -q tests/parity
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/parity
 
 bench: install
 	$(BIN)/python benchmarks/ops.py

@@ -42,6 +42,8 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
     match model["name"]:
         case "ssd":
             _shrink_ssd(model, 128)
+        case "yolov4" if resize["name"] == "stretch":
+            resize |= {"size": short_side}
         case "yolov1":
             resize |= {"size": 128}
             model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
