@@ -186,7 +186,8 @@ def _flat_objects(images: Sequence[RawImage], name: str) -> Objects[np.ndarray]:
         "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
     }
     names = dict.fromkeys(key for item in objects for key in item.columns)
-    if names.pop("masks", False) is None:
+    if "masks" in names:
+        del names["masks"]
         sizes = [image.size or (0, 0) for image in images for _ in image.objects]
         columns["masks"] = EncodedMasks.of([item.columns.get("masks") for item in objects], sizes)
     if "keypoints" in names:

@@ -25,7 +25,7 @@ def mask_targets(
     It is RoIAlign of the mask with as many samples in a cell as the cell has pixels, rounded up.
 
     objects  int64 `[P]`: the mask of each region
-    window   `[4]` xyxy: where the picture lies; what is sampled beyond the middle of its last pixels is theirs
+    window   `[4]` xyxy: where the picture lies; a sample beyond the middle of its last pixels has their value
     aligned  as in `ops.roi.roi_align`
     Source: `project_masks_on_boxes` of torchvision, with `aligned` Detectron2's `BitMasks.crop_and_resize`.
     """

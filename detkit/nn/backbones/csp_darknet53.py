@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.nn.backbones.darknet import conv_blocks
@@ -90,13 +89,6 @@ class SecondHalf(nn.Module):
         return x.chunk(2, dim=1)[1]
 
 
-class Pool(nn.Module):
-    """Half the size."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 2)
-
-
 def build_csp_darknet53(config: CSPDarknet53Config) -> StagedBackbone:
     stages = _stages() if config.name == "csp_darknet53" else _tiny_stages()
     backbone = StagedBackbone(stages, config.strides, config.frozen_stages)
@@ -118,9 +110,11 @@ def _stages() -> list[Stage]:
 def _tiny_stages() -> list[Stage]:
     stages, channels = [], 64
     for number, width in enumerate((64, 128, 256), start=1):
-        before = [ConvBlock(3, 32, 3, 2), ConvBlock(32, 64, 3, 2)] if number == 1 else [Pool()]
+        before: list[nn.Module] = (
+            [ConvBlock(3, 32, 3, 2), ConvBlock(32, 64, 3, 2)] if number == 1 else [nn.MaxPool2d(2, 2)]
+        )
         layers = nn.Sequential(*before, TinyStage(channels, width))
         stages.append(Stage({f"stage{number}": layers}, 2 ** (number + 1), width, output=SecondHalf()))
         channels = 2 * width
-    stages.append(Stage({"stage4": nn.Sequential(Pool(), ConvBlock(channels, 512, 3))}, 32, 512))
+    stages.append(Stage({"stage4": nn.Sequential(nn.MaxPool2d(2, 2), ConvBlock(channels, 512, 3))}, 32, 512))
     return stages
