@@ -37,9 +37,9 @@ from detkit.data.voc import VOCConfig, read_voc
 from detkit.data.voc_segmentation import write_objects
 from detkit.structures import COLUMNS, Column, MaskCrops, Size
 
-# Of the files: raise it when they change, so that old folders are drawn again. Version 1 has the pictures and boxes of
-# version 2, and neither masks nor keypoints.
-VERSION = 2
+# Of the files: raise it when they change, so that old folders are drawn again. The pictures, boxes and masks
+# of version 2 are those of version 3; its keypoints are other ones. Version 1 has neither masks nor keypoints.
+VERSION = 3
 FOLDER = "VOC2007"
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
 

@@ -18,8 +18,9 @@ from detkit.data.shapes_background import degrade, draw_background, draw_clutter
 from detkit.structures import Size
 
 CLASS_NAMES = ("circle", "cross", "rectangle", "ring", "star", "triangle")
-# A circle has no corner and no side of its own. So the points are the extremes, in the picture's axes, of what lies in
-# the picture, each in the middle of the shape's pixels in the outermost row or column, and the centre of the box.
+# A circle has no corner and no side of its own. So the points follow the picture's axes: the centroids of the shape's
+# pixels in the upper, right, lower and left quarter of its box, and the centre of the box. A shape that turns a little
+# moves them a little; the topmost pixel of a flat side would jump from one of its ends to the other.
 KEYPOINT_NAMES = ("top", "right", "bottom", "left", "centre")
 SKELETON = ((0, 4), (1, 4), (2, 4), (3, 4))
 DIFFICULT_BELOW = 0.35  # visible fraction under which an object is `difficult`
@@ -127,12 +128,14 @@ def _annotate(label: int, cover: np.ndarray, visible: float, topmost: np.ndarray
 def _keypoints(cover: np.ndarray, box: tuple[int, int, int, int], hidden: np.ndarray) -> np.ndarray:
     """See `DrawnObject`; `cover` and `hidden`, bool `[H, W]`, are the pixels of the shape and those in front of it."""
     x1, y1, x2, y2 = box
-    top, bottom = (float(np.median(np.flatnonzero(cover[row]))) + 0.5 for row in (y1, y2 - 1))
-    left, right = (float(np.median(np.flatnonzero(cover[:, column]))) + 0.5 for column in (x1, x2 - 1))
+    ys, xs = np.nonzero(cover[y1:y2, x1:x2])
+    pixels = np.stack([xs, ys], 1) + np.array([x1 + 0.5, y1 + 0.5])
+    deep, wide = math.ceil((y2 - y1) / 4), math.ceil((x2 - x1) / 4)
+    quarters = (ys < deep, xs >= x2 - x1 - wide, ys >= y2 - y1 - deep, xs < wide)
     centre = ((x1 + x2) / 2, (y1 + y2) / 2)
-    places = np.array([(top, y1 + 0.5), (x2 - 0.5, right), (bottom, y2 - 0.5), (x1 + 0.5, left), centre], np.float32)
-    columns, rows = places.astype(np.int64).T
-    return np.column_stack([places, np.where(hidden[rows, columns], 1, 2)]).astype(np.float32)
+    points = np.array([*(pixels[quarter].mean(axis=0) for quarter in quarters), centre], np.float32)
+    columns, rows = points.astype(np.int64).T
+    return np.column_stack([points, np.where(hidden[rows, columns], 1, 2)]).astype(np.float32)
 
 
 def _draw_corner(rng: np.random.Generator, size: Size, patch: int, side: float) -> tuple[int, int]:

@@ -131,7 +131,7 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
             if detections is not None:
                 detections = branch.detect(features, detections)
             elif region_targets is not None:
-                outputs[name] = branch.learn(features, regions, region_targets, self.input.windows(sizes))
+                outputs[name] = branch.outputs_of_objects(features, regions, region_targets, self.input.windows(sizes))
         return FasterRCNNOutputs(roi, detections, rpn, outputs)
 
     def classify(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.nn.blocks import Activation, BatchNorm2d, ConvBlock
+from detkit.nn.blocks import Activation
 from detkit.nn.csp import conv
 
 Taps = Literal["pairs", "all", "in_order"]
@@ -38,17 +38,17 @@ class ELAN(nn.Module):
         act: Activation = "swish",
     ) -> None:
         super().__init__()
-        self.beside, self.first = conv(in_channels, side, 1, act=act), conv(in_channels, side, 1, act=act)
+        self.side, self.first = conv(in_channels, side, 1, act=act), conv(in_channels, side, 1, act=act)
         widths = [side] + [hidden] * convs
-        self.chain = nn.ModuleList(conv(widths[i], hidden, 3, act=act) for i in range(convs))
+        self.convs = nn.ModuleList(conv(widths[i], hidden, 3, act=act) for i in range(convs))
         self.taps = taps
         joined = 2 * side + hidden * (convs // 2 if taps == "pairs" else convs)
         self.merge = conv(joined, out_channels, 1, act=act)
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [self.beside(x), self.first(x)]
-        for layer in self.chain:
+        maps = [self.side(x), self.first(x)]
+        for layer in self.convs:
             maps.append(layer(maps[-1]))
         if self.taps == "pairs":
             maps = [maps[0], maps[1], *maps[3::2]]
@@ -95,40 +95,3 @@ class SPPCSPC(nn.Module):
         main = self.after(torch.cat(maps[::-1] if self.tiny else maps, dim=1))
         y: Tensor = self.merge(torch.cat([side, main] if self.tiny else [main, side], dim=1))
         return y
-
-
-class RepConv(nn.Module):
-    """A 3x3 and a 1x1 convolution, each with its norm, added up (RepVGG, arXiv 2101.03697; without its identity).
-
-    `deployed` is the one convolution that computes the same in evaluation.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.large = conv(in_channels, out_channels, 3, act="linear")
-        self.small = conv(in_channels, out_channels, 1, act="linear")
-        self.act = nn.SiLU(inplace=True)
-        self.out_channels = out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.large(x) + self.small(x))
-        return y
-
-    @torch.no_grad()
-    def deployed(self) -> nn.Sequential:
-        (weight, bias), (small, small_bias) = folded(self.large), folded(self.small)
-        fused = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
-        fused.weight.copy_(weight + F.pad(small, (1, 1, 1, 1)))
-        assert fused.bias is not None
-        fused.bias.copy_(bias + small_bias)
-        return nn.Sequential(fused, self.act)
-
-
-def folded(block: ConvBlock) -> tuple[Tensor, Tensor]:
-    """The weight and the bias of the convolution that computes in evaluation what a block with its norm does."""
-    norm = block.norm
-    assert isinstance(norm, BatchNorm2d)
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return block.conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale

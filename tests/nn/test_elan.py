@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.nn.csp import CSP, Focus, PooledPyramid
-from detkit.nn.elan import ELAN, SPPCSPC, Downsample, RepConv, Taps
+from detkit.nn.elan import ELAN, SPPCSPC, Downsample, Taps
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +30,10 @@ def enliven(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("taps", "convs", "order"),
     [
-        ("pairs", 4, "chain.3 chain.1 first beside"),  # yolov7.cfg: route -1,-3,-5,-7
-        ("pairs", 6, "chain.5 chain.3 chain.1 first beside"),  # yolov7x.cfg: route -1,-3,-5,-7,-9
-        ("all", 4, "chain.3 chain.2 chain.1 chain.0 first beside"),  # yolov7.cfg: route -1,-2,-3,-4,-5,-7
-        ("in_order", 2, "beside first chain.0 chain.1"),  # yolov7-tiny.cfg: route -5,-3,-2,-1
+        ("pairs", 4, "convs.3 convs.1 first side"),  # yolov7.cfg: route -1,-3,-5,-7
+        ("pairs", 6, "convs.5 convs.3 convs.1 first side"),  # yolov7x.cfg: route -1,-3,-5,-7,-9
+        ("all", 4, "convs.3 convs.2 convs.1 convs.0 first side"),  # yolov7.cfg: route -1,-2,-3,-4,-5,-7
+        ("in_order", 2, "side first convs.0 convs.1"),  # yolov7-tiny.cfg: route -5,-3,-2,-1
     ],
 )
 def test_elan_joins_the_maps_that_darknet_routes(taps: Taps, convs: int, order: str) -> None:
@@ -45,7 +45,7 @@ def test_elan_joins_the_maps_that_darknet_routes(taps: Taps, convs: int, order: 
         )
     block(torch.randn(1, 3, 6, 6))
     torch.testing.assert_close(maps["merge in"], torch.cat([maps[name] for name in order.split()], dim=1))
-    assert maps["chain.0 in"] is maps["first"]
+    assert maps["convs.0 in"] is maps["first"]
 
 
 def test_the_convolution_of_a_downsample_comes_first() -> None:
@@ -58,7 +58,7 @@ def test_the_convolution_of_a_downsample_comes_first() -> None:
 
 @pytest.mark.parametrize("tiny", [False, True])
 def test_pools_of_a_pyramid_are_of_one_map(tiny: bool) -> None:
-    """Three pools beside each other, as in the cfg files: not a pool of the pool of the pool."""
+    """Three pools side each other, as in the cfg files: not a pool of the pool of the pool."""
     block, x = enliven(SPPCSPC(4, 3, tiny=tiny)), torch.randn(1, 4, 20, 20)
     assert isinstance(block, SPPCSPC)
     y = block.before(x)
@@ -74,12 +74,6 @@ def test_the_pooled_pyramid_of_yolov5_is_that_of_yolox() -> None:
     y = block.reduce(x)
     pools = [F.max_pool2d(y, size, 1, size // 2) for size in (5, 9, 13)]
     torch.testing.assert_close(block(x), block.merge(torch.cat([y, *pools], dim=1)))
-
-
-def test_a_rep_conv_is_one_convolution_in_evaluation() -> None:
-    block, x = enliven(RepConv(4, 6)), torch.randn(2, 4, 9, 7)
-    assert isinstance(block, RepConv)
-    torch.testing.assert_close(block.deployed()(x), block(x), atol=1e-5, rtol=1e-5)
 
 
 def test_focus_takes_columns_first() -> None:

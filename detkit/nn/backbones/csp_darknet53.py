@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detkit.nn.backbones.darknet import conv_blocks
+from detkit.nn.backbones.darknet import Residual, conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig
 from detkit.nn.blocks import ConvBlock
@@ -30,19 +30,6 @@ class CSPDarknet53Config(StagedConfig):
         return (1, 2, 4, 8, 16, 32) if self.name == "csp_darknet53" else (4, 8, 16, 32)
 
 
-class Residual(nn.Module):
-    """1x1, 3x3, and the input added."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.reduce = ConvBlock(channels, hidden, 1, act="mish")
-        self.expand = ConvBlock(hidden, channels, 3, act="mish")
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.expand(self.reduce(x))
-        return y
-
-
 class CSPStage(nn.Module):
     """Half the size, then residual blocks in one part of the channels and nothing in the other.
 
@@ -54,7 +41,7 @@ class CSPStage(nn.Module):
         self.down = ConvBlock(in_channels, channels, 3, 2, act="mish")
         self.side, self.main = (ConvBlock(channels, width, 1, act="mish") for _ in range(2))
         hidden = width // 2 if width == channels else width  # the first stage alone narrows within its blocks
-        self.blocks = nn.Sequential(*(Residual(width, hidden) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Residual(width, hidden, act="mish") for _ in range(blocks)))
         self.after = ConvBlock(width, width, 1, act="mish")
         self.merge = ConvBlock(2 * width, channels, 1, act="mish")
 

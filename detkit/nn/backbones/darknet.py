@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
 from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig
-from detkit.nn.blocks import ConvBlock
+from detkit.nn.blocks import Activation, ConvBlock
 
 Stages = list[list[nn.Module]]  # the layers of each stride, finest first
 STRIDES = {
@@ -39,12 +39,12 @@ class DarknetConfig(StagedConfig):
 
 
 class Residual(nn.Module):
-    """1x1 to half the channels, 3x3 back, and the input added (Darknet-53)."""
+    """1x1 to fewer channels, 3x3 back, and the input added (Darknet-53)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, hidden: int, act: Activation = "leaky") -> None:
         super().__init__()
-        self.reduce = ConvBlock(channels, channels // 2, 1)
-        self.expand = ConvBlock(channels // 2, channels, 3)
+        self.reduce = ConvBlock(channels, hidden, 1, act=act)
+        self.expand = ConvBlock(hidden, channels, 3, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x + self.expand(self.reduce(x))
@@ -116,7 +116,9 @@ def _darknet53() -> Stages:
     stages: Stages = [[ConvBlock(3, 32, 3)]]
     for level, blocks in enumerate((1, 2, 8, 8, 4)):
         channels = 64 * 2**level
-        stages.append([ConvBlock(channels // 2, channels, 3, 2), *(Residual(channels) for _ in range(blocks))])
+        stages.append(
+            [ConvBlock(channels // 2, channels, 3, 2), *(Residual(channels, channels // 2) for _ in range(blocks))]
+        )
     return stages
 
 

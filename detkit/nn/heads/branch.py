@@ -76,7 +76,9 @@ class Branch(nn.Module, ABC):
     def predict(self, pooled: Tensor) -> Tensor:
         """Logits `[P, ...]` of pooled regions `[P, C, output_size, output_size]`."""
 
-    def learn(self, features: list[Tensor], regions: Regions, targets: RegionTargets, windows: Tensor) -> BranchOutputs:
+    def outputs_of_objects(
+        self, features: list[Tensor], regions: Regions, targets: RegionTargets, windows: Tensor
+    ) -> BranchOutputs:
         """Of the sampled regions those that are objects."""
         rows = torch.nonzero(targets.labels > 0).squeeze(1)
         chosen = Regions(regions.boxes[rows], regions.images[rows], regions.valid[rows])
@@ -96,15 +98,15 @@ class Branch(nn.Module, ABC):
         everything = Regions(rows.boxes.flatten(0, 1), images, valid.flatten())
         regions = everything.compact()
         labels = rows.labels.flatten() if regions is everything else rows.labels[valid]
-        values = self.read(self(features, regions), labels)
+        values = self.values(self(features, regions), labels)
         if regions is not everything:
             values = values.new_zeros(len(images), *values.shape[1:]).index_put_((everything.valid,), values)
-        return self.fill(rows, values.view(num_images, num_rows, *values.shape[1:]))
+        return self.with_values(rows, values.view(num_images, num_rows, *values.shape[1:]))
 
     @abstractmethod
-    def read(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What `fill` takes, float32 `[P, ...]`, of logits `[P, ...]` and labels int64 `[P]`."""
+    def values(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What `with_values` takes, float32 `[P, ...]`, of logits `[P, ...]` and labels int64 `[P]`."""
 
     @abstractmethod
-    def fill(self, rows: DetectionRows, values: Tensor) -> DetectionRows:
+    def with_values(self, rows: DetectionRows, values: Tensor) -> DetectionRows:
         """`rows` with values `[B, D, ...]`."""

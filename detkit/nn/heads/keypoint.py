@@ -62,9 +62,9 @@ class KeypointBranch(Branch):
         return keypoints[outputs.objects[outputs.regions.images == image]]
 
     @override
-    def read(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def values(self, logits: Tensor, labels: Tensor) -> Tensor:
         return logits.float()
 
     @override
-    def fill(self, rows: DetectionRows, values: Tensor) -> DetectionRows:
+    def with_values(self, rows: DetectionRows, values: Tensor) -> DetectionRows:
         return replace(rows, heatmaps=values)

@@ -76,11 +76,11 @@ class MaskBranch(Branch):
         return torch.cat(rows), (result >= 0.5).float() if binary else result
 
     @override
-    def read(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def values(self, logits: Tensor, labels: Tensor) -> Tensor:
         return logits[torch.arange(labels.shape[0], device=labels.device), labels].float().sigmoid()
 
     @override
-    def fill(self, rows: DetectionRows, values: Tensor) -> DetectionRows:
+    def with_values(self, rows: DetectionRows, values: Tensor) -> DetectionRows:
         return replace(rows, masks=values)
 
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:

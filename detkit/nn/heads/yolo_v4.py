@@ -30,7 +30,7 @@ V4_ANCHORS: Anchors = (  # yolov4.cfg, of strides 8, 16, 32
     ((36, 75), (76, 55), (72, 146)),
     ((142, 110), (192, 243), (459, 401)),
 )
-SURE = 0.25  # probability of any class from which on a prediction that overlaps an object is not background
+CONFIDENT = 0.25  # probability of any class from which on a prediction that overlaps an object is not background
 
 
 class YOLOv4SelectionConfig(YOLOSelectionConfig):
@@ -65,12 +65,12 @@ class YOLOv4HeadConfig(YOLOv3HeadConfig):
 class Pairs:
     """What learns what, over the batch.
 
-    place   int64 `[P]`: image * N + prediction
+    index   int64 `[P]`: image * N + prediction
     boxes   `[P, 4]` xyxy in input px: the object's
     labels  int64 `[P]`
     """
 
-    place: Tensor
+    index: Tensor
     boxes: Tensor
     labels: Tensor
 
@@ -98,30 +98,30 @@ class YOLOv4Head(YOLOv3Head):
         raw, config = outputs.raw.float(), self.config
         pairs = self._pairs(outputs, targets)
         flat, count = raw.flatten(0, 1), raw.shape[1]
-        place = torch.unique(pairs.place)
-        learned = torch.zeros(len(flat), self.num_classes, device=raw.device)
-        learned[pairs.place, pairs.labels] = 1
-        learned = learned[place] * (1 - config.label_smoothing) + config.label_smoothing / 2
+        index = torch.unique(pairs.index)
+        class_targets = torch.zeros(len(flat), self.num_classes, device=raw.device)
+        class_targets[pairs.index, pairs.labels] = 1
+        class_targets = class_targets[index] * (1 - config.label_smoothing) + config.label_smoothing / 2
         factors = None
         if self.class_weights is not None:  # all K logits have the weight of the class whose box comes last
             owner = torch.zeros(len(flat), dtype=torch.int64, device=raw.device)
-            owner[pairs.place] = pairs.labels
-            factors = self.class_weights[owner[place], None]
-        classes = F.binary_cross_entropy_with_logits(flat[place, 5:], learned, factors, reduction="sum")
+            owner[pairs.index] = pairs.labels
+            factors = self.class_weights[owner[index], None]
+        classes = F.binary_cross_entropy_with_logits(flat[index, 5:], class_targets, factors, reduction="sum")
         positive = torch.zeros(len(flat), device=raw.device)
-        positive[place] = 1
-        weight = self._object_weights(outputs, targets, place)
+        positive[index] = 1
+        weight = self._object_weights(outputs, targets, index)
         objectness = F.binary_cross_entropy_with_logits(flat[:, 4], positive, weight, reduction="sum")
-        several = torch.ones(len(flat), device=raw.device)
+        divisors = torch.ones(len(flat), device=raw.device)
         if config.iou_threshold < 1:  # the steps of several objects on one prediction are divided by its classes
-            rising = (learned - flat[place, 5:].detach().sigmoid() > 0).sum(dim=1)
-            several[place] = rising.clamp(min=1).to(several.dtype)
-        box = self._box_loss(outputs, flat, pairs, several, count)
+            rising = (class_targets - flat[index, 5:].detach().sigmoid() > 0).sum(dim=1)
+            divisors[index] = rising.clamp(min=1).to(divisors.dtype)
+        box = self._box_loss(outputs, flat, pairs, divisors, count)
         losses = {"yolo_box": box, "yolo_object": objectness, "yolo_class": classes}
         return {name: loss / len(raw) for name, loss in losses.items()}
 
-    def _box_loss(self, outputs: YOLOOutputs, flat: Tensor, pairs: Pairs, several: Tensor, count: int) -> Tensor:
-        rows, raw = pairs.place % count, flat[pairs.place, :4]
+    def _box_loss(self, outputs: YOLOOutputs, flat: Tensor, pairs: Pairs, divisors: Tensor, count: int) -> Tensor:
+        rows, raw = pairs.index % count, flat[pairs.index, :4]
         canvas = canvas_of(outputs.cells, outputs.strides).repeat(2)
         predicted = self.decode(outputs, raw, rows)
         with torch.no_grad():
@@ -131,7 +131,7 @@ class YOLOv4Head(YOLOv3Head):
             step = torch.nan_to_num(self.config.box_weight * step, nan=0.0, posinf=0.0, neginf=0.0)
             if self.config.max_step is not None:
                 step = step.clamp(-self.config.max_step, self.config.max_step)
-            step = step / several[pairs.place, None]
+            step = step / divisors[pairs.index, None]
             value = self.config.box_weight * (1 - complete_box_iou(predicted, pairs.boxes, paired=True)).sum()
         descent = -(step * raw).sum()
         return descent - descent.detach() + value
@@ -145,7 +145,7 @@ class YOLOv4Head(YOLOv3Head):
         sides = outputs.anchors.new_tensor(distinct)  # [A, 2]
         counts = canvas_of(outputs.cells, outputs.strides) / outputs.strides
         number = (outputs.anchors[:, None] == sides).all(dim=2).int().argmax(dim=1)  # [N]: of the anchor among all
-        places, boxes, labels = [], [], []
+        indices, boxes, labels = [], [], []
         for image, target in enumerate(targets):
             objects = target.not_ignored()
             similar = shape_iou(objects.boxes, sides)  # [M, A]
@@ -156,23 +156,25 @@ class YOLOv4Head(YOLOv3Head):
                 learns.scatter_(1, similar.argmax(dim=1, keepdim=True), True)
             in_cell = (cells_of(objects.boxes[:, None], outputs.strides, counts) == outputs.cells).all(dim=-1)  # [M, N]
             chosen, row = torch.nonzero(in_cell & learns[:, number], as_tuple=True)
-            places.append(row + image * len(number))
+            indices.append(row + image * len(number))
             boxes.append(objects.boxes[chosen])
             labels.append(objects.labels[chosen])
-        return Pairs(torch.cat(places), torch.cat(boxes), torch.cat(labels))
+        return Pairs(torch.cat(indices), torch.cat(boxes), torch.cat(labels))
 
     @torch.no_grad()
-    def _object_weights(self, outputs: YOLOOutputs, targets: Sequence[Target], place: Tensor) -> Tensor:
+    def _object_weights(self, outputs: YOLOOutputs, targets: Sequence[Target], index: Tensor) -> Tensor:
         """`[B N]`: 0 for background that overlaps an object and is sure of a class, 1 for all others."""
         weights = torch.ones(outputs.raw.shape[:2], device=outputs.raw.device)
-        sure = (outputs.raw[..., 5:].amax(dim=2).float().sigmoid() > SURE).unbind()
+        confident = (outputs.raw[..., 5:].amax(dim=2).float().sigmoid() > CONFIDENT).unbind()
         boxes = self.decode(outputs, outputs.raw[..., :4]).float()
-        index = torch.full_like(weights, BACKGROUND, dtype=torch.int64)
-        index.view(-1)[place] = 0
+        assigned = torch.full_like(weights, BACKGROUND, dtype=torch.int64)
+        assigned.view(-1)[index] = 0
         rows = []
-        for weight, is_sure, predicted, own, target in zip(weights, sure, boxes, index, targets, strict=True):
+        for weight, is_confident, predicted, own, target in zip(
+            weights, confident, boxes, assigned, targets, strict=True
+        ):
             overlap = box_iou(target.not_ignored().boxes, predicted)  # [M, N]
-            similar = (overlap > self.config.ignore_threshold).any(dim=0) & is_sure & (own == BACKGROUND)
+            similar = (overlap > self.config.ignore_threshold).any(dim=0) & is_confident & (own == BACKGROUND)
             assignment = Assignment(own, weight.masked_fill(similar, 0.0))
             rows.append(spare_ignored(assignment, predicted, target, self.ignored_iof).weight)
         return torch.cat(rows)

@@ -93,11 +93,11 @@ class YOLOv5Head(YOLOHead):
         )
         predicted = self.decode(outputs, raw[image, rows, :4], rows)
         ciou = complete_box_iou(predicted, boxes, paired=True)
-        certain = raw.new_zeros(raw.shape[:2])  # of predictions on which several objects fall, the best overlap
+        object_targets = raw.new_zeros(raw.shape[:2])  # of predictions on which several objects fall, the best overlap
         flat = image * raw.shape[1] + rows
-        certain.view(-1).scatter_reduce_(0, flat, ciou.detach().clamp(min=0), "amax")
+        object_targets.view(-1).scatter_reduce_(0, flat, ciou.detach().clamp(min=0), "amax")
         objectness = F.binary_cross_entropy_with_logits(
-            raw[..., 4], certain, self._weights(outputs, flat, targets), reduction="none"
+            raw[..., 4], object_targets, self._weights(outputs, flat, targets), reduction="none"
         )
         classes = self._class_loss(raw[image, rows, 5:], labels)
         losses = [
@@ -108,9 +108,9 @@ class YOLOv5Head(YOLOHead):
             )
             for level, balance in zip(levels, BALANCE.get(len(levels), (1.0,) * len(levels)), strict=True)
         ]
-        box, certainty, kind = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
+        box_loss, objectness_loss, class_loss = (torch.stack(parts).sum() for parts in zip(*losses, strict=True))
         factors = {"box": config.box_weight, "object": config.object_weight, "class": config.class_weight}
-        parts = zip(factors.items(), (box, certainty, kind), strict=True)
+        parts = zip(factors.items(), (box_loss, objectness_loss, class_loss), strict=True)
         return {f"yolo_{name}": len(raw) * factor * loss for (name, factor), loss in parts}
 
     def _class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -118,9 +118,9 @@ class YOLOv5Head(YOLOHead):
         if self.num_classes == 1:
             return logits.detach() * 0
         smoothing = self.config.label_smoothing
-        learned = F.one_hot(labels, self.num_classes) * (1 - smoothing) + smoothing / 2
+        class_targets = F.one_hot(labels, self.num_classes) * (1 - smoothing) + smoothing / 2
         factors = None if self.class_weights is None else self.class_weights[labels, None]
-        return F.binary_cross_entropy_with_logits(logits, learned.to(logits.dtype), factors, reduction="none")
+        return F.binary_cross_entropy_with_logits(logits, class_targets.to(logits.dtype), factors, reduction="none")
 
     @torch.no_grad()
     def _weights(self, outputs: YOLOOutputs, positive: Tensor, targets: Sequence[Target]) -> Tensor:

@@ -16,11 +16,11 @@ from typing_extensions import override
 from detkit.nn.assign.shape_ratio import Level
 from detkit.nn.assign.sim_ota import match_cheapest, matching_cost
 from detkit.nn.csp import conv
-from detkit.nn.elan import RepConv
 from detkit.nn.heads.yolo import YOLOOutputs
 from detkit.nn.heads.yolo_v3 import Anchors
 from detkit.nn.heads.yolo_v4 import V4_ANCHORS
 from detkit.nn.heads.yolo_v5 import YOLOv5Head, YOLOv5HeadConfig, YOLOv5SelectionConfig
+from detkit.nn.reparam import RepConv
 from detkit.ops.iou import box_iou
 from detkit.structures import Size, Target
 

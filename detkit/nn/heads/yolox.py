@@ -149,9 +149,11 @@ class YOLOXHead(Head[YOLOXOutputs]):
             outputs.objectness.float(), positive.float(), weight, reduction="sum"
         )
         quality = torch.stack([each.iou for each in assignments])[at]
-        learned = F.one_hot(positives.labels, self.num_classes) * quality[:, None]
+        class_targets = F.one_hot(positives.labels, self.num_classes) * quality[:, None]
         factors = None if self.class_weights is None else self.class_weights[positives.labels, None]
-        classes = F.binary_cross_entropy_with_logits(outputs.logits[at].float(), learned, factors, reduction="sum")
+        classes = F.binary_cross_entropy_with_logits(
+            outputs.logits[at].float(), class_targets, factors, reduction="sum"
+        )
         losses = {
             "yolox_box": self.config.box_weight * (1 - iou**2).sum(),
             "yolox_object": objectness,
@@ -164,9 +166,9 @@ class YOLOXHead(Head[YOLOXOutputs]):
     def _absolute_error(self, outputs: YOLOXOutputs, positives: Positives) -> Tensor:
         strides, cells = outputs.strides[positives.prediction], outputs.cells[positives.prediction]
         boxes = xyxy_to_cxcywh(positives.boxes) / strides
-        learned = torch.cat([boxes[:, :2] - cells, torch.log(boxes[:, 2:] + 1e-8)], dim=1)
+        box_targets = torch.cat([boxes[:, :2] - cells, torch.log(boxes[:, 2:] + 1e-8)], dim=1)
         predicted = outputs.boxes[positives.image, positives.prediction].float()
-        return F.l1_loss(predicted, learned, reduction="sum")
+        return F.l1_loss(predicted, box_targets, reduction="sum")
 
     def detect(self, outputs: YOLOXOutputs, windows: Tensor) -> DetectionRows:
         """A cell is one detection at most, of its likeliest class."""

@@ -74,7 +74,7 @@ def test_without_any_point_the_loss_is_zero_and_all_weights_have_a_gradient() ->
     branch, regions = make_branch(), Regions.from_list([torch.tensor([BOX])])
     for labels, objects in (([0], [-1]), ([1], [0])):
         targets = RegionTargets(torch.tensor(labels), regions.boxes, torch.tensor(objects))
-        outputs = branch.learn([torch.randn(1, 3, 6, 8)], regions, targets, WINDOW)
+        outputs = branch.outputs_of_objects([torch.randn(1, 3, 6, 8)], regions, targets, WINDOW)
         branch.zero_grad()
         loss = branch.criterion(outputs, [make_target([[0, 0, 0], [0, 0, 0]])])["keypoint"]
         loss.backward()

@@ -114,7 +114,7 @@ def test_without_any_mask_the_loss_is_zero_and_all_weights_have_a_gradient(norm:
     statistics = {name: value.clone() for name, value in branch.named_buffers() if "running" in name}
     regions = Regions.from_list([torch.tensor([BOX])])
     nothing = RegionTargets(torch.tensor([0]), regions.boxes, torch.tensor([-1]))
-    outputs = branch.learn([torch.randn(1, 3, 6, 8)], regions, nothing, WINDOW)
+    outputs = branch.outputs_of_objects([torch.randn(1, 3, 6, 8)], regions, nothing, WINDOW)
     assert outputs.logits.shape == (0, 2, 4, 4)
     loss = branch.criterion(outputs, [make_target(NONE)])["mask"]
     loss.backward()
@@ -126,7 +126,7 @@ def test_without_any_mask_the_loss_is_zero_and_all_weights_have_a_gradient(norm:
 def test_it_learns_from_the_sampled_regions_that_are_objects() -> None:
     regions = Regions.from_list([torch.tensor([BOX, (0.0, 0, 6, 6), (8.0, 8, 20, 20)])])
     targets = RegionTargets(torch.tensor([2, 0, 1]), regions.boxes, torch.tensor([1, -1, 0]))
-    outputs = make_branch().learn([torch.randn(1, 3, 6, 8)], regions, targets, WINDOW)
+    outputs = make_branch().outputs_of_objects([torch.randn(1, 3, 6, 8)], regions, targets, WINDOW)
     assert outputs.labels.tolist() == [1, 0]
     assert outputs.objects.tolist() == [1, 0]
     assert torch.equal(outputs.regions.boxes, regions.boxes[[0, 2]])

@@ -1,0 +1,90 @@
+"""Blocks that train as parallel layers and run as one convolution (RepVGG; Ding et al., arXiv 2101.03697).
+
+Shapes: `[B, C, H, W]` -> `[B, C', H', W']`. Batch norms have eps 1e-3 and momentum .03.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.nn.blocks import Activation, BatchNorm2d, activation
+from detkit.nn.csp import conv
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@runtime_checkable
+class Reparameterised(Protocol):
+    def deployed(self) -> nn.Module:
+        """A module with fewer layers that computes the same in evaluation."""
+
+
+def deploy(network: ModuleT) -> ModuleT:
+    """`network`, whose blocks are replaced by their deployed forms. It is for evaluation only from then on."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Reparameterised):
+                setattr(parent, name, child.deployed())
+    return network
+
+
+class RepConv(nn.Module):
+    """A 3x3 and a 1x1 convolution, each with its norm, added up, and with `identity` the norm of the input too.
+
+    identity  needs as many channels out as in, and stride 1
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        identity: bool = False,
+        act: Activation = "swish",
+    ) -> None:
+        super().__init__()
+        if identity and (in_channels != out_channels or stride != 1):
+            raise ValueError(
+                f"identity: expected the channels and size of the input, found {out_channels} of "
+                f"{in_channels} channels and stride {stride}"
+            )
+        self.large = conv(in_channels, out_channels, 3, stride, act="linear")
+        self.small = conv(in_channels, out_channels, 1, stride, act="linear")
+        self.identity = BatchNorm2d(in_channels, eps=1e-3, momentum=0.03) if identity else None
+        self.act = activation(act)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.large(x) + self.small(x)
+        if self.identity is not None:
+            y = y + self.identity(x)
+        y = self.act(y)
+        return y
+
+    @torch.no_grad()
+    def deployed(self) -> nn.Sequential:
+        large, small = self.large.conv, self.small.conv
+        weight, bias = folded(large.weight, self.large.norm)
+        small_weight, small_bias = folded(small.weight, self.small.norm)
+        weight, bias = weight + F.pad(small_weight, (1, 1, 1, 1)), bias + small_bias
+        if self.identity is not None:
+            pixel = torch.eye(len(bias), device=bias.device, dtype=bias.dtype)[:, :, None, None]
+            pixel, shift = folded(pixel, self.identity)
+            weight, bias = weight + F.pad(pixel, (1, 1, 1, 1)), bias + shift
+        fused = nn.Conv2d(large.in_channels, large.out_channels, 3, large.stride, padding=1)
+        fused.to(weight.device, weight.dtype).load_state_dict({"weight": weight, "bias": bias})
+        return nn.Sequential(fused, self.act)
+
+
+def folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """The weight and the bias of the convolution that computes in evaluation what one without a bias and `norm` do."""
+    assert isinstance(norm, BatchNorm2d)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
