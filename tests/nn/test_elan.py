@@ -58,7 +58,7 @@ def test_the_convolution_of_a_downsample_comes_first() -> None:
 
 @pytest.mark.parametrize("tiny", [False, True])
 def test_pools_of_a_pyramid_are_of_one_map(tiny: bool) -> None:
-    """Three pools side each other, as in the cfg files: not a pool of the pool of the pool."""
+    """Three pools beside each other, as in the cfg files: not a pool of the pool of the pool."""
     block, x = enliven(SPPCSPC(4, 3, tiny=tiny)), torch.randn(1, 4, 20, 20)
     assert isinstance(block, SPPCSPC)
     y = block.before(x)

@@ -94,7 +94,7 @@ def test_the_value_for_boxes_is_that_of_ciou() -> None:
 
 
 def learners(head: YOLOv4Head, outputs: Any, target: Any) -> list[list[float]]:
-    place = head._pairs(outputs, [target]).place
+    place = head._pairs(outputs, [target]).index
     return [head.boxes(outputs)[0][row].tolist() for row in place]
 
 
