@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 import torchvision
 from timing import head, row
@@ -22,12 +23,15 @@ from torch.testing import assert_close
 
 from detkit.nn.anchors import AnchorConfig, AnchorGrid
 from detkit.ops.iou import box_iou
+from detkit.ops.masks import paste_masks
 from detkit.ops.nms import class_aware_nms, nms
 from detkit.ops.roi import roi_align
+from detkit.structures import MaskCrops
 
 SIDE = 1000  # px of the image
 ROIS, MAP, POOLED, STRIDE = 512, (1, 256, 50, 68), 7, 16
 IMPORTS = 5
+MASKS, PICTURE = 100, (800, 1333)
 FEATURE_SIZES = ((200, 304), (100, 152), (50, 76), (25, 38), (13, 19))  # of 800 x 1216 px
 
 
@@ -55,6 +59,7 @@ def main() -> None:
         ways["torchvision"] = partial(torchvision.ops.batched_nms, boxes, scores, labels, 0.5)
         compare(f"class-aware NMS, {count} boxes, 80 classes", ways, repeats, device)
     roi_align_rows(repeats, device)
+    mask_rows(repeats, device)
     generator = torchvision.models.detection.anchor_utils.AnchorGenerator(
         tuple((size,) for (size,) in AnchorConfig().sizes), ((0.5, 1.0, 2.0),) * len(FEATURE_SIZES)
     )
@@ -110,6 +115,29 @@ def roi_align_rows(repeats: int, device: torch.device) -> None:
     row(work, {"detkit": partial(ours, features), "torchvision": partial(theirs, plain)}, repeats, device)
     ways = {"detkit": partial(both_ways, ours, features), "torchvision": partial(both_ways, theirs, plain)}
     row(f"{work}, and its gradient", ways, repeats, device)
+
+
+def mask_rows(repeats: int, device: torch.device) -> None:
+    """Detkit's time is with the encoding as run lengths, one mask after the other, as a detector does it."""
+    corners = torch.rand(MASKS, 2) * torch.tensor([1100.0, 600.0])
+    boxes = torch.cat([corners, corners + 30 + torch.rand(MASKS, 2) * 200], dim=1).to(device)
+    blurred = torch.nn.functional.interpolate(torch.randn(MASKS, 1, 5, 5), (28, 28), mode="bicubic")
+    masks = (blurred * 3).sigmoid().to(device)
+
+    def ours() -> list[MaskCrops[np.ndarray]]:
+        return [paste_masks(masks[i], boxes[i : i + 1], PICTURE) for i in range(MASKS)]
+
+    def encoded() -> None:
+        for crop in ours():
+            crop.encode(PICTURE)
+
+    def theirs() -> Tensor:
+        return torchvision.models.detection.roi_heads.paste_masks_in_image(masks, boxes, PICTURE) >= 0.5
+
+    pixels = np.concatenate([crop.dense(PICTURE) for crop in ours()])
+    assert np.array_equal(pixels, theirs()[:, 0].cpu().numpy())
+    ways = {"detkit": encoded, "torchvision": theirs}
+    row(f"{MASKS} masks pasted on {PICTURE[0]} x {PICTURE[1]}", ways, repeats, device)
 
 
 def import_seconds() -> tuple[float, float]:

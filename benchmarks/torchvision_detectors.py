@@ -25,8 +25,6 @@ from torchvision.models import detection
 from detkit.accelerate import accelerate
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
-from detkit.detectors.fcos import FCOSConfig
-from detkit.detectors.retinanet import RetinaNetConfig
 from detkit.engine.amp import AMP, autocast
 from detkit.structures import Batch, Categories, MaskCrops
 from detkit.weights.torchvision import CONFIGS, convert_keys, without_first_class
@@ -110,10 +108,7 @@ def build_pair(model: str, device: torch.device) -> tuple[Detector, nn.Module]:
     ours = build_detector(
         config.model_copy(update={"backbone": backbone}), Categories.of_names([str(i) for i in range(CLASSES)])
     )
-    state = convert_keys(theirs.state_dict())
-    if isinstance(config, RetinaNetConfig | FCOSConfig):
-        state = without_first_class(state, CLASSES + 1)
-    ours.load_state_dict(state)
+    ours.load_state_dict(without_first_class(convert_keys(theirs.state_dict()), CLASSES + 1))
     return ours.to(device), theirs
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from detkit.config import Config
+from detkit.config import Config, UserError
 from detkit.engine.parts import check_parts, is_in
 
 
@@ -18,6 +18,7 @@ class _AnyOptimizerConfig(Config):
     lr          of everything that no other rate is given for
     lr_factors  {part: factor on `lr`}: `{backbone: 0.1, backbone.layer4: 0.5}`; of two parts that have a parameter the
                 longer name counts
+    no_decay    parts of the names of parameters that have no weight decay: `[norm, relative_position_bias_table]`
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"backbone_lr_factor": "lr_factors: {backbone: FACTOR}"}
@@ -25,6 +26,7 @@ class _AnyOptimizerConfig(Config):
     name: str
     lr: float = Field(gt=0)
     lr_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    no_decay: tuple[str, ...] = ()
 
 
 class SGDConfig(_AnyOptimizerConfig):
@@ -56,15 +58,20 @@ OptimizerConfig = Annotated[SGDConfig | AdamWConfig | RMSpropConfig, Field(discr
 def build_optimizer(config: OptimizerConfig, detector: nn.Module) -> torch.optim.Optimizer:
     """Each group keeps its full learning rate as `base_lr`; the schedule multiplies it.
 
-    Raises UserError for a part in `lr_factors` that the detector does not have.
+    Raises UserError for a part in `lr_factors` or in `no_decay` that the detector does not have.
     """
     check_parts(detector, config.lr_factors, "train.optimizer.lr_factors")
+    names = [name for name, _ in detector.named_parameters()]
+    for text in config.no_decay:
+        if not any(text in name for name in names):
+            raise UserError(f"train.optimizer.no_decay: no parameter has {text!r} in its name, such as {names[0]}")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
             part = max((part for part in config.lr_factors if is_in(name, part)), key=len, default=None)
             lr = config.lr * (config.lr_factors[part] if part else 1.0)
             decays = config.decay_norm_and_bias or parameter.ndim > 1
+            decays = decays and not any(text in name for text in config.no_decay)
             groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
     params: list[dict[str, Any]] = [
         {"params": parameters, "lr": lr, "base_lr": lr, "weight_decay": decay}

@@ -48,6 +48,21 @@ def test_no_decay_on_norms_and_biases_and_a_slower_backbone(kind: type) -> None:
     }
 
 
+def test_no_decay_on_parameters_by_a_part_of_their_names() -> None:
+    network = Small()
+    config = AdamWConfig(lr=0.1, weight_decay=0.01, no_decay=("1.w", "head.b"))
+    decays = {name: decay for name, (_, decay) in groups_of(build_optimizer(config, network), network).items()}
+    assert decays == {
+        "backbone.0.weight": 0.01,
+        "backbone.1.weight": 0,
+        "backbone.1.bias": 0.01,
+        "head.weight": 0.01,
+        "head.bias": 0,
+    }
+    with pytest.raises(UserError, match=r"train\.optimizer\.no_decay: no parameter has 'table' in its name"):
+        build_optimizer(AdamWConfig(lr=0.1, no_decay=("table",)), network)
+
+
 @pytest.mark.parametrize("kind", [SGDConfig, AdamWConfig, RMSpropConfig])
 def test_a_rate_for_each_part_and_the_longest_name_counts(kind: type) -> None:
     network = Small()

@@ -179,6 +179,15 @@ def torchvision_classifier(model: str, weights: str | None, **options: Any) -> A
     return network
 
 
+def set_drop_path(network: nn.Module, last: float) -> None:
+    """Sets how often training leaves out torchvision's residual blocks: from 0 for the first up to `last`, evenly."""
+    from torchvision.ops import StochasticDepth  # seconds to import, so not at the head
+
+    blocks = [module for module in network.modules() if isinstance(module, StochasticDepth)]
+    for number, block in enumerate(blocks):
+        block.p = last * number / max(1, len(blocks) - 1)
+
+
 def norm_layer(norm: Literal["frozen_bn", "bn"]) -> type[nn.Module]:
     """torchvision's batch norm of constants, or torch's that learns."""
     from torchvision.ops import FrozenBatchNorm2d  # seconds to import, so not at the head

@@ -1,0 +1,68 @@
+"""Deformable attention beside the formula, point by point, and a case by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from detkit.ops.deformable_attention import deformable_attention
+
+SIZES = ((3, 5), (2, 2), (1, 4))
+POINTS = (3, 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def random_inputs() -> tuple[Tensor, Tensor, Tensor]:
+    cells = sum(height * width for height, width in SIZES)
+    values = torch.randn(2, cells, 4, 3, dtype=torch.float64)
+    locations = torch.rand(2, 7, 4, sum(POINTS), 2, dtype=torch.float64) * 1.4 - 0.2  # some beyond the maps
+    return values, locations, torch.randn(2, 7, 4, sum(POINTS), dtype=torch.float64).softmax(dim=-1)
+
+
+def slow(values: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Equation 3 of the paper."""
+    batch, queries, heads, _, _ = locations.shape
+    out = torch.zeros(batch, queries, heads, values.shape[-1], dtype=values.dtype)
+    for b, q, m in torch.cartesian_prod(*(torch.arange(n) for n in (batch, queries, heads))).tolist():
+        start = number = 0
+        for (height, width), count in zip(SIZES, POINTS, strict=True):
+            for _ in range(count):
+                x, y = (locations[b, q, m, number] * torch.tensor([width, height]) - 0.5).tolist()
+                for row in (math.floor(y), math.floor(y) + 1):
+                    for column in (math.floor(x), math.floor(x) + 1):
+                        if 0 <= row < height and 0 <= column < width:
+                            near = (1 - abs(y - row)) * (1 - abs(x - column))
+                            value = values[b, start + row * width + column, m]
+                            out[b, q, m] += weights[b, q, m, number] * near * value
+                number += 1
+            start += height * width
+    return out.flatten(2)
+
+
+def test_it_is_the_formula() -> None:
+    values, locations, weights = random_inputs()
+    torch.testing.assert_close(
+        deformable_attention(values, SIZES, locations, weights, POINTS), slow(values, locations, weights)
+    )
+
+
+def test_its_gradients() -> None:
+    values, locations, weights = (tensor[:1].requires_grad_() for tensor in random_inputs())
+
+    def attend(*tensors: Tensor) -> Tensor:
+        values, locations, weights = tensors
+        return deformable_attention(values, SIZES, locations, weights, POINTS)
+
+    assert torch.autograd.gradcheck(attend, (values, locations, weights))
+
+
+def test_a_point_in_the_middle_of_a_cell_takes_its_value_and_one_between_two_their_mean() -> None:
+    values = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
+    locations = torch.tensor([[0.25, 0.75], [0.5, 0.25], [1.25, 0.25]]).view(1, 3, 1, 1, 2)
+    out = deformable_attention(values, [(2, 2)], locations, torch.ones(1, 3, 1, 1), [1])
+    assert out.flatten().tolist() == [3, 1.5, 0]  # the last lies beyond the map
