@@ -76,10 +76,11 @@ def _last_layers(detector: AnyDetector) -> Iterator[tuple[nn.Module, Sequence[Ai
     mean_of_exp = math.exp(LOGIT[0] + LOGIT[1] ** 2 / 2)  # of a normal distribution
     background = math.log(BACKGROUND_ODDS * num_classes * mean_of_exp), LOGIT[1]
     background_first = [background, *[LOGIT] * num_classes]
-    on_levels = isinstance(getattr(head, "classifier", None), nn.ModuleList)  # SSD's
+    softmax = isinstance(getattr(head, "classifier", None), nn.ModuleList) and not hasattr(head, "objectness")  # SSD's
     aims: dict[str, Sequence[Aim]] = {
         r"roi\.(stages\.\d\.)?classifier": background_first,
-        r"head\.classifier": background_first if on_levels else [LOGIT],
+        r"head\.classifier": background_first if softmax else [LOGIT],
+        r"head\.objectness": [OBJECTNESS],  # YOLOX's
         r"rpn\.objectness|head\.proposer\.classifier": [LOGIT],
         r"rpn\.deltas|head\.(decoder|proposer)\.regressor": [DELTA],
         r"roi\.(stages\.\d\.)?regressor|head\.regressor": [WEIGHTED_DELTA],

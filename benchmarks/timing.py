@@ -72,6 +72,7 @@ class Remote:
         os.environ.update(settings() if as_tools else {})  # which the process inherits, before it imports torch
         self._process = context.Process(target=_serve, args=(other, build, args, as_tools), daemon=True)
         self._process.start()
+        other.close()  # so that a process that fails ends the wait here
         self._pipe.recv()
         os.environ.clear()
         os.environ.update(before)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import supervision
 
 YOLO_DECIMALS = 8  # of a share: 1e-4 px of a picture of 10,000
-OUTLINE_ERROR = 0.7  # px, by which an outline may leave the border of its mask; the corners of a pixel remain
+OUTLINE_ERROR = 0.8  # px, by which an outline may leave the border of its mask: more than the corners of a slope do
 VOC_DECIMALS = 4  # of a px
 VOC_MIN_SIDE = 1.0 + 1e-6  # px; the excess covers the rounding of `xmin - 1` when corners are fractions
 CLASS_NAME = "class_name"  # supervision's name of that column
@@ -79,66 +79,48 @@ def coco_keypoints(keypoints: np.ndarray) -> list[list[float]]:
 
 
 def yolo_lines(objects: Objects[Any], size: Size) -> list[str]:
-    """The lines of a label file of objects in a picture of (h, w) px, in its shares.
+    """The lines of a label file of objects in a picture of (h, w) px.
 
-    `class x y width height`, then `x y visibility` of each keypoint where there are keypoints. Else an object with a
-    mask is `class x y x y ...`, the outline of its mask: without holes, and with its parts joined by lines.
+    Where there are keypoints, each line has a box and them. Else an object with a mask is its outline, within
+    `OUTLINE_ERROR` of the borders of its pixels.
+    """
+    from detkit.structures.mask_outlines import mask_outline  # with OpenCV, which the other formats do without
+
+    masks = objects.masks if objects.keypoints is None and isinstance(objects.masks, EncodedMasks) else None
+    points = [None] * len(objects) if objects.keypoints is None else objects.keypoints.tolist()
+    return [
+        yolo_line(label, box, size, keypoints, None if masks is None else mask_outline(masks, row, OUTLINE_ERROR))
+        for row, (label, box, keypoints) in enumerate(
+            zip(objects.labels.tolist(), objects.boxes.tolist(), points, strict=True)
+        )
+    ]
+
+
+def yolo_line(
+    label: int,
+    box: Sequence[float],
+    size: Size,
+    keypoints: Sequence[Sequence[float]] | None = None,
+    outline: np.ndarray | None = None,
+) -> str:
+    """The line of an object in a picture of (h, w) px, in its shares: `class x y width height`, or its outline.
+
+    box        xyxy
+    keypoints  x, y, visibility of each, which stand behind the box
+    outline    float `[points, 2]`, x and y, in place of the box: `class x y x y ...`
     """
     height, width = size
-    lines = []
-    for index, ((x1, y1, x2, y2), label) in enumerate(
-        zip(objects.boxes.tolist(), objects.labels.tolist(), strict=True)
-    ):
-        numbers = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-        texts = _shares(numbers)
-        if objects.keypoints is not None:
-            for x, y, visibility in objects.keypoints[index].tolist():
-                texts += [*(_shares([x / width, y / height]) if visibility > 0 else "00"), f"{visibility:.0f}"]
-        elif isinstance(objects.masks, EncodedMasks) and len(outline := mask_outline(objects.masks, index)):
-            texts = _shares((outline / (width, height)).ravel().tolist())
-        lines.append(" ".join([str(label), *texts]))
-    return lines
+    if outline is not None:
+        return " ".join([str(label), *_shares((outline / (width, height)).ravel().tolist())])
+    x1, y1, x2, y2 = box
+    texts = _shares([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height])
+    for x, y, visibility in keypoints or ():
+        texts += [*(_shares([x / width, y / height]) if visibility > 0 else "00"), f"{visibility:.0f}"]
+    return " ".join([str(label), *texts])
 
 
 def _shares(numbers: Sequence[float]) -> list[str]:
     return [f"{number:.{YOLO_DECIMALS}f}" for number in numbers]
-
-
-def mask_outline(masks: EncodedMasks, index: int) -> np.ndarray:
-    """The outline of one mask as a single polygon, float64 `[points, 2]`, x and y in px; `[0, 2]` without a mask.
-
-    Polygons stay as they are; that of pixels runs along their borders within `OUTLINE_ERROR`. Holes are filled. Parts
-    are joined by a line there and back, between the points that are nearest to each other.
-    """
-    decoded = masks.decode(index)
-    rings = _rings_of_pixels(masks[[index]].crops()) if isinstance(decoded, bytes) else decoded
-    rings = [ring for ring in rings or [] if len(ring)]
-    if not rings:
-        return np.zeros((0, 2))
-    outline, *others = rings
-    for ring in others:
-        distances = ((outline[:, None] - ring) ** 2).sum(axis=2)
-        here, there = np.unravel_index(distances.argmin(), distances.shape)
-        outline = np.concatenate([outline[: here + 1], ring[there:], ring[: there + 1], outline[here:]])
-    return outline
-
-
-def _rings_of_pixels(mask: MaskCrops[np.ndarray]) -> list[np.ndarray]:
-    """The outer borders of one mask, each float64 `[points, 2]`, the largest first.
-
-    OpenCV follows the middles of pixels. On a grid of twice the size, where each pixel is 3 x 3 with its borders, those
-    that it follows lie on the borders.
-    """
-    import cv2
-
-    crop = mask.crop(0).astype(np.uint8)
-    grid = np.zeros((2 * crop.shape[0] + 1, 2 * crop.shape[1] + 1), np.uint8)
-    grid[1::2, 1::2] = crop
-    grid = cv2.dilate(grid, np.ones((3, 3), np.uint8))
-    contours, _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    contours = sorted(contours, key=cv2.contourArea, reverse=True)
-    simple = [cv2.approxPolyDP(contour, 2 * OUTLINE_ERROR, True).reshape(-1, 2) for contour in contours]
-    return [contour / 2 + mask.windows[0, :2] for contour in simple]
 
 
 def voc_xml(name: str, size: Size, objects: Objects[Any], names: Sequence[str]) -> tuple[str, int]:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from detkit.config import UserError
-from detkit.formats import mask_outline
 from detkit.structures import Categories, Detections, EncodedMasks, MaskCrops, Objects
 
 CATEGORIES = Categories(("cat", "big dog"), (3, 17))
@@ -116,48 +115,6 @@ def test_yolo_has_the_outline_of_a_mask_and_the_box_of_an_object_without_one() -
     lines = detections(masks=EncodedMasks.of([[ring], None], [SIZE] * 2)).to_yolo(SIZE)
     assert lines[0].split() == ["1", *(f"{share:.8f}" for share in (0.1, 0.1, 0.5, 0.1, 0.5, 0.5))]
     assert lines[1] == detections().to_yolo(SIZE)[1]
-
-
-def rasterised(outline: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return EncodedMasks.of([[outline]], [size]).bitmap(0)
-
-
-def outline_of(mask: np.ndarray) -> np.ndarray:
-    return mask_outline(encoded(mask[None]), 0)
-
-
-@pytest.mark.parametrize("box", [(3, 4, 4, 5), (3, 4, 23, 5), (0, 0, 30, 20), (2, 3, 11, 17)])
-def test_the_outline_of_pixels_runs_along_their_borders(box: tuple[int, int, int, int]) -> None:
-    x1, y1, x2, y2 = box
-    mask = np.zeros((20, 30), np.bool_)
-    mask[y1:y2, x1:x2] = True
-    corners = {(x1, y1), (x2, y1), (x2, y2), (x1, y2)}
-    assert set(map(tuple, outline_of(mask).tolist())) == corners
-    assert np.array_equal(rasterised(outline_of(mask), (20, 30)), mask)
-
-
-def test_an_outline_is_near_a_round_mask_and_short() -> None:
-    y, x = np.mgrid[:200, :300] + 0.5
-    mask = ((x - 130) / 100) ** 2 + ((y - 90) / 60) ** 2 < 1
-    outline = outline_of(mask)
-    other = rasterised(outline, mask.shape)
-    assert (mask & other).sum() / (mask | other).sum() > 0.99
-    assert len(outline) < 511 / 4, "the length of the ellipse is 511 px"
-
-
-def test_parts_are_joined_and_holes_are_filled() -> None:
-    """Three parts, the smallest of which has a hole; a line has no width, so no pixel between them is drawn."""
-    mask = np.zeros((40, 60), np.bool_)
-    for x1, y1, x2, y2 in ((2, 2, 22, 22), (30, 5, 45, 20), (10, 28, 20, 38)):
-        mask[y1:y2, x1:x2] = True
-    filled = mask.copy()
-    mask[31:34, 13:16] = False
-    assert np.array_equal(rasterised(outline_of(mask), (40, 60)), filled)
-
-
-def test_nothing_has_no_outline() -> None:
-    assert outline_of(np.zeros((5, 6), np.bool_)).shape == (0, 2)
-    assert mask_outline(EncodedMasks.of([None], [SIZE]), 0).shape == (0, 2)
 
 
 # ---- supervision

@@ -52,7 +52,7 @@ def _proposals(options: argparse.Namespace) -> None:
     config = load_named(options.config, options.set)
     modes = {"fast": SelectiveSearchConfig(), "quality": QUALITY}
     proposals_config = modes.get(options.mode) or getattr(config.model, "proposals", None) or modes["fast"]
-    dataset = build_dataset(config.data, options.split)
+    dataset = build_dataset(config.data, options.split, columns=())
     with process_group(config.device) as device:
         source = proposal_source(proposals_config, device)
         folder = proposal_folder(source, Path(config.data.root), options.output or config.loader.proposals)

@@ -19,6 +19,7 @@ from detkit.structures import Column, Size
 
 MATCHED = "annotation matched by an id that is text here and a number there"
 FROM_SEGMENTATION = "object without a bbox read as the box around its segmentation"
+NO_PIXEL = "object whose mask has no pixel in the picture"
 SHORT = "polygon of less than three points left out"
 UNNAMED = "object with keypoints left out, as its category names none"
 OTHER_IMAGES = "annotation of images that are not listed left out"
@@ -105,6 +106,7 @@ class COCOAnnotations:
             if segmentation.mask is not None:
                 further["masks"] = segmentation.mask
             self.notes[SHORT] += segmentation.short
+            self.notes[NO_PIXEL] += segmentation.empty
             faults.append(segmentation.problem)
         if "keypoints" in self.columns and (value := row.get("keypoints")):
             points = self.points[category]

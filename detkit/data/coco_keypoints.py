@@ -14,6 +14,7 @@ from detkit.structures import KeypointCategories
 Pairs = tuple[tuple[int, int], ...]
 
 HALF = np.array([0.5, 0.5, 0])  # px: COCO's keypoints are whole pixels, whose middle is half a pixel further
+DIFFERENT = "class whose keypoints are left out"
 SKELETON = "pair of a skeleton without two keypoints left out"
 
 
@@ -40,7 +41,7 @@ def coco_keypoints(rows: Sequence[Mapping[str, Any]], names: Sequence[str], used
     different = {own: name for own, name in zip(lists, names, strict=True) if own}
     if len(different) > 1:
         listed = " and ".join(list(different.values())[:2])
-        text = f"class whose keypoints are left out, as those of {listed} differ: choose with data.classes"
+        text = f"{DIFFERENT}, as those of {listed} differ: choose with data.classes"
         return COCOKeypoints(None, [-1] * len(rows), {text: sum(map(bool, lists))})
     points = [len(own) if use else -1 for own, use in zip(lists, used, strict=True)]
     if not different:
@@ -66,7 +67,8 @@ def read_keypoints(value: Any, points: int) -> tuple[np.ndarray | None, str | No
         return None, f"keypoints: expected {3 * points} numbers, x, y, visibility of {points} points, found {len(flat)}"
     labelled = flat[2::3] != 0
     if not np.isin(flat[2::3], (0, 1, 2)).all():
-        return None, "keypoints: expected a visibility of 0 (not labelled), 1 (hidden) or 2 (visible)"
+        wrong = next(value for value in flat[2::3] if value not in (0, 1, 2))
+        return None, f"keypoints: expected a visibility of 0 (not labelled), 1 (hidden) or 2 (visible), found {wrong:g}"
     if not np.isfinite(flat.reshape(-1, 3)[labelled]).all():
         return None, "keypoints: a coordinate is not finite"
     return np.where(labelled[:, None], flat.reshape(-1, 3) + HALF, 0).astype(np.float32), None

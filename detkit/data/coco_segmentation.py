@@ -15,6 +15,7 @@ from detkit.structures.masks import Polygons, read_counts
 
 # px from the picture's corner. Drawing a polygon takes memory by its length, so that a wrong number could take all.
 MAX_COORDINATE = 1e5
+MAX_SHOWN = 40  # characters of run lengths in a message
 DECIMALS = 4  # of a px, in files that are written
 
 
@@ -25,12 +26,14 @@ class Segmentation:
     mask     polygons, compressed run lengths, or None: it has none
     size     (h, w) of the picture, which run lengths say
     short    polygons of less than three points, which have no area and are left out
+    empty    whether the mask has no pixel in the picture, as far as its numbers alone tell
     problem  why it cannot be read, with the fix
     """
 
     mask: Polygons | bytes | None = None
     size: Size | None = None
     short: int = 0
+    empty: bool = False
     problem: str | None = None
 
 
@@ -54,7 +57,8 @@ def read_segmentation(segmentation: Any, size: Size | None) -> Segmentation:
     if not all(abs(ring).max(initial=0) <= MAX_COORDINATE for ring in rings):  # NaN is not below it either
         return Segmentation(problem="segmentation: a polygon has a number that is not finite, or far outside")
     long = [ring.reshape(-1, 2) for ring in rings if len(ring) >= 6]
-    return Segmentation(long or None, None, len(rings) - len(long))
+    empty = bool(long) and not any(_reaches(ring, size) for ring in long)
+    return Segmentation(long or None, None, len(rings) - len(long), empty)
 
 
 def write_segmentation(mask: Polygons | bytes | None, size: Size) -> Any:
@@ -74,12 +78,20 @@ def _rings(segmentation: Any) -> list[Any]:
     return [segmentation] if one else segmentation
 
 
+def _reaches(ring: np.ndarray, size: Size | None) -> bool:
+    """Whether a polygon has an area, and is not all on one side of the picture."""
+    x, y = ring.T
+    height, width = size or (math.inf, math.inf)
+    inside = x.min() < width and y.min() < height and x.max() > 0 and y.max() > 0
+    return bool(inside and abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) > 0)
+
+
 def _read_run_lengths(own_size: Any, counts: Any, size: Size | None) -> Segmentation:
     runs = _runs(own_size, counts)
     if runs is None:
         problem = (
             "segmentation: expected run lengths as {size: [h, w], counts: a list, or COCO's compressed text}, whose "
-            f"sum is h x w, found size {own_size!r}"
+            f"sum is h x w, found size {own_size!r} and counts {_shortened(counts)}"
         )
         return Segmentation(problem=problem)
     height, width = own_size
@@ -88,10 +100,17 @@ def _read_run_lengths(own_size: Any, counts: Any, size: Size | None) -> Segmenta
         return Segmentation(problem=f"{problem}; make them of the image's size")
     from pycocotools import mask
 
+    compressed: bytes
     if isinstance(counts, str):
-        return Segmentation(counts.encode("ascii"), (height, width))
-    compressed: bytes = mask.frPyObjects({"size": own_size, "counts": runs}, height, width)["counts"]
-    return Segmentation(compressed, (height, width))
+        compressed = counts.encode("ascii")
+    else:
+        compressed = mask.frPyObjects({"size": own_size, "counts": runs}, height, width)["counts"]
+    return Segmentation(compressed, (height, width), empty=not any(runs[1::2]))
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value[:MAX_SHOWN] if isinstance(value, (list, str)) else value)
+    return f"{text[:MAX_SHOWN]}..." if len(text) > MAX_SHOWN else text
 
 
 def segmentation_box(segmentation: Any) -> Box | None:

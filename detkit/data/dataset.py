@@ -32,7 +32,8 @@ class ImageDataset:
     categories  the classes; a label is an index into them
     objects     the M objects of all images, one image after the other
     name        its name in messages
-    summary     one paragraph: the images and objects, and the number of those that the policy clipped or dropped
+    notes       counts of what the reader saw and the policy did: `{"line repeated": 2}`
+    summary     one paragraph: the images and objects, and what is unusual
     """
 
     def __init__(
@@ -61,10 +62,16 @@ class ImageDataset:
         self._image_ids = _id_array([image.image_id for image in checked])  # [I]
         self._sizes = np.array([image.size for image in checked], np.int32)  # [I, 2] (h, w)
         self._starts = np.cumsum([0, *(len(image.objects) for image in checked)])  # [I + 1] first object of each image
-        self.summary = self._summarise(Counter(notes or {}) + counts)
+        self.notes = Counter(notes or {}) + counts
+        self.summary = self._summarise()
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def unusual(self) -> list[str]:
+        """The `notes` in words: `2 lines repeated`, `1 box clipped`."""
+        return [plural(number, noun) for noun, number in self.notes.items()]
 
     @property
     def aspect_ratios(self) -> np.ndarray:
@@ -97,7 +104,8 @@ class ImageDataset:
             array[list(indices)] for array in (self._paths, self._image_ids, self._sizes)
         )
         part._starts = np.cumsum([0, *map(len, rows)])
-        part.summary = part._summarise(Counter())
+        part.notes = Counter()
+        part.summary = part._summarise()
         return part
 
     def load(self, index: int, at_least: Size | None = None, proposals: np.ndarray | None = None) -> Sample:
@@ -122,7 +130,7 @@ class ImageDataset:
         sample = Sample(image, objects, truth.image_id, proposals)
         return sample if size == truth.size else scale_objects(sample, truth.size, size)
 
-    def _summarise(self, counts: Counter[str]) -> str:
+    def _summarise(self) -> str:
         names, ignore = self.categories.names, self.objects.ignore
         per_class = np.bincount(self.objects.labels[~ignore], minlength=len(names))
         empty = int((np.diff(self._starts) == 0).sum())
@@ -132,7 +140,7 @@ class ImageDataset:
             f" and {int(ignore.sum())} ignored",
             f"{plural(empty, 'image')} without objects",
             *self._lacking(),
-            *(plural(number, noun) for noun, number in counts.items() if number),
+            *self.unusual,
         ]
         text = f"{self.name}: {', '.join(parts)}."
         if len(names) <= MAX_CLASSES_LISTED:

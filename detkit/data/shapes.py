@@ -31,11 +31,11 @@ from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.coco_keypoints import write_keypoints
 from detkit.data.coco_segmentation import DECIMALS, write_segmentation
 from detkit.data.dataset import ImageDataset
-from detkit.data.mask_outlines import outlines
 from detkit.data.shapes_drawing import CLASS_NAMES, KEYPOINT_NAMES, SKELETON, DrawnObject, draw_picture
 from detkit.data.voc import VOCConfig, read_voc
 from detkit.data.voc_segmentation import write_objects
 from detkit.structures import COLUMNS, Column, MaskCrops, Size
+from detkit.structures.mask_outlines import outlines
 
 # Of the files: raise it when they change, so that old folders are drawn again. The pictures, boxes and masks
 # of version 2 are those of version 3; its keypoints are other ones. Version 1 has neither masks nor keypoints.

@@ -23,7 +23,7 @@ CARRIED_OVER = {  # keys of COCO, tags of VOC
     "image": {"id", "file_name", "width", "height"},
     "category": {"id", "name", "keypoints", "skeleton"},
     "object": {"name", "bndbox", "difficult"},
-    "picture": {"folder", "filename", "path", "size", "object"},
+    "picture": {"folder", "filename", "path", "size", "segmented", "object"},
 }
 NOTHING: tuple[Any, ...] = (None, "", "none", 0, "0", "Unspecified", "Unknown", [], {})
 CONFIDENCE = "line with a confidence"

@@ -140,13 +140,13 @@ class LineReader:
             return None
         if self.points:
             return f"expected class cx cy w h, alone or with keypoints in {self._with_points} columns"
-        if len(columns) < 7 or len(columns) % 2 == 0:
-            return "expected class cx cy w h, or class and at least 3 points x y"
         # Two coordinates of five points are 0 or 1 where an object is cut off at a corner of the picture.
-        if len(columns) > 11 and _like_keypoints(columns):
+        if (len(columns) % 2 == 0 or len(columns) > 11) and _like_keypoints(columns):
             return (
                 "expected a polygon like other lines, not a box with keypoints; kpt_shape in the YAML file tells them"
             )
+        if len(columns) < 7 or len(columns) % 2 == 0:
+            return "expected class cx cy w h, or class and at least 3 points x y"
         return None
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from detkit.detectors.atss import ATSSConfig, build_atss
 from detkit.detectors.cascade_rcnn import CascadeRCNNConfig, build_cascade_rcnn
+from detkit.detectors.deformable_detr import DeformableDETRConfig, build_deformable_detr
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.detr import DETRConfig, build_detr
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
@@ -24,6 +25,7 @@ from detkit.detectors.yolov2 import YOLOv2Config, build_yolov2
 from detkit.detectors.yolov3 import YOLOv3Config, build_yolov3
 from detkit.detectors.yolov4 import YOLOv4Config, build_yolov4
 from detkit.detectors.yolov5 import YOLOv5Config, build_yolov5
+from detkit.detectors.yolov6 import YOLOv6Config, build_yolov6
 from detkit.detectors.yolov7 import YOLOv7Config, build_yolov7
 from detkit.detectors.yolox import YOLOXConfig, build_yolox
 from detkit.structures import Categories, Column
@@ -45,9 +47,11 @@ DetectorConfig = Annotated[
     | YOLOv3Config
     | YOLOv4Config
     | YOLOv5Config
+    | YOLOv6Config
     | YOLOv7Config
     | YOLOXConfig
-    | DETRConfig,
+    | DETRConfig
+    | DeformableDETRConfig,
     Field(discriminator="name"),
 ]
 
@@ -92,10 +96,14 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
             detector = build_yolov4(config, categories)
         case YOLOv5Config():
             detector = build_yolov5(config, categories)
+        case YOLOv6Config():
+            detector = build_yolov6(config, categories)
         case YOLOv7Config():
             detector = build_yolov7(config, categories)
         case YOLOXConfig():
             detector = build_yolox(config, categories)
         case DETRConfig():
             detector = build_detr(config, categories)
+        case DeformableDETRConfig():
+            detector = build_deformable_detr(config, categories)
     return detector

@@ -20,7 +20,7 @@ CELL = 32  # px, the stride of darknet's networks
 
 def describe_anchors(config: RunConfig, k: int, seed: int = 0) -> str:
     """The k anchors that fit the training boxes best, how well they do, and a line for the configuration."""
-    dataset = build_dataset(config.data, "train")
+    dataset = build_dataset(config.data, "train", columns=())
     sides = box_shapes(dataset, config.model.input)
     if not len(sides):
         raise UserError(f"{dataset.name}: no object to take anchors from")

@@ -38,12 +38,13 @@ def check_categories(detector: Categories, dataset: Categories) -> None:
 
 
 def check_columns(dataset: ImageDataset, model: str, columns: Sequence[Column]) -> None:
-    """Raises UserError unless some objects have what the detector learns beside boxes."""
+    """Raises UserError, with what is unusual in the data, unless some objects have what is learned beside boxes."""
     for column in columns:
         if getattr(dataset.objects, column) is None:
+            unusual = f" ({'; '.join(dataset.unusual)})" if dataset.unusual else ""
             raise UserError(
-                f"model.name: {model} learns {column}, but no object of {dataset.name} has any; give it data that "
-                "have, or train a detector of boxes"
+                f"model.name: {model} learns {column}, but no object of {dataset.name} has any{unusual}; give it data "
+                "that have, or train a detector of boxes"
             )
 
 

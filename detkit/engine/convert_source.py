@@ -15,6 +15,8 @@ from detkit.config import UserError
 from detkit.data.build import build_dataset
 from detkit.data.checks import LabelPolicy
 from detkit.data.coco import COCOConfig
+from detkit.data.coco_annotations import SHORT, UNNAMED
+from detkit.data.coco_keypoints import DIFFERENT
 from detkit.data.dataset import ImageDataset
 from detkit.data.foreign import FORMATS, foreign_format, read_foreign
 from detkit.data.foreign.collect import SPLIT_WORDS
@@ -151,6 +153,8 @@ def _lost(configs: Mapping[str, OwnConfig], splits: Mapping[str, ImageDataset]) 
         match config:
             case COCOConfig():
                 lost += beside_coco(root / config.train_annotations)
+                notes = splits[split].notes
+                lost.update({note: notes[note] for note in notes if note.startswith((DIFFERENT, UNNAMED, SHORT))})
             case YOLODataConfig():
                 lost += beside_yolo({splits[split].path(index) for index in range(len(splits[split]))})
             case VOCConfig():

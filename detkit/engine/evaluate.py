@@ -24,7 +24,7 @@ from detkit.engine.overrides import check_settings, describe_overrides, split_ov
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
-from detkit.engine.speed import accelerate
+from detkit.engine.speed import for_prediction
 from detkit.evaluation.build import build_evaluators, choose_protocols
 from detkit.evaluation.evaluator import Evaluation, Evaluator, summarise
 from detkit.evaluation.protocols import COCO_PROTOCOLS, LIMITED_PROTOCOLS, PROTOCOLS, Protocol
@@ -149,13 +149,13 @@ def evaluate_detector(
         names, data_names = detector.categories.names, dataset.categories.names
         shared = shared_classes(names, data_names, class_map or {}) if classes == "shared" else None
         store = detection_store(dataset, shared)
-        protocols = choose_protocols(protocols, store, detector.columns, "this detector")
+        unmeasured = _unmeasured(detector, store, dataset.unusual) if protocols is None else []
+        protocols = choose_protocols(protocols, store, detector.columns, "this detector", dataset.unusual)
         dataset_label = label_map(detector.categories, store.categories, class_map)
-        notes = describe_match(names, data_names, store.categories.names, dataset_label.tolist())
+        notes = describe_match(names, data_names, store.categories.names, dataset_label.tolist()) + unmeasured
         if "coco_keypoints" in protocols:
             notes += match_keypoints(detector.categories, store.categories)
-        detector.to(device)
-        accelerate(detector, constant=True)
+        detector = for_prediction(detector.to(device))
         workers, root = settings.loader.workers, Path(settings.data.root)
         loader = evaluation_loader(
             dataset,
@@ -173,6 +173,13 @@ def evaluate_detector(
         amp = settings.eval.amp
         evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=amp, dataset_label=dataset_label)
         return replace(evaluation, notes=tuple(notes)), store
+
+
+def _unmeasured(detector: AnyDetector, store: DetectionStore, unusual: Sequence[str]) -> list[str]:
+    """Notes on what the detector gives beside boxes, and no object of the data has."""
+    why = f" ({'; '.join(unusual)})" if unusual else ""
+    columns = [column for column in detector.columns if column not in store.columns and store.num_objects]
+    return [f"{column} are not measured, as no object of the data has any{why}" for column in columns]
 
 
 def match_keypoints(detector: Categories, dataset: Categories) -> list[str]:

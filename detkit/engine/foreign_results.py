@@ -28,7 +28,7 @@ from detkit.evaluation.build import build_evaluators, choose_protocols
 from detkit.evaluation.evaluator import Evaluation, summarise
 from detkit.evaluation.protocols import EvalConfig, Protocol
 from detkit.evaluation.store import DetectionStore
-from detkit.structures import Column, Detections, EncodedMasks, Objects
+from detkit.structures import COLUMNS, Column, Detections, EncodedMasks, Objects
 
 MEASURING = ("eval.coco_backend", "eval.max_detections")  # what is read where no detector runs
 ClassIds = Literal["data", "from-0", "from-1"]
@@ -48,7 +48,8 @@ class Results:
     data      what they are measured on
     notes     what was unusual, in sentences for the user
     settings  how they are measured
-    columns   what the detections have beside boxes
+    columns   what the detections have beside boxes; everything, if there are none
+    unusual   the notes on the data alone
     """
 
     store: DetectionStore
@@ -57,6 +58,7 @@ class Results:
     notes: tuple[str, ...]
     settings: EvalConfig
     columns: tuple[Column, ...] = ()
+    unusual: tuple[str, ...] = ()
 
 
 def load_results(
@@ -83,13 +85,14 @@ def load_results(
     Raises UserError, for results of images that the data lack too.
     """
     rows = read_results(detections)
+    columns = rows.columns.names if rows.images else COLUMNS  # no detections are no masks and no keypoints too
     if ground_truth is not None and config is None:
         parsed = parse_config(override({}, overrides, _Settings), _Settings, where="--set")
         check_settings(parsed, overrides, MEASURING)
         settings = parsed.eval
-        data = read_ground_truth(ground_truth, images, image_set, rows.image_set, rows.columns.names)
+        data = read_ground_truth(ground_truth, images, image_set, rows.image_set, columns)
     elif config is not None and ground_truth is None and images is None and image_set is None:
-        settings, data = _read_configured(config, overrides, rows.columns.names)
+        settings, data = _read_configured(config, overrides, columns)
     else:
         raise UserError(
             "--detections: expected one thing to measure on: --ground-truth, a COCO file or a VOC folder (and for them "
@@ -100,13 +103,13 @@ def load_results(
     store = DetectionStore(data.categories, data.ground_truth, data.paths)
     _fill(store, rows, indices, labels)
     notes = [*data.notes, *rows.notes, *image_notes, *class_notes, *_doubts(rows, store, indices)]
-    return Results(store, rows.name, data.name, tuple(notes), settings, rows.columns.names)
+    return Results(store, rows.name, data.name, tuple(notes), settings, columns, tuple(data.notes))
 
 
 def evaluate_results(results: Results, protocols: Sequence[Protocol] | None = None) -> Evaluation:
     """Measures by each of the protocols; None: by all that measure what the results and the data have."""
     settings, store = results.settings, results.store
-    protocols = choose_protocols(protocols, store, results.columns, results.name)
+    protocols = choose_protocols(protocols, store, results.columns, results.name, results.unusual)
     evaluators = build_evaluators(
         protocols, store, coco_backend=settings.coco_backend, max_detections=settings.max_detections
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from detkit.data.build import DataConfig, build_dataset
 from detkit.data.checks import DataError, NoValidation
 from detkit.data.dataset import ImageDataset
 from detkit.data.shapes import ShapesConfig
+from detkit.data.transforms import used_columns
+from detkit.detectors.build import learned_columns
 from detkit.detectors.faster_rcnn import TwoStageConfig
 from detkit.detectors.retinanet import RetinaNetConfig
 from detkit.detectors.ssd import SSDConfig
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
 from detkit.engine.anchor_report import anchor_cell, box_shapes
+from detkit.engine.checks import check_columns
 from detkit.engine.config_files import find_config, load_named
 from detkit.engine.recognise import recognise
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import check_source
 from detkit.engine.yaml_text import set_value
 from detkit.nn.input import KeepConfig
+from detkit.structures import Column
 
 QUANTILES = (0.05, 0.95)  # shares of the boxes that are smaller than the smallest and than the largest anchor
 EPOCHS = (3, 100)  # fewest and most that are written
@@ -38,7 +43,7 @@ def init_config(output: Path, base: str, data: Path, init: str | None = None) ->
     init  weights to start from (`train.init`); their anchors stay
 
     Returns what was assumed, a sentence each. Raises UserError if `output` exists, if the folder has no format that
-    detkit reads, or if its annotations cannot be used.
+    detkit reads, if its annotations cannot be used, or if they lack the masks or keypoints that `base` learns.
     """
     if output.exists():
         raise UserError(f"{output}: exists already; name another file, or remove it")
@@ -46,7 +51,9 @@ def init_config(output: Path, base: str, data: Path, init: str | None = None) ->
         check_source(init)
     config = load_named(base)
     recognised = recognise(data)
-    train, val, readable, problems = _read(recognised.data)
+    columns = learned_columns(config.model)
+    train, val, readable, problems = _read(recognised.data, {*columns, *used_columns(config.augment)})
+    check_columns(train, config.model.name, columns)
     sides = box_shapes(train, config.model.input)
     anchors, fit = _anchors(config, sides) if init is None else ({"train.init": init}, f"starts from {init}")
     length, duration = _length(config, len(train))
@@ -68,16 +75,18 @@ def init_config(output: Path, base: str, data: Path, init: str | None = None) ->
     return assumed
 
 
-def _read(data: DataConfig) -> tuple[ImageDataset, ImageDataset | None, DataConfig, list[str]]:
+def _read(
+    data: DataConfig, columns: Collection[Column]
+) -> tuple[ImageDataset, ImageDataset | None, DataConfig, list[str]]:
     """Both splits, the configuration with which they can be read, and a sentence if boxes or images are dropped."""
     try:
-        return (*_splits(data), data, [])
+        return (*_splits(data, columns), data, [])
     except DataError as error:
         first = str(error).splitlines()[:2][-1].strip()
         for policy, what in (("drop_box", "objects"), ("drop_image", "images")):
             lenient = data.model_copy(update={"on_bad_label": policy})
             try:
-                splits = _splits(lenient)
+                splits = _splits(lenient, columns)
             except DataError:
                 continue
             reason = f"on_bad_label: {policy}, because some {what} cannot be used, such as: {first}"
@@ -85,10 +94,10 @@ def _read(data: DataConfig) -> tuple[ImageDataset, ImageDataset | None, DataConf
         raise
 
 
-def _splits(data: DataConfig) -> tuple[ImageDataset, ImageDataset | None]:
-    train = build_dataset(data, "train")
+def _splits(data: DataConfig, columns: Collection[Column]) -> tuple[ImageDataset, ImageDataset | None]:
+    train = build_dataset(data, "train", columns=columns)
     try:
-        return train, build_dataset(data, "val")
+        return train, build_dataset(data, "val", columns=columns)
     except NoValidation:
         return train, None
 

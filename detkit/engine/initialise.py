@@ -6,7 +6,7 @@ Legend: K classes of the detector, R rows (the first dimension) of a tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from detkit.config import UserError
 from detkit.detectors.build import DetectorConfig
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.class_match import UNUSED, listed, match_classes
-from detkit.engine.sources import Weights, read_weights
+from detkit.engine.sources import Weights, read_weights, strides_of
 from detkit.nn.heads.class_rows import BACKGROUND, NO_CLASS, HasClassRows
 
 NEW_CLASS_PRIOR = 0.01  # part of the background's probability that all new classes together start with
@@ -32,6 +32,7 @@ class Transfer:
     new         initialised at random, with the reason
     left_out    in the source only
     classes     sentences about the classes
+    warnings    what the weights were trained with and the detector does not do
     """
 
     source: str
@@ -39,6 +40,7 @@ class Transfer:
     new: Mapping[str, str]
     left_out: tuple[str, ...]
     classes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """A table of the parts of the detector (backbone, neck, head ...), and what is not as in the source."""
@@ -56,7 +58,7 @@ class Transfer:
                 lines.append(f"  {title}: {listed(some)}")
         if not any(_part(name) == "backbone" for name in self.loaded) and "backbone" in parts:
             lines.append("  nothing of the backbone fits: it starts anew, as model.backbone.weights is not read")
-        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.classes)])
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in (*self.classes, *self.warnings))])
 
 
 def without_public_weights(config: DetectorConfig) -> DetectorConfig:
@@ -119,6 +121,7 @@ def take_over(detector: AnyDetector, weights: Weights, source: str) -> Transfer:
         {name: reason for name, reason in counted.items() if reason is not None},
         tuple(name for name, given in weights.state.items() if name not in state and given.is_floating_point()),
         _describe_classes(detector, weights, matches),
+        tuple(_warnings(detector, weights, [name for name, reason in counted.items() if reason is None])),
     )
 
 
@@ -192,6 +195,35 @@ def _describe_classes(detector: AnyDetector, weights: Weights, matches: Sequence
     if not any(isinstance(module, HasClassRows) for module in detector.modules()):
         sentences.append("no head says which rows belong to which class (class_rows): they go over by shape alone")
     return tuple(sentences)
+
+
+def _warnings(detector: AnyDetector, weights: Weights, loaded: Sequence[str]) -> Iterator[str]:
+    """Where the weights were trained on other pixels, or with other strides, than the detector has."""
+    own, other = detector.input.config, weights.input
+    parts = ("channel_order", "mean", "std")
+    if other and any(_part(name) == "backbone" for name in loaded):
+        different = [part for part in parts if getattr(own, part) != getattr(other, part)]
+        settings = (f"model.input.{part}={_as_setting(getattr(other, part))}" for part in different)
+        here = (f"{part} {_as_setting(getattr(own, part))}" for part in different)
+        if different:
+            yield (
+                f"warning: these weights were trained on other pixels than model.input gives ({', '.join(here)}): "
+                f"--set {' '.join(settings)}"
+            )
+    strides = strides_of(detector)
+    first = next(
+        (name for name in loaded if name in strides and weights.strides.get(name, strides[name]) != strides[name]), None
+    )
+    if first is not None:
+        there = weights.strides[first]
+        yield (
+            f"warning: {first} has the stride {list(strides[first])}, and in the source {list(there)}: of a ResNet "
+            f"--set model.backbone.stride_in_1x1={'true' if max(there) > 1 else 'false'}"
+        )
+
+
+def _as_setting(value: str | tuple[float, ...]) -> str:
+    return value if isinstance(value, str) else f"[{','.join(f'{number:g}' for number in value)}]"
 
 
 def _part(name: str) -> str:

@@ -1,4 +1,7 @@
-"""Parts of a detector, by the names that stand before its parameters: `backbone`, `neck`, `head`, `backbone.layer4`."""
+"""Parts of a detector, by the names that stand before its parameters: `backbone`, `neck`, `head`, `backbone.layer4`.
+
+A star stands for any one step: `head.encoder.layers.*.attention`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from detkit.config import UserError, nearest
 
 def is_in(name: str, part: str) -> bool:
     """Whether a parameter or module of this name belongs to the part."""
-    return name == part or name.startswith(f"{part}.")
+    names, steps = name.split("."), part.split(".")
+    return len(names) >= len(steps) and all(step in ("*", own) for step, own in zip(steps, names, strict=False))
 
 
 def part_names(detector: nn.Module, above: str = "") -> list[str]:
@@ -28,7 +32,7 @@ def check_parts(detector: nn.Module, parts: Iterable[str], setting: str) -> None
         for depth in range(len(steps)):
             above, name = ".".join(steps[:depth]), ".".join(steps[: depth + 1])
             known = part_names(detector, above)
-            if name not in known:
+            if not any(is_in(one, name) for one in known):
                 raise UserError(
                     f"{setting}: {name!r} is no part of this {type(detector).__name__}{nearest(name, known)}"
                 )

@@ -29,7 +29,7 @@ from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.engine import distributed
 from detkit.engine.sources import load_detector
-from detkit.engine.speed import accelerate
+from detkit.engine.speed import for_prediction
 from detkit.evaluation.proposal_recall import proposal_quality
 from detkit.nn.proposals import DetectorProposalsConfig, FileProposalsConfig, ProposalsConfig
 from detkit.nn.proposals.selective_search import SelectiveSearchConfig, selective_search
@@ -116,8 +116,7 @@ class DetectorProposals(ProposalSource):
                 f"model.proposals.source: {config.source} is a {type(detector).__name__} and has no region proposal "
                 "network; name a Faster R-CNN"
             )
-        self.config, self.detector = config, detector.to(device)
-        accelerate(detector, constant=True)
+        self.config, self.detector = config, for_prediction(detector.to(device))
         self.model = trained.model.model_dump(mode="json") if trained else config.source
 
     def settings(self) -> dict[str, Any]:

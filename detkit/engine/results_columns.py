@@ -16,6 +16,7 @@ from detkit.data.coco_keypoints import HALF
 from detkit.data.coco_segmentation import read_segmentation, segmentation_box
 from detkit.data.dataset import plural
 from detkit.structures import Column, EncodedMasks
+from detkit.structures.masks import NO_MASK
 
 Entries = Sequence[Mapping[str, Any]]
 UNKNOWN = (0, 0)  # the size of a mask that is given as polygons
@@ -67,10 +68,10 @@ def read_columns(entries: Entries, place: Callable[[int], str]) -> tuple[ResultC
     keypoints = _read_keypoints(entries, place) if any(has["keypoints"]) else None
     counts = {
         "detection without a bbox read as the box around its mask or keypoints": has["bbox"].count(False),
-        "detection without a mask measured as the rectangle of its box": has["segmentation"].count(False),
+        "detection without a mask measured as the rectangle of its box": (
+            0 if masks is None else int((masks.kinds == NO_MASK).sum())
+        ),
     }
-    if masks is None:
-        del counts["detection without a mask measured as the rectangle of its box"]
     notes = tuple(plural(number, phrase) for phrase, number in counts.items() if number)
     return ResultColumns(masks, keypoints), notes
 

@@ -153,7 +153,7 @@ def _entry_fault(entry: Any) -> str | None:
     other = next((key for key in ("segmentation", "keypoints") if entry.get(key)), None)
     try:
         bbox: Any = entry_box(entry)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return f"expected numbers in {other!r}, found {_shown(entry[str(other)])}"
     if bbox is None:
         bbox = entry.get("bbox")

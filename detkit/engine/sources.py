@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkit.config import UserError, override, parse_config, parse_yaml
 from detkit.detectors.build import build_detector
@@ -25,9 +25,12 @@ from detkit.engine.overrides import change_model
 from detkit.engine.run import LAST, load_last
 from detkit.engine.settings import RunConfig
 from detkit.engine.upgrade import upgrade_config, upgrade_state
+from detkit.nn.input import InputConfig
 from detkit.structures import Categories
 from detkit.weights.files import Change, read_archive, state_in, unchanged
 from detkit.weights.plain import convert_plain
+
+PUBLISHERS = ("torchvision", "detr", "detectron2", "yolox", "yolov5", "yolov7", "darknet")
 
 
 def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[AnyDetector, RunConfig | None]:
@@ -37,10 +40,11 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
     suppression, the size of the input.
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME`, `detr:NAME` or
-    `yolox:NAME`, with `:FILE` for weights that are already on disk, `detectron2:FILE`, or a darknet model, `NAME.cfg`
-    with `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file
-    that `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are
-    downloaded. Raises UserError if it is none of these, or its weights are not numbers, and for other overrides.
+    `yolox:NAME`, with `:FILE` for weights that are already on disk, `yolov5:NAME:FILE`, `yolov7:NAME:FILE`,
+    `detectron2:FILE`, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`;
+    those have no configuration. It may also be a file that `detkit export` wrote, which cannot be trained. A
+    checkpoint's weights come from the file: none are downloaded. Raises UserError if it is none of these, or its
+    weights are not numbers, and for other overrides.
     """
     change = partial(change_model, overrides=overrides, source=source)
     if public := _load_public(str(source), change):
@@ -60,13 +64,13 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
         )
     # The checkpoint has the weights of the backbone too. Their public name is not checked again, because only
     # torchvision knows it, which takes seconds to import.
-    plain = override(tree, ["model.backbone.weights=null"])
+    weights = {key: value for key, value in tree["model"]["backbone"].items() if key == "weights"}
+    plain = override(tree, ["model.backbone.weights=null"]) if weights else tree
     config = parse_config(plain, RunConfig, where=f"{path}: its configuration")
     model = change(config.model)
     detector = build_detector(model, Categories.from_plain(state["categories"]))
     load_weights(detector, state["model"], path)
-    backbone = model.backbone.model_copy(update={"weights": tree["model"]["backbone"].get("weights")})
-    model = model.model_copy(update={"backbone": backbone})
+    model = model.model_copy(update={"backbone": model.backbone.model_copy(update=weights)})
     return detector.eval(), config.model_copy(update={"model": model})
 
 
@@ -77,11 +81,15 @@ class Weights:
     state       tensors under detkit's names
     categories  the classes that they have rows for; None: the file does not say
     reading     what the source turned out to be
+    input       the pixels that they were trained on; None: not known
+    strides     of convolutions, by the name of their weight
     """
 
     state: Mapping[str, Tensor]
     categories: Categories | None
     reading: str
+    input: InputConfig | None = None
+    strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_weights(source: str, detector: AnyDetector) -> Weights:
@@ -91,7 +99,8 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
     """
     if public := _load_public(source):
         check_numbers(public.state_dict(), source)
-        return Weights(_public_state(public, detector, source), public.categories, "public weights")
+        state = _public_state(public, detector, source)
+        return Weights(state, public.categories, "public weights", public.input.config, strides_of(public))
     path = _checkpoint_file(source)
     _refuse_exported(path)
     content = read_archive(path, "detkit")
@@ -108,7 +117,22 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
 
     whose, state = convert_plain(state_in(content, path, "detkit"), fitting)
     check_numbers(state, path)
-    return Weights(state, None, f"tensors of {whose}")
+    return Weights(state, None, f"tensors of {whose}", _input_of(whose))
+
+
+def _input_of(whose: str) -> InputConfig | None:
+    """The pixels that tensors with the names of a publisher were trained on, where these are always the same."""
+    if whose != "a detector of Detectron2":
+        return None
+    from detkit.weights.detectron2 import INPUT
+
+    return INPUT
+
+
+def strides_of(detector: AnyDetector) -> dict[str, tuple[int, ...]]:
+    """The stride of each convolution, by the name of its weight."""
+    layers = detector.named_modules()
+    return {f"{name}.weight": layer.stride for name, layer in layers if isinstance(layer, nn.Conv2d)}
 
 
 def check_source(source: str) -> None:
@@ -150,7 +174,7 @@ def _load_exported(path: Path, overrides: Sequence[str]) -> tuple[AnyDetector, R
 
 def _is_public(source: str) -> bool:
     is_cfg = Path(source).suffix == ".cfg" and not Path(source).is_dir()
-    return source.startswith(("torchvision:", "detr:", "detectron2:", "yolox:", "darknet:")) or is_cfg
+    return is_cfg or (source.partition(":")[0] in PUBLISHERS and ":" in source)
 
 
 def _load_public(source: str, change: Change = unchanged) -> AnyDetector | None:
@@ -172,6 +196,14 @@ def _load_public(source: str, change: Change = unchanged) -> AnyDetector | None:
             from detkit.weights.yolox import load_yolox
 
             return load_yolox(name, Path(file) if file else None, change)
+        case "yolov5":
+            from detkit.weights.yolov5 import load_yolov5
+
+            return load_yolov5(name, Path(file) if file else None, change)
+        case "yolov7":
+            from detkit.weights.yolov7 import load_yolov7
+
+            return load_yolov7(name, Path(file) if file else None, change)
         case "detectron2":
             from detkit.weights.detectron2 import load_detectron2
 

@@ -40,7 +40,7 @@ class Validation:
         )
         self.store = detection_store(dataset)
         self.evaluators = build_evaluators(
-            choose_protocols([self.config.protocol], self.store, detector.columns, "this detector"),
+            choose_protocols([self.config.protocol], self.store, detector.columns, "this detector", dataset.unusual),
             self.store,
             coco_backend=self.config.coco_backend,
             max_detections=self.config.max_detections,

@@ -14,12 +14,17 @@ from detkit.structures import Column
 
 
 def choose_protocols(
-    protocols: Sequence[Protocol] | None, store: DetectionStore, columns: Collection[Column], owner: str
+    protocols: Sequence[Protocol] | None,
+    store: DetectionStore,
+    columns: Collection[Column],
+    owner: str,
+    unusual: Sequence[str] = (),
 ) -> tuple[Protocol, ...]:
     """`protocols`; where there are None all that the detections and the data of `store` have what they measure for.
 
     columns  what the detections have beside boxes
     owner    whose detections they are, in the message
+    unusual  what is unusual in the data, which may be why they lack something
     Raises UserError for a protocol that measures what one of them lacks.
     """
     if protocols is None:
@@ -34,9 +39,10 @@ def choose_protocols(
                 "or coco"
             )
         if measured not in store.columns and store.num_objects:
+            why = f" ({'; '.join(unusual)})" if unusual else ""
             raise UserError(
-                f"protocol {protocol}: measures {measured}, and no object of the validation data has any; annotate "
-                "them, or measure boxes, by voc07, voc10 or coco"
+                f"protocol {protocol}: measures {measured}, and no object of the validation data has any{why}; "
+                "annotate them, or measure boxes, by voc07, voc10 or coco"
             )
     return tuple(protocols)
 

@@ -19,6 +19,7 @@ from detkit.engine.overrides import split_overrides
 from detkit.engine.run_folder import create_folder
 from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
+from detkit.engine.speed import deployed_copy
 from detkit.evaluation.protocols import PROTOCOLS
 from detkit.export.comparison_data import comparison_data
 from detkit.export.files import (
@@ -37,7 +38,13 @@ from detkit.export.report import Report, compare
 from detkit.export.runtime import ExportedDetector
 from detkit.files import write_text, writing
 
-LICENCES = {"torchvision": "BSD-3-Clause (torchvision's)", "detr": "Apache-2.0 (facebookresearch/detr)"}
+LICENCES = {
+    "torchvision": "BSD-3-Clause (torchvision's)",
+    "detr": "Apache-2.0 (facebookresearch/detr)",
+    "yolox": "Apache-2.0 (Megvii-BaseDetection/YOLOX)",
+    "yolov5": "AGPL-3.0, formerly GPL-3.0 (ultralytics/yolov5)",
+    "yolov7": "GPL-3.0 (WongKinYiu/yolov7)",
+}
 UNKNOWN_LICENCE = "not stated: that of the training data and of the weights that the training started from"
 
 
@@ -78,8 +85,8 @@ class DifferenceError(UserError):
 @dataclass(frozen=True)
 class Files:
     """
-    program   the detector as torch.export has it, with the outputs of the network beside the detections
-    complete  the same as a file
+    program   the detector as it is, by torch.export, with the outputs of the network beside the detections
+    complete  the same as a file, in the deployed form
     result    the file for the user
     """
 
@@ -170,15 +177,17 @@ def _write(
     calibration: Iterable[Mapping[str, np.ndarray]] | None,
 ) -> Files:
     """calibration  inputs of the program, for a file in 8 bits; None: float32"""
-    program = export_program(detector, form, raw_too=True)
+    deployed = deployed_copy(detector)
+    program = export_program(deployed, form, raw_too=True)
+    expected = program if deployed is detector else export_program(detector, form, raw_too=True)
     everything = metadata.model_copy(update={"outputs": output_names(detector, form, raw_too=True)})
     result = folder / "result"
     result.mkdir()
     if format == "torch_export":
         complete, only = folder / "complete.pt2", result / "model.pt2"
         write_torch_export(program, everything, complete)
-        write_torch_export(export_program(detector, form), metadata, only)
-        return Files(program, complete, only)
+        write_torch_export(export_program(deployed, form), metadata, only)
+        return Files(expected, complete, only)
     complete, only = folder / "complete.onnx", folder / "model.onnx"
     write_onnx(program, everything, complete)
     if calibration is not None:
@@ -188,7 +197,7 @@ def _write(
         complete = quantised
     take_outputs(complete, metadata, only)
     if format == "onnx":
-        return Files(program, complete, only.replace(result / "model.onnx"))
+        return Files(expected, complete, only.replace(result / "model.onnx"))
     for onnx_file, xml in ((complete, folder / "complete.xml"), (only, result / "model.xml")):
         write_openvino(onnx_file, metadata if xml.parent == result else everything, xml)
-    return Files(program, folder / "complete.xml", result / "model.xml")
+    return Files(expected, folder / "complete.xml", result / "model.xml")

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detkit.config import Config
-from detkit.ops.iou import generalized_box_iou
+from detkit.ops.iou import generalized_box_iou, scylla_box_iou
 
 
 class FocalLossConfig(Config):
@@ -32,6 +32,39 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, config: FocalLossConfig)
     return weight * error**config.gamma * cross_entropy
 
 
+class VarifocalLossConfig(Config):
+    """Varifocal loss (Zhang, Wang, Dayoub, Sunderhauf, arXiv 2008.13367, equation 2). Defaults: the paper's."""
+
+    alpha: float = Field(0.75, ge=0)  # weight of background
+    gamma: float = Field(2.0, ge=0)  # the larger, the less easy background counts
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor, positive: Tensor, config: VarifocalLossConfig) -> Tensor:
+    """Cross-entropy of each logit with a quality, in the shape of `logits`: a positive weighs its quality, background
+    its own probability to the power of gamma.
+
+    targets   in [0, 1]: the quality of positives, 0 for background
+    positive  1 for positives, else 0; in the shape and dtype of `logits`
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    background = config.alpha * (1 - positive) * logits.sigmoid() ** config.gamma
+    return (background + targets * positive) * cross_entropy
+
+
+def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """`[...]`: cross-entropy of a distribution over 0, 1, ..., R with the two whole numbers around its target, each of
+    which weighs as much as the target is near it (Li et al., arXiv 2006.04388, equation 6).
+
+    logits   `[..., R + 1]`
+    targets  `[...]` in [0, R)
+    """
+    below = targets.long()
+    nearness = targets - below  # of the number above
+    chosen = torch.stack([below, below + 1], dim=-1)
+    low, high = logits.log_softmax(dim=-1).gather(-1, chosen).unbind(dim=-1)
+    return -((1 - nearness) * low + nearness * high)
+
+
 def smooth_l1_loss(predictions: Tensor, targets: Tensor, beta: float) -> Tensor:
     """0.5 d^2 / beta where the distance d is below `beta`, else d - 0.5 beta, in the shape of `predictions`.
 
@@ -43,6 +76,11 @@ def smooth_l1_loss(predictions: Tensor, targets: Tensor, beta: float) -> Tensor:
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """1 - GIoU `[..., N]`, in [0, 2], of boxes `[..., N, 4]` and as many targets (arXiv 1902.09630, algorithm 2)."""
     return 1 - generalized_box_iou(boxes, targets, paired=True)
+
+
+def siou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """1 - SIoU `[..., N]`, in [0, 2), of boxes `[..., N, 4]` and as many targets (arXiv 2205.12740)."""
+    return 1 - scylla_box_iou(boxes, targets, paired=True)
 
 
 def darknet_ciou_step(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Shapes: `[B, C, H, W]` -> `[B, C', H', W']`. Batch norms have eps 1e-3 and momen
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ class RepConv(nn.Module):
             pixel = torch.eye(len(bias), device=bias.device, dtype=bias.dtype)[:, :, None, None]
             pixel, shift = folded(pixel, self.identity)
             weight, bias = weight + F.pad(pixel, (1, 1, 1, 1)), bias + shift
-        fused = nn.Conv2d(large.in_channels, large.out_channels, 3, large.stride, padding=1)
+        fused = nn.Conv2d(large.in_channels, large.out_channels, 3, large.stride[0], padding=1)
         fused.to(weight.device, weight.dtype).load_state_dict({"weight": weight, "bias": bias})
         return nn.Sequential(fused, self.act)
 
@@ -88,3 +89,73 @@ def folded(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+
+
+class RepBottleneck(nn.Module):
+    """Two blocks of as many channels, and the input times a learned factor added (YOLOv6's "BottleRep")."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x)) + self.factor * x
+        return y
+
+
+class RepCSP(nn.Module):
+    """A share of the channels passes through bottlenecks and as many beside them (YOLOv6's "BepC3").
+
+    blocks  two for each bottleneck, of `hidden` channels
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden: int, blocks: Sequence[nn.Module], *, act: Activation
+    ) -> None:
+        super().__init__()
+        self.main, self.side = (conv(in_channels, hidden, 1, act=act) for _ in range(2))
+        pairs = zip(blocks[::2], blocks[1::2], strict=True)
+        self.blocks = nn.Sequential(*(RepBottleneck(first, second) for first, second in pairs))
+        self.merge = conv(2 * hidden, out_channels, 1, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.merge(torch.cat([self.blocks(self.main(x)), self.side(x)], dim=1))
+        return y
+
+
+class RepForm(NamedTuple):
+    """How the stages of EfficientRep and RepPAN are built.
+
+    reparameterised  3x3 convolutions are `RepConv`s; else plain ones
+    share            of the channels that pass through bottlenecks; None: a chain of 3x3 convolutions without them
+    act              of all layers
+    """
+
+    reparameterised: bool
+    share: float | None
+    act: Activation
+
+    def block(self, in_channels: int, out_channels: int, stride: int = 1) -> nn.Module:
+        """A 3x3 convolution, with the identity where the shape of the input stays."""
+        if not self.reparameterised:
+            return conv(in_channels, out_channels, 3, stride, act=self.act)
+        same = in_channels == out_channels and stride == 1
+        return RepConv(in_channels, out_channels, stride, identity=same, act=self.act)
+
+    def stage(self, in_channels: int, out_channels: int, count: int) -> nn.Module:
+        """`count` blocks one after the other; a bottleneck counts as two, and there is at least one."""
+        if self.share is None:
+            widths = [in_channels] + [out_channels] * count
+            return nn.Sequential(*(self.block(widths[i], out_channels) for i in range(count)))
+        hidden = round(out_channels * self.share)
+        blocks = [self.block(hidden, hidden) for _ in range(2 * max(count // 2, 1))]
+        return RepCSP(in_channels, out_channels, hidden, blocks, act=self.act)
+
+
+FormName = Literal["rep", "csp_rep", "csp_conv"]
+FORMS: dict[FormName, RepForm] = {  # of YOLOv6: n and s, m, l
+    "rep": RepForm(True, None, "relu"),
+    "csp_rep": RepForm(True, 2 / 3, "relu"),
+    "csp_conv": RepForm(False, 1 / 2, "swish"),
+}

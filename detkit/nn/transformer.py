@@ -192,12 +192,16 @@ def padding_mask(sizes: Tensor, canvas: Size, cells: Size) -> Tensor:
     return ~(inside[0][:, :, None] & inside[1][:, None, :])
 
 
-def map_pos_embed(padding: Tensor, width: int, temperature: float) -> Tensor:
+def map_pos_embed(padding: Tensor, width: int, temperature: float, *, centered: bool = False) -> Tensor:
     """Fixed position embedding `[B, h, w, D]` of the cells of a map (section A.4): sines of y, then of x.
 
     Rows and columns are counted from 1, relative to the last one that is no padding. `padding` is bool `[B, h, w]`.
+
+    centered  they are counted from 0.5, the middle of the first one (Deformable DETR)
     """
     cells, last = count_cells(padding)
+    if centered:
+        cells = cells - 0.5
     return sine_embedding(cells / (last + 1e-6), width, temperature)
 
 

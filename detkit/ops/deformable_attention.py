@@ -29,10 +29,17 @@ def deformable_attention(
     batch, _, heads, channels = values.shape
     queries = locations.shape[1]
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B M, Q, N, 2]
-    maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([height * width for height, width in sizes], dim=2)
+    cells = [height * width for height, width in sizes]
+    maps = torch.split(values.permute(0, 2, 3, 1).flatten(0, 1), cells, dim=2)
     sampled = [
-        F.grid_sample(level.unflatten(2, size), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        for level, size, grid in zip(maps, sizes, grids.split(list(points), dim=2), strict=True)
+        F.grid_sample(
+            level.reshape(batch * heads, channels, *size),
+            grid,
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        for level, size, grid in zip(maps, sizes, torch.split(grids, list(points), dim=2), strict=True)
     ]  # [B M, C, Q, P] each
     factors = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
     attended = (torch.cat(sampled, dim=3) * factors).sum(dim=3)

@@ -71,6 +71,28 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, in
     return iou - _center_distance(boxes1, boxes2, inclusive) - alpha * v
 
 
+def scylla_box_iou(boxes1: Tensor, boxes2: Tensor, *, paired: bool = False, inclusive: bool = False) -> Tensor:
+    """SIoU = IoU - (D + S) / 2 with costs of distance D and of shape S, in (-1, 1]; arXiv 2205.12740.
+
+    D = sum of 1 - exp(-(2 - A) (d / c)^2) over both axes, with d the distance of the centres and c the side of the
+    smallest enclosing box, and A = sin(2 alpha), where alpha is the angle of the line between the centres: distance
+    counts least on a diagonal. S = sum of (1 - exp(-|s1 - s2| / max(s1, s2)))^4 over both sides.
+    """
+    boxes1, boxes2 = _broadcastable(boxes1, boxes2, paired)
+    iou = _quotient(*_intersection_and_union(boxes1, boxes2, inclusive))
+    offset = [distance.abs() for distance in _center_offset(boxes1, boxes2)]
+    angle = _quotient(2 * offset[0] * offset[1], offset[0] ** 2 + offset[1] ** 2)
+    cost = torch.zeros_like(iou)
+    for distance, enclosing in zip(offset, _enclosing_sides(boxes1, boxes2, inclusive), strict=True):
+        enclosing = torch.maximum(enclosing, distance)  # as it is, but for boxes of negative sides
+        cost = cost + 1 - torch.exp((angle - 2) * _quotient(distance**2, enclosing**2))
+    sides = (box_sides(boxes, inclusive=inclusive) for boxes in (boxes1, boxes2))
+    for side1, side2 in zip(*sides, strict=True):
+        side1, side2 = side1.clamp(min=0), side2.clamp(min=0)
+        cost = cost + (1 - torch.exp(-_quotient((side1 - side2).abs(), torch.maximum(side1, side2)))) ** 4
+    return iou - cost / 2
+
+
 def _broadcastable(boxes1: Tensor, boxes2: Tensor, paired: bool) -> tuple[Tensor, Tensor]:
     """Both sets in shapes that broadcast to each other: `[..., N, 1, 4]` and `[..., 1, M, 4]` unless paired."""
     check_boxes("boxes1", boxes1)
@@ -115,9 +137,15 @@ def _enclosing_sides(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> tuple[T
 def _center_distance(boxes1: Tensor, boxes2: Tensor, inclusive: bool) -> Tensor:
     """Squared distance of the centres over the squared diagonal of the enclosing box, in [0, 1)."""
     width, height = _enclosing_sides(boxes1, boxes2, inclusive)
+    dx, dy = _center_offset(boxes1, boxes2)
+    return _quotient(dx**2 + dy**2, width**2 + height**2)
+
+
+def _center_offset(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """From the centre of `boxes2` to that of `boxes1`, x and y."""
     dx = (boxes1[..., 0] + boxes1[..., 2] - boxes2[..., 0] - boxes2[..., 2]) / 2
     dy = (boxes1[..., 1] + boxes1[..., 3] - boxes2[..., 1] - boxes2[..., 3]) / 2
-    return _quotient(dx**2 + dy**2, width**2 + height**2)
+    return dx, dy
 
 
 def _shape_angle(boxes: Tensor, inclusive: bool) -> Tensor:

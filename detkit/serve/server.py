@@ -21,7 +21,7 @@ from detkit.engine.prediction.inference import build_predict
 from detkit.engine.prediction.settings import PredictionConfig
 from detkit.engine.proposal_search import source_of
 from detkit.engine.sources import load_detector
-from detkit.engine.speed import accelerate
+from detkit.engine.speed import for_prediction
 from detkit.serve.app import build_app
 from detkit.serve.service import Served, Service
 from detkit.serve.settings import ServeConfig
@@ -40,8 +40,7 @@ def serve(source: str, config: ServeConfig, *, device: str = "auto", overrides: 
     Raises UserError if there is no such detector, or if the address cannot be used.
     """
     with _bound(config) as listener, process_group(device) as own_device:
-        detector = load_detector(source, overrides)[0].to(own_device)
-        accelerate(detector, constant=True)
+        detector = for_prediction(load_detector(source, overrides)[0].to(own_device))
         prediction = PredictionConfig(score_threshold=config.score_threshold, batch_size=config.max_batch)
         predict = build_predict(detector, source_of(detector), prediction)
         for note in notes_on_choice(prediction, detector):

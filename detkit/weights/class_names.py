@@ -31,3 +31,9 @@ def read_names(path: Path, count: int) -> tuple[str, ...]:
             f"{len(set(names))} of them different"
         )
     return names
+
+
+def categories_of_count(count: int) -> Categories:
+    """COCO's if there are as many, else "class 0" and so on."""
+    coco = coco_categories()
+    return coco if count == len(coco) else Categories.of_names([f"class {label}" for label in range(count)])

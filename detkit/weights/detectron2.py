@@ -46,7 +46,7 @@ from detkit.weights.pickles import read_pickle
 Config = TwoStageConfig | RetinaNetConfig
 Kind = Literal["Faster R-CNN", "Mask R-CNN", "Keypoint R-CNN", "Cascade R-CNN", "RetinaNet"]
 
-_INPUT = InputConfig(
+INPUT = InputConfig(
     resize=ShortSideConfig(size=800, max_size=1333, train_sizes=tuple(range(640, 801, 32))),
     mean=(103.53, 116.28, 123.675),
     std=(1.0, 1.0, 1.0),
@@ -150,7 +150,7 @@ def config_of(state: Mapping[str, Tensor]) -> Config:
             backbone=ResNetConfig(**backbone, strides=(8, 16, 32)),
             neck=DenseFPNConfig(extra_level="conv_c5"),
             head=RetinaNetHeadConfig(anchors=anchors, selection=selection),
-            input=_INPUT,
+            input=INPUT,
         )
     return _two_stage(state, ResNetConfig(**backbone))
 
@@ -161,7 +161,7 @@ def _two_stage(state: Mapping[str, Tensor], backbone: ResNetConfig) -> TwoStageC
         for part in ("mask_head", "keypoint_head", "box_predictor.0")
     )
     rpn = partial(RPNConfig, anchors=AnchorConfig(rounding="none", spacing="stride"), smooth_l1_beta=0.0)
-    shared: dict[str, Any] = {"backbone": backbone, "input": _INPUT}
+    shared: dict[str, Any] = {"backbone": backbone, "input": INPUT}
     if stages:
         mask = _MASK if masks else None
         return CascadeRCNNConfig(**shared, rpn=rpn(), roi=CascadeConfig(), mask=mask)

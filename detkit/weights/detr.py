@@ -75,7 +75,7 @@ _PARTS = [  # pattern of facebookresearch, of Hugging Face, converted
 ]
 _BACKBONE = r"model\.backbone\.(?:conv_encoder\.)?model\."  # without conv_encoder from transformers 5 on
 _STAGE = _BACKBONE + r"encoder\.stages\.{}\.layers\.(\d+)\."
-_HUGGING_FACE_BACKBONES = [
+HUGGING_FACE_BACKBONES = [
     # the ResNet of transformers
     (_BACKBONE + r"embedder\.embedder\.convolution\.", "backbone.conv1."),
     (_BACKBONE + r"embedder\.embedder\.normalization\.", "backbone.bn1."),
@@ -92,7 +92,7 @@ _HUGGING_FACE_BACKBONES = [
     (_BACKBONE, "backbone."),  # the ResNet of timm, which has torchvision's names
 ]
 FACEBOOK_KEYS = [(r"backbone\.0\.body\.", "backbone."), *((source, converted) for source, _, converted in _PARTS)]
-HUGGING_FACE_KEYS = [*_HUGGING_FACE_BACKBONES, *((source, converted) for _, source, converted in _PARTS)]
+HUGGING_FACE_KEYS = [*HUGGING_FACE_BACKBONES, *((source, converted) for _, source, converted in _PARTS)]
 
 
 def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkit.config import UserError
 
@@ -39,6 +39,13 @@ def read_archive(file: Path, publisher: str) -> object:
     except SafetensorError as error:
         raise UserError(f"{file}: not a {publisher} checkpoint: {error}") from error
     except Exception as error:  # a garbled file can make the unpickler raise anything
+        if classes := _pickled_classes(file):
+            raise UserError(
+                f"{file}: not a {publisher} checkpoint of tensors alone: it holds pickled classes ({classes}), which "
+                "run code of their package, so nothing of it was read; where it is installed, save the tensors: "
+                "torch.save(model.float().state_dict(), 'tensors.pt') with model = "
+                f"torch.load('{file.name}', weights_only=False)['model'], and name that file"
+            ) from error
         raise UserError(
             f"{file}: not a {publisher} checkpoint: the file is no archive of tensors, or is cut short"
         ) from error
@@ -56,3 +63,20 @@ def state_in(content: object, file: Path, publisher: str) -> dict[str, Tensor]:
 
 def _load_archive(file: Path) -> object:
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _pickled_classes(file: Path) -> str:
+    """Names of classes and functions that a torch archive brings beside tensors, at most two; "" if it is none."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # see above
+        return ""
+    return ", ".join([*names[:2], *["..."] * (len(names) > 2)])
+
+
+def load_into(detector: nn.Module, state: Mapping[str, Tensor], source: object, name: str) -> None:
+    """Raises UserError, which begins with `source`, unless the tensors are all those that `detector` has."""
+    try:
+        detector.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{source}: not the weights of {name}: {str(error).splitlines()[1].strip()}") from error

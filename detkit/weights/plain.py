@@ -68,6 +68,18 @@ def _yolox(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return convert_keys(state)
 
 
+def _yolov5(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.yolov5 import convert_keys
+
+    return convert_keys(state)
+
+
+def _yolov7(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.yolov7 import convert_keys
+
+    return convert_keys(state)
+
+
 READINGS: dict[str, Convert] = {  # of readings that fit equally well the first counts
     "a detector of detkit": _detkit,
     "a backbone alone": _backbone,
@@ -75,4 +87,6 @@ READINGS: dict[str, Convert] = {  # of readings that fit equally well the first 
     "a DETR": _detr,
     "a detector of Detectron2": _detectron2,
     "a YOLOX": _yolox,
+    "a YOLOv5": _yolov5,
+    "a YOLOv7": _yolov7,
 }

@@ -15,9 +15,8 @@ from detkit.nn.backbones.staged import download
 from detkit.nn.heads.yolox import YOLOXHeadConfig
 from detkit.nn.input import LetterboxConfig
 from detkit.nn.necks.pan import PANConfig
-from detkit.structures import Categories
-from detkit.weights.class_names import coco_categories
-from detkit.weights.files import Change, read_state, unchanged
+from detkit.weights.class_names import categories_of_count
+from detkit.weights.files import Change, load_into, read_state, unchanged
 
 URL = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/"
 SIZES = {  # depth, width, whether depthwise, and the side of the input in px
@@ -90,11 +89,7 @@ def load_yolox(name: str, file: Path | None = None, change: Change = unchanged) 
     if name not in SIZES:
         raise UserError(f"yolox:{name}: not known; known: {', '.join(SIZES)}")
     state = convert_keys(read_state(file, "YOLOX") if file else download(f"{URL}{name}.pth", name)["model"])
-    count, coco = len(state["head.classifier.0.bias"]), coco_categories()
-    names = [f"class {label}" for label in range(count)]
-    detector = build_yolox(change(yolox_config(name)), coco if count == len(coco) else Categories.of_names(names))
-    try:
-        detector.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{file or name}: not the weights of {name}: {str(error).splitlines()[1].strip()}") from error
+    categories = categories_of_count(len(state["head.classifier.0.bias"]))
+    detector = build_yolox(change(yolox_config(name)), categories)
+    load_into(detector, state, file or name, name)
     return detector.eval()

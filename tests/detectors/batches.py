@@ -121,6 +121,8 @@ def enliven(detector: Detector) -> None:
     for layer in layers:
         if layer.bias is not None and layer.bias.requires_grad:
             layer.bias.zero_()  # a prior that is rare, such as YOLOv3's objectness, would stay alone
+        if isinstance(layer, nn.Conv2d) and not layer.weight.any():
+            nn.init.normal_(layer.weight)  # YOLOv6's last layers
     for parameter in detector.parameters():
         if parameter.requires_grad and parameter.ndim == 1 and not parameter.any():
             parameter.fill_(0.5)

@@ -139,6 +139,8 @@ def test_voc_says_that_it_has_no_keypoints(tmp_path: Path) -> None:
     lines = convert(coco_set(tmp_path / "in", keypoints=True), tmp_path / "out", "voc")
     assert "  2 objects with keypoints, which VOC cannot hold" in lines
     assert "<segmented>1</segmented>" in (tmp_path / "out/VOC2007/Annotations/a.xml").read_text()
+    back = convert(tmp_path / "out", tmp_path / "back", "coco")
+    assert "everything was carried over to coco" in back  # `segmented` says only that there are masks
 
 
 def test_masks_that_overlap_are_reported_for_voc(tmp_path: Path) -> None:
@@ -194,3 +196,16 @@ def test_real_masks_after_a_round_trip(shared_data: Path, tmp_path: Path, throug
             same += overlap >= (0.99 if through != "coco" else 1.0)
     assert compared > 200
     assert same >= (0.75 if through == "voc" else 1.0) * compared
+
+
+def test_what_the_reader_leaves_out_is_not_carried_over(tmp_path: Path) -> None:
+    """Keypoints of which classes have different lists, and polygons of two points."""
+    categories = [{"id": 1, "name": "cat", "keypoints": NAMES}, {"id": 2, "name": "dog", "keypoints": NAMES[:2]}]
+    coco_set(tmp_path / "in", categories=categories)
+    content = json.loads((tmp_path / "in/train.json").read_text())
+    content["annotations"][0]["segmentation"].append([1, 2, 3, 4])
+    (tmp_path / "in/train.json").write_text(json.dumps(content))
+    lines = convert(tmp_path / "in", tmp_path / "out", "coco")
+    assert "  1 polygon of less than three points left out" in lines
+    assert any(line.startswith("  2 classes whose keypoints are left out, as those of cat and dog") for line in lines)
+    assert not any(line.startswith("everything was carried over") for line in lines)

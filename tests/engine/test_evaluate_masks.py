@@ -128,6 +128,22 @@ def test_settings_that_have_no_effect_on_keypoints(
     assert cli.evaluate([str(run), *only, "--set", "eval.coco_backend=fast"]) == 0
 
 
+def test_what_is_not_measured_is_said_with_the_reason(
+    data: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", Path(data["root"], data["val_annotations"])
+    assert cli.train([str(config_file(tmp_path, data, "keypoint", "coco_keypoints")), "--output", str(run)]) == 0
+    content = json.loads(file.read_text())
+    del content["categories"][0]["keypoints"]
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert cli.evaluate([str(run)]) == 0
+    reason = "2 objects with keypoints left out, as its category names none"
+    assert f"keypoints are not measured, as no object of the data has any ({reason})" in capsys.readouterr().out
+    assert cli.evaluate([str(run), "--protocol", "coco"]) == 0
+    assert "not measured" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("branch", [None, "mask", "keypoint"])
 def test_detectors_know_what_they_detect(branch: str | None, data: dict[str, Any]) -> None:
     changes = [f"model.name={NAMES[branch]}", f"model.{branch}={json.dumps(BRANCHES[branch])}"] if branch else []

@@ -173,6 +173,26 @@ def test_a_detection_without_a_mask_is_the_rectangle_of_its_box(truth: Path) -> 
     assert not any("without a mask" in note for note in load(truth, lacking).notes)
 
 
+def test_a_polygon_without_an_area_is_no_mask(truth: Path) -> None:
+    line = ENTRY | {"bbox": [20, 10, 30, 20], "segmentation": [[20, 10, 50, 30]]}
+    results = load(truth, line, ENTRY | {"segmentation": DOG, "score": 0.1})
+    assert "1 detection without a mask measured as the rectangle of its box" in results.notes
+
+
+def test_no_detection_at_all_scores_zero_by_every_protocol(truth: Path) -> None:
+    assert numbers(load(truth), "coco_segm")["AP"] == 0
+
+
+def test_why_the_data_have_no_keypoints(truth: Path) -> None:
+    content = json.loads(truth.read_text())
+    for category, names in zip(content["categories"], (["a"], ["a", "b"]), strict=True):
+        category["keypoints"] = names
+    write(truth, content)
+    results = load(truth, ENTRY | {"keypoints": [20, 10, 2]})
+    with pytest.raises(UserError, match=r"has any \(.*those of cat and dog differ.*\); annotate them"):
+        evaluate_results(results, ["coco_keypoints"])
+
+
 def test_an_empty_mask_is_measured(truth: Path) -> None:
     results = load(truth, ENTRY | {"segmentation": rle([H * W])}, ENTRY | {"segmentation": DOG, "score": 0.1})
     assert results.store.detections[1].boxes.tolist() == [[0, 0, 0, 0], [20, 10, 50, 30]]

@@ -117,7 +117,8 @@ def test_the_year_folder_itself_is_recognised(tmp_path: Path) -> None:
 
 def test_a_detector_of_masks_is_measured_by_its_masks(tmp_path: Path) -> None:
     output = tmp_path / "my.yaml"
-    assert cli.main(["init", str(output), "--from", "mask_rcnn", "--data", str(coco(tmp_path / "data"))]) == 0
+    data = coco_with(tmp_path / "data", segmentation=[[8, 5, 30, 5, 20, 20]])
+    assert cli.main(["init", str(output), "--from", "mask_rcnn", "--data", str(data)]) == 0
     assert load_config(output, RunConfig).eval.protocol == "coco_segm"
 
 
@@ -238,3 +239,30 @@ def test_the_name_of_the_folder_reads_back(name: str, tmp_path: Path) -> None:
     data = devkit(tmp_path / name)
     init_config(tmp_path / "my.yaml", "ssd", data)
     assert load_config(tmp_path / "my.yaml", RunConfig).data.root == str(data)
+
+
+def coco_with(root: Path, **changes: object) -> Path:
+    """One annotation in each of two pictures, with these further fields."""
+    images, annotations = [], []
+    for number in range(2):
+        x1, y1, x2, y2 = picture(root / "images" / f"{number}.jpg", number)
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": 96, "height": 72})
+        row = {"id": number, "image_id": number, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        annotations.append({**row, **changes})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}
+    (root / "train.json").write_text(json.dumps(content))
+    return root
+
+
+def test_a_detector_of_masks_for_data_without_any_is_refused(tmp_path: Path) -> None:
+    """Rather than a configuration that no training takes."""
+    with pytest.raises(UserError, match="mask_rcnn learns masks, but no object of coco train"):
+        init_config(tmp_path / "my.yaml", "mask_rcnn", coco_with(tmp_path / "data"))
+    assert not (tmp_path / "my.yaml").exists()
+
+
+def test_masks_that_a_detector_of_boxes_does_not_read_are_no_problem(tmp_path: Path) -> None:
+    data = coco_with(tmp_path / "data", segmentation={"size": [1, 1], "counts": [1]})
+    assumed = init_config(tmp_path / "my.yaml", "faster_rcnn", data)
+    assert not any("on_bad_label" in line for line in assumed)
+    assert load_config(tmp_path / "my.yaml", RunConfig).data.on_bad_label == "raise"  # type: ignore[union-attr]

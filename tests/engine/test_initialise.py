@@ -408,6 +408,24 @@ def test_a_backbone_that_fits_nowhere_is_reported() -> None:
     assert "nothing of the backbone fits" in transfer.describe()
 
 
+def test_other_pixels_and_strides_are_warned_of() -> None:
+    """Each warning with the settings that mend it."""
+    pixels = InputConfig(channel_order="bgr", mean=(103.53, 116.28, 123.675), std=(1, 1, 1))
+    source = trained(build_tiny, "ab")
+    weights = Weights(source.state_dict(), source.categories, "a test", pixels, {"backbone.conv1.weight": (4, 4)})
+    warnings = take_over(build("ab"), weights, "source").warnings
+    assert len(warnings) == 2
+    assert (
+        "model.input gives (channel_order rgb, mean [123.675,116.28,103.53], std [58.395,57.12,57.375])" in warnings[0]
+    )
+    assert warnings[0].endswith(
+        "--set model.input.channel_order=bgr model.input.mean=[103.53,116.28,123.675] model.input.std=[1,1,1]"
+    )
+    assert "backbone.conv1.weight has the stride [2, 2], and in the source [4, 4]" in warnings[1]
+    same = replace(weights, input=InputConfig(), strides={"backbone.conv1.weight": (2, 2)})
+    assert take_over(build("ab"), same, "source").warnings == ()
+
+
 # ---- errors
 
 

@@ -1,5 +1,6 @@
 """Which columns a run reads: what its detector learns, and what its augmentation looks at."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,25 @@ def test_pictures_learned_by_heart_need_the_masks(data: dict[str, Any], tmp_path
     assert "mask" in result.losses
     with pytest.raises(UserError, match="mask_rcnn learns masks, but no object of"):
         overfit(make_config(write_pictures(tmp_path / "boxes", 2), "model.name=mask_rcnn"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([["tip"], ["nose", "tail"]], "those of kite and dog differ: choose with data.classes"),
+        ([None, None], "4 objects with keypoints left out, as its category names none"),
+    ],
+)
+def test_why_there_are_no_keypoints(tmp_path: Path, names: list[Any], message: str) -> None:
+    """The error says what the reader left out, not only that there are none."""
+    data = write_masked_pictures(tmp_path, 4)
+    path = tmp_path / "objects.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [
+        {"id": number, "name": name, "keypoints": points}
+        for number, (name, points) in enumerate(zip(("kite", "dog"), names, strict=True), start=1)
+    ]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="keypoint_rcnn learns keypoints, but no object of") as error:
+        training_data(make_config(data, "model.name=keypoint_rcnn"))
+    assert message in str(error.value)

@@ -48,6 +48,15 @@ def test_no_decay_on_norms_and_biases_and_a_slower_backbone(kind: type) -> None:
     }
 
 
+def test_a_star_in_a_part_stands_for_any_one_step() -> None:
+    network = Small()
+    config = AdamWConfig(lr=0.1, lr_factors={"backbone.*.weight": 0.5})
+    rates = {name: lr for name, (lr, _) in groups_of(build_optimizer(config, network), network).items()}
+    assert {name for name, lr in rates.items() if lr < 0.1} == {"backbone.0.weight", "backbone.1.weight"}
+    with pytest.raises(UserError, match=r"'backbone\.\*\.wait' is no part of this Small"):
+        build_optimizer(AdamWConfig(lr=0.1, lr_factors={"backbone.*.wait": 0.5}), network)
+
+
 def test_no_decay_on_parameters_by_a_part_of_their_names() -> None:
     network = Small()
     config = AdamWConfig(lr=0.1, weight_decay=0.01, no_decay=("1.w", "head.b"))

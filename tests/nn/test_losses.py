@@ -9,10 +9,14 @@ from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 from detkit.nn.losses import (
     FocalLossConfig,
+    VarifocalLossConfig,
+    distribution_focal_loss,
     giou_loss,
     sigmoid_focal_loss,
+    siou_loss,
     smooth_l1_loss,
     sum_squared_error,
+    varifocal_loss,
     weighted_cross_entropy,
 )
 
@@ -111,3 +115,60 @@ def test_weighted_cross_entropy_by_hand() -> None:
 
 def test_sum_squared_error_by_hand() -> None:
     assert sum_squared_error(torch.tensor([[1.0, 2.0], [0.0, 5.0]]), torch.tensor([[1.0, 4.0], [3.0, 4.0]])) == 14
+
+
+def test_siou_loss_is_one_less_siou() -> None:
+    """Beside each other: no overlap, half of the hull's side twice. SIoU itself is tested with the other IoUs."""
+    boxes, targets = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2]]), torch.tensor([[0.0, 0, 2, 2], [2, 0, 4, 2]])
+    assert_close(siou_loss(boxes, targets), torch.tensor([0, 1 + (1 - math.exp(-2 / 4)) / 2]))
+
+
+VARIFOCAL = [VarifocalLossConfig(), VarifocalLossConfig(alpha=0.5, gamma=0.0), VarifocalLossConfig(alpha=1, gamma=3.5)]
+
+
+def slow_varifocal_loss(logit: float, quality: float, positive: bool, config: VarifocalLossConfig) -> float:
+    """Equation 2 of arXiv 2008.13367."""
+    p = 1 / (1 + math.exp(-logit))
+    if positive:
+        return -quality * (quality * math.log(p) + (1 - quality) * math.log(1 - p))
+    return -config.alpha * p**config.gamma * math.log(1 - p)
+
+
+@pytest.mark.parametrize("config", VARIFOCAL, ids=str)
+def test_varifocal_loss_equals_its_formula(config: VarifocalLossConfig) -> None:
+    logits, positive = focal_cases(3, 40)
+    quality = torch.rand(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * positive
+    quality[0, :10] = 0  # a positive of quality 0 learns nothing
+    cases = zip(*(t.flatten().tolist() for t in (logits, quality, positive)), strict=True)
+    expected = [slow_varifocal_loss(logit, q, bool(is_positive), config) for logit, q, is_positive in cases]
+    loss = varifocal_loss(logits, quality, positive, config)
+    assert_close(loss, torch.tensor(expected, dtype=torch.float64).view(3, 40))
+
+
+def test_varifocal_loss_differentiates() -> None:
+    """The weight of background is part of the loss, not a constant."""
+    logits, positive = focal_cases(12)
+    config, quality = VarifocalLossConfig(), positive * 0.3
+    assert torch.autograd.gradcheck(lambda x: varifocal_loss(x, quality, positive, config), logits.requires_grad_())
+
+
+def test_varifocal_loss_by_hand() -> None:
+    """At a logit of 0 every cross-entropy is log 2: times the quality, or a quarter of three quarters."""
+    loss = varifocal_loss(torch.zeros(2), torch.tensor([0.6, 0.0]), torch.tensor([1.0, 0.0]), VarifocalLossConfig())
+    assert_close(loss, torch.tensor([0.6, 0.75 / 4]) * math.log(2))
+
+
+def test_distribution_focal_loss_by_hand() -> None:
+    """Of probabilities 1/8, 1/2, 1/4, 1/8: at 1 that of bin 1; at 1.25 three quarters of it and one of bin 2."""
+    logits = torch.tensor([1 / 8, 1 / 2, 1 / 4, 1 / 8]).log().expand(3, 4)
+    loss = distribution_focal_loss(logits, torch.tensor([1.0, 1.25, 0.5]))
+    assert_close(loss, torch.tensor([1, 0.75 * 1 + 0.25 * 2, 0.5 * 3 + 0.5 * 1]) * math.log(2))
+    assert distribution_focal_loss(logits[:0], torch.zeros(0)).shape == (0,)
+
+
+def test_distribution_focal_loss_is_least_for_the_two_bins_around_its_target() -> None:
+    """Its least value is their entropy, and its gradient the softmax less what each should be."""
+    logits = torch.tensor([[-1.0, 0.3, 2.0, 0.1]], dtype=torch.float64, requires_grad=True)
+    distribution_focal_loss(logits, torch.tensor([2.3], dtype=torch.float64)).sum().backward()
+    expected = logits.detach().softmax(dim=1) - torch.tensor([[0, 0, 0.7, 0.3]], dtype=torch.float64)
+    assert_close(logits.grad, expected)

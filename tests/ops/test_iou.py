@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torchvision
@@ -7,7 +9,14 @@ from detkit.ops import iou as ops
 from tests.ops.cases import BOXES, degenerate_boxes, random_boxes
 from tests.reference import iou as reference
 
-FAMILY = ["box_iou", "box_iof", "generalized_box_iou", "distance_box_iou", "complete_box_iou"]
+FAMILY = [
+    "box_iou",
+    "box_iof",
+    "generalized_box_iou",
+    "distance_box_iou",
+    "complete_box_iou",
+    "scylla_box_iou",
+]
 family = pytest.mark.parametrize("name", FAMILY)
 
 
@@ -45,7 +54,7 @@ def test_leading_dimensions_are_a_batch(name: str) -> None:
     assert_close(function(boxes1, boxes2), expected)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if name != "box_iof"])
+@pytest.mark.parametrize("name", [name for name in FAMILY if name not in ("box_iof", "scylla_box_iou")])
 def test_equals_torchvision(name: str) -> None:
     boxes1, boxes2 = random_boxes(40, seed=1).float(), random_boxes(50, seed=2).float()
     expected = getattr(torchvision.ops, name)(boxes1, boxes2)
@@ -53,7 +62,9 @@ def test_equals_torchvision(name: str) -> None:
 
 
 def test_values_by_hand() -> None:
-    """Two 2 x 2 boxes that share a quarter: intersection 1, union 7, hull 9, centre distance^2 2, diagonal^2 18."""
+    """Two 2 x 2 boxes that share a quarter: intersection 1, union 7, hull 9, centre distance^2 2, diagonal^2 18.
+
+    Their centres lie on a diagonal, so that SIoU counts (1 / 3)^2 once for each axis; the shape is the same."""
     boxes1, boxes2 = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 1, 3, 3]])
     expected = {
         "box_iou": 1 / 7,
@@ -61,9 +72,20 @@ def test_values_by_hand() -> None:
         "generalized_box_iou": 1 / 7 - 2 / 9,
         "distance_box_iou": 1 / 7 - 2 / 18,
         "complete_box_iou": 1 / 7 - 2 / 18,
+        "scylla_box_iou": 1 / 7 - (1 - math.exp(-1 / 9)),
     }
     for name, value in expected.items():
         assert getattr(ops, name)(boxes1, boxes2).item() == pytest.approx(value)
+
+
+def test_scylla_iou_along_an_axis_and_of_two_shapes() -> None:
+    """Beside each other the distance counts twice: half of the hull's side. One in the middle of the other has half of
+    its width and the same height."""
+    box = torch.tensor([[0.0, 0, 2, 2]])
+    beside, narrow = torch.tensor([[2.0, 0, 4, 2]]), torch.tensor([[0.5, 0, 1.5, 2]])
+    distance, shape = 1 - math.exp(-2 / 4), (1 - math.exp(-1 / 2)) ** 4
+    assert ops.scylla_box_iou(box, beside).item() == pytest.approx(-distance / 2)
+    assert ops.scylla_box_iou(box, narrow).item() == pytest.approx(1 / 2 - shape / 2)
 
 
 def test_inclusive_corners_count_their_last_pixel() -> None:

@@ -55,3 +55,17 @@ def complete_box_iou(a: Box, b: Box, inclusive: bool = False) -> float:
     iou = box_iou(a, b, inclusive)
     v = 4 / math.pi**2 * (math.atan2(*sides(a, inclusive)) - math.atan2(*sides(b, inclusive))) ** 2
     return distance_box_iou(a, b, inclusive) - quotient(v, 1 - iou + v) * v
+
+
+def scylla_box_iou(a: Box, b: Box, inclusive: bool = False) -> float:
+    """arXiv 2205.12740: equation 1 (angle), 2 and 3 (distance), 4 and 5 (shape), 6."""
+    dx = abs((a[0] + a[2]) / 2 - (b[0] + b[2]) / 2)
+    dy = abs((a[1] + a[3]) / 2 - (b[1] + b[3]) / 2)
+    sine = min(1.0, quotient(dy, math.hypot(dx, dy)))
+    angle = 1 - 2 * math.sin(math.asin(sine) - math.pi / 4) ** 2
+    distance = shape = 0.0
+    for offset, hull in zip((dx, dy), sides(enclosing(a, b), inclusive), strict=True):
+        distance += 1 - math.exp(-(2 - angle) * quotient(offset, hull) ** 2)
+    for side1, side2 in zip(sides(a, inclusive), sides(b, inclusive), strict=True):
+        shape += (1 - math.exp(-quotient(abs(side1 - side2), max(side1, side2)))) ** 4
+    return box_iou(a, b, inclusive) - (distance + shape) / 2

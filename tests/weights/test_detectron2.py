@@ -11,14 +11,18 @@ import torch
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkit.config import UserError
+from detkit.detectors.build import build_detector
 from detkit.detectors.cascade_rcnn import CascadeRCNNConfig
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.faster_rcnn import FasterRCNNConfig
 from detkit.detectors.keypoint_rcnn import KeypointRCNNConfig
 from detkit.detectors.mask_rcnn import MaskRCNNConfig
 from detkit.detectors.retinanet import RetinaNetConfig
+from detkit.engine.initialise import initialise
 from detkit.engine.sources import load_detector
+from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.ops.anchors import cell_anchors
+from detkit.structures import Categories
 from detkit.weights.detectron2 import config_of, convert_keys
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
@@ -290,3 +294,18 @@ def test_a_checkpoint_that_detectron2_trained(tmp_path: Path) -> None:
     detector, _ = load_detector(f"detectron2:{tmp_path / 'model_final.pth'}")
     assert detector.state_dict()["roi.classifier.bias"][:2].tolist() == [3, 0]
     assert convert_keys(state)["roi.classifier.bias"][0] == 3
+
+
+def test_a_start_from_it_warns_of_other_pixels_and_strides(tmp_path: Path) -> None:
+    """A recipe with torchvision's input and strides would start from weights that see neither."""
+    path = written(tmp_path, {"model": random_state("faster")})
+    config = FasterRCNNConfig(backbone=ResNetConfig(weights=None))
+    detector = build_detector(config, Categories.of_names(["person"]))
+    pixels, strides = initialise(detector, f"detectron2:{path}").warnings
+    assert pixels.endswith(
+        "--set model.input.channel_order=bgr model.input.mean=[103.53,116.28,123.675] model.input.std=[1,1,1]"
+    )
+    assert "backbone.layer2.0.conv1.weight has the stride [1, 1], and in the source [2, 2]" in strides
+    assert strides.endswith("--set model.backbone.stride_in_1x1=true")
+    torch.save({name: torch.from_numpy(value) for name, value in random_state("faster").items()}, tmp_path / "a.pth")
+    assert initialise(detector, str(tmp_path / "a.pth")).warnings == (pixels,)  # names alone say no strides

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detkit.data.mask_outlines import join_polygons, outlines
 from detkit.data.writers.pictures import Picture
 from detkit.files import write_text
-from detkit.formats import YOLO_DECIMALS, yolo_lines
-from detkit.structures import Categories, EncodedMasks, Objects, Size
+from detkit.formats import yolo_line
+from detkit.structures import Categories, EncodedMasks
+from detkit.structures.mask_outlines import mask_outline
 
 ONE_FOLDER = False
 IGNORED = "object marked as ignored (difficult or a crowd), which YOLO cannot do"
@@ -75,48 +75,19 @@ def _lines(picture: Picture, categories: Categories, lost: Counter[str]) -> list
     objects, size = picture.truth.objects, picture.truth.size
     lost[IGNORED] += int(objects.ignore.sum())
     objects = objects.take(~objects.ignore)
-    lines = yolo_lines(Objects(objects.boxes, objects.labels), size)
     masks = objects.masks if isinstance(objects.masks, EncodedMasks) else None
+    points: np.ndarray | None = None
     if categories.keypoints is not None:
         shape = (len(objects), len(categories.keypoints.names), 3)
         points = np.zeros(shape) if objects.keypoints is None else objects.keypoints
-        lines = [f"{line} {_keypoint_text(each, size)}" for line, each in zip(lines, points, strict=True)]
         lost[MASKS] += 0 if masks is None else int(masks.kinds.astype(bool).sum())
-    elif masks is not None:
-        for row, (label, box) in enumerate(zip(objects.labels.tolist(), objects.boxes, strict=True)):
-            if (polygon := _polygon(masks, row)) is not None:
-                lines[row] = f"{label} {_text(polygon / size[::-1])}"
-                around = np.concatenate([polygon.min(axis=0), polygon.max(axis=0)]).clip(0, (*size[::-1], *size[::-1]))
-                lost[OTHER_BOX] += bool((abs(around - box) > BOX_TOLERANCE).any())
+    lines = []
+    for row, (label, box) in enumerate(zip(objects.labels.tolist(), objects.boxes.tolist(), strict=True)):
+        outline = mask_outline(masks, row) if masks is not None and points is None else None
+        if outline is not None:
+            around = np.concatenate([outline.min(axis=0), outline.max(axis=0)]).clip(0, (*size[::-1], *size[::-1]))
+            lost[OTHER_BOX] += bool((abs(around - box) > BOX_TOLERANCE).any())
+        lines.append(yolo_line(label, box, size, None if points is None else points[row].tolist(), outline))
     once = list(dict.fromkeys(lines))
     lost[REPEATED] += len(lines) - len(once)
     return once
-
-
-def _keypoint_text(keypoints: np.ndarray, size: Size) -> str:
-    return " ".join(f"{_text(point[:2] / size[::-1])} {point[2]:.0f}" for point in keypoints.astype(np.float64))
-
-
-def _polygon(masks: EncodedMasks, row: int) -> np.ndarray | None:
-    """The mask as one polygon, float64 `[points, 2]` in px; None for an object without a pixel of one.
-
-    Several polygons are joined as they are, if they do not overlap; else, and from run lengths, it goes along the
-    borders of the pixels.
-    """
-    mask = masks.decode(row)
-    if mask is None:
-        return None
-    if isinstance(mask, list) and len(mask) == 1:
-        return mask[0]
-    crop = masks[[row]].crops()
-    if isinstance(mask, list):
-        joined = join_polygons(mask)
-        alone = EncodedMasks.of([[joined]], [tuple(masks.sizes[row].tolist())])
-        if (alone.bitmap(0) == masks.bitmap(row)).all():
-            return joined
-    polygons, _ = outlines(crop.crop(0))
-    return join_polygons(polygons) + crop.windows[0, :2] if polygons else None
-
-
-def _text(shares: np.ndarray) -> str:
-    return " ".join(f"{share:.{YOLO_DECIMALS}f}" for share in np.ravel(shares).tolist())

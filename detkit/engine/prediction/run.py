@@ -33,7 +33,7 @@ from detkit.engine.prediction.tracking import Tracker, TrackerName
 from detkit.engine.proposal_search import source_of
 from detkit.engine.run_folder import claim_folder
 from detkit.engine.sources import load_detector
-from detkit.engine.speed import accelerate
+from detkit.engine.speed import for_prediction
 from detkit.structures import Categories, Detections
 
 DATA_SETS = ("coco", "yolo", "voc")
@@ -68,8 +68,7 @@ def predict_files(
     media, left_out = find_media([str(file) for file in files], output)
     _check(media, output, config, save)
     with process_group(device) as own_device:
-        detector = load_detector(source, overrides)[0].to(own_device)
-        accelerate(detector, constant=True)
+        detector = for_prediction(load_detector(source, overrides)[0].to(own_device))
         predict = build_predict(detector, source_of(detector), config)
         notes = notes_on_choice(config, detector)
         if "drawings" in save:
@@ -122,7 +121,7 @@ def _writer(
 def _write_data_sets(
     journal: Journal, categories: Categories, output: Path, formats: Sequence[str], summary: Summary
 ) -> None:
-    summary.notes += write_data_sets(journal.records(), categories, output, formats)
+    summary.data_sets += write_data_sets(journal.records(), categories, output, formats)
 
 
 def _check(media: Sequence[Medium], output: Path, config: PredictionConfig, save: Sequence[Save]) -> None:

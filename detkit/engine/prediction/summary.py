@@ -22,9 +22,11 @@ MAX_LINES = 10  # of one kind
 @dataclass
 class Summary:
     """
-    classes  detections by name of the class
-    seconds  that each stage worked; they do so side by side
-    wall     s from the first picture to the last
+    classes    detections by name of the class
+    notes      what was unusual, of which some are shown
+    data_sets  what the writers of data sets report, all of which is shown
+    seconds    that each stage worked; they do so side by side
+    wall       s from the first picture to the last
     """
 
     num_pictures: int = 0
@@ -33,6 +35,7 @@ class Summary:
     faults: list[Fault] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    data_sets: list[str] = field(default_factory=list)
     seconds: dict[Stage, float] = field(default_factory=lambda: {"reading": 0.0, "detecting": 0.0, "writing": 0.0})
     wall: float = 0.0
 
@@ -73,7 +76,7 @@ class Summary:
                 f"{stages} ms side by side"
             )
         left_out = [f"left out: {item.source}: {item.reason}" for item in self.left_out]
-        return [*lines, *_shortened(self.notes), *_shortened(left_out)]
+        return [*lines, *_shortened(self.notes), *self.data_sets, *_shortened(left_out)]
 
     def problem(self) -> str:
         """What could not be read, as the message of an error."""

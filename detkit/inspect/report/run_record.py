@@ -11,6 +11,7 @@ from typing import Any
 from detkit.config import UserError, dump_config
 from detkit.data.build import build_dataset
 from detkit.data.checks import NoValidation
+from detkit.detectors.build import learned_columns
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.environment import git_revision, read_environments
 from detkit.engine.run import LAST
@@ -91,7 +92,7 @@ def _data(config: RunConfig) -> list[str]:
     summaries = []
     for split in ("train", "val"):
         try:
-            summaries.append(build_dataset(config.data, split).summary)
+            summaries.append(build_dataset(config.data, split, columns=learned_columns(config.model)).summary)
         except NoValidation:
             summaries.append("no validation data")
         except UserError as error:

@@ -12,9 +12,11 @@ from pydantic import Field
 from torch import nn
 
 from detkit.nn.backbones.alexnet import AlexNetConfig, CaffeNetConfig, build_alexnet, build_caffenet
+from detkit.nn.backbones.convnext import ConvNeXtConfig, build_convnext
 from detkit.nn.backbones.csp_darknet import CSPDarknetConfig, build_csp_darknet
 from detkit.nn.backbones.csp_darknet53 import CSPDarknet53Config, build_csp_darknet53
 from detkit.nn.backbones.darknet import DarknetConfig, build_darknet
+from detkit.nn.backbones.efficient_rep import EfficientRepConfig, build_efficient_rep
 from detkit.nn.backbones.elan import ELANConfig, build_elan
 from detkit.nn.backbones.inception import InceptionConfig, build_inception
 from detkit.nn.backbones.lenet import LeNetConfig, build_lenet
@@ -28,6 +30,7 @@ from detkit.nn.backbones.mobilenet import (
 )
 from detkit.nn.backbones.resnet import ResNetConfig, build_resnet
 from detkit.nn.backbones.staged import StagedBackbone, download_classifier
+from detkit.nn.backbones.swin import SwinConfig, build_swin
 from detkit.nn.backbones.vgg import SSDVGGConfig, VGGConfig, build_ssd_vgg, build_vgg
 
 BackboneConfig = Annotated[
@@ -40,7 +43,10 @@ BackboneConfig = Annotated[
     | DarknetConfig
     | CSPDarknet53Config
     | CSPDarknetConfig
+    | EfficientRepConfig
     | ELANConfig
+    | SwinConfig
+    | ConvNeXtConfig
     | LeNetConfig
     | AlexNetConfig
     | CaffeNetConfig
@@ -69,8 +75,14 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_csp_darknet(config)
         case CSPDarknet53Config():
             return build_csp_darknet53(config)
+        case EfficientRepConfig():
+            return build_efficient_rep(config)
         case ELANConfig():
             return build_elan(config)
+        case SwinConfig():
+            return build_swin(config)
+        case ConvNeXtConfig():
+            return build_convnext(config)
         case LeNetConfig():
             return build_lenet(config)
         case AlexNetConfig():

@@ -7,12 +7,9 @@ Boxes are cxcywh in parts of the picture's sides. Anchors are boxes before the s
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
@@ -20,15 +17,16 @@ from typing_extensions import override
 from detkit.config import Config
 from detkit.nn.heads.class_rows import rows
 from detkit.nn.heads.set_head import (
-    ClassPrediction,
     DETROutputs,
+    OneLevelSetHead,
     PredictionGroup,
-    SetHead,
+    ProposingOutputs,
     SetHeadConfig,
+    SigmoidClasses,
+    classifier_with_prior,
     picture_sides,
 )
-from detkit.nn.losses import FocalLossConfig, sigmoid_focal_loss
-from detkit.nn.outputs import register_outputs
+from detkit.nn.losses import FocalLossConfig
 from detkit.nn.transformer import (
     MLP,
     CrossAttention,
@@ -64,18 +62,7 @@ class DABDETRHeadConfig(SetHeadConfig):
     proposals: ProposalConfig | None = None  # null: learned anchors, the same for every image
 
 
-@register_outputs
-@dataclass(frozen=True, eq=False)
-class DABDETROutputs(DETROutputs):
-    """`logits` are `[L, B, Q, K]`, those of a sigmoid for each class.
-
-    proposals  predictions of the cells, `[1, B, S, ...]`, or None
-    """
-
-    proposals: DETROutputs | None
-
-
-class DABDETRHead(SetHead[DABDETROutputs]):
+class DABDETRHead(OneLevelSetHead[ProposingOutputs]):
     """Each query is an anchor that every decoder layer moves, and attends first to what lies near it."""
 
     def __init__(self, config: DABDETRHeadConfig, in_channels: int, num_classes: int) -> None:
@@ -88,7 +75,7 @@ class DABDETRHead(SetHead[DABDETROutputs]):
         self.decoder = DABDecoder(config.transformer, config.temperature)
         self.classifier = classifier_with_prior(width, num_classes, config.class_prior)
 
-    def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> DABDETROutputs:
+    def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> ProposingOutputs:
         memory, pos_embed, padding, mask = self.encode(features[-1], sizes, canvas)
         sides = picture_sides(sizes)
         proposals = None
@@ -98,9 +85,9 @@ class DABDETRHead(SetHead[DABDETROutputs]):
             anchors = self.anchors.expand(memory.shape[0], -1, -1)
             content = self.content.expand(memory.shape[0], self.config.num_queries, -1)
         hidden_states, boxes = self.decoder(content, anchors, memory, pos_embed, mask)
-        return DABDETROutputs(self.classifier(hidden_states), boxes, sides, proposals)
+        return ProposingOutputs(self.classifier(hidden_states), boxes, sides, proposals)
 
-    def groups(self, outputs: DABDETROutputs) -> list[PredictionGroup]:
+    def groups(self, outputs: ProposingOutputs) -> list[PredictionGroup]:
         groups = super().groups(outputs)
         if outputs.proposals and self.proposer:
             logits, boxes = outputs.proposals.logits, outputs.proposals.boxes
@@ -111,29 +98,6 @@ class DABDETRHead(SetHead[DABDETROutputs]):
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:
         layers = ["classifier", "proposer.classifier"] if self.proposer else ["classifier"]
         return {layer: rows(range(num_classes)) for layer in layers}
-
-
-class SigmoidClasses(ClassPrediction):
-    """Each class by itself, with the focal loss; "no object" is none of them."""
-
-    def __init__(self, num_classes: int, focal: FocalLossConfig) -> None:
-        self.num_classes, self.focal = num_classes, focal
-
-    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """By how much the focal loss of the class would rise if it were an object's (Deformable DETR's code)."""
-        logits = logits[:, :, labels]
-        positive = sigmoid_focal_loss(logits, torch.ones_like(logits), self.focal)
-        return positive - sigmoid_focal_loss(logits, torch.zeros_like(logits), self.focal)
-
-    @override
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
-        targets = F.one_hot(labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
-        losses = sigmoid_focal_loss(logits, targets, self.focal) * weights[..., None]
-        return losses.sum(dim=(1, 2, 3)) / num_objects
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """A prediction may be a detection of several classes."""
-        return logits.sigmoid()
 
 
 class Proposer(nn.Module):
@@ -232,13 +196,6 @@ class ConditionalAttention(CrossAttention):
         q = torch.cat([self.split(self.q(hidden)), self.split(self.q_place(query_sine_embed))], dim=-1)
         k = torch.cat([self.split(self.k(memory)), self.split(self.k_place(pos_embed))], dim=-1)
         return self.attend(q, k, self.split(self.v(memory)), mask)
-
-
-def classifier_with_prior(width: int, num_classes: int, prior: float) -> nn.Linear:
-    """A layer whose sigmoid is about `prior` for every class before training."""
-    classifier = nn.Linear(width, num_classes)
-    nn.init.constant_(classifier.bias, -math.log(1 / prior - 1))
-    return classifier
 
 
 def starting_at(value: float, mlp: MLP) -> MLP:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from detkit.nn.heads.class_rows import BACKGROUND, rows
-from detkit.nn.heads.set_head import ClassPrediction, DETROutputs, SetHead, SetHeadConfig, picture_sides
+from detkit.nn.heads.set_head import ClassPrediction, DETROutputs, OneLevelSetHead, SetHeadConfig, picture_sides
 from detkit.nn.losses import weighted_cross_entropy
 from detkit.nn.transformer import MLP, Decoder
 from detkit.ops.boxes import at_least_float32
@@ -25,7 +25,7 @@ class DETRHeadConfig(SetHeadConfig):
     no_object_weight: float = Field(0.1, gt=0)  # in the cross-entropy, of a query without an object (section 3.1)
 
 
-class DETRHead(SetHead[DETROutputs]):
+class DETRHead(OneLevelSetHead[DETROutputs]):
     """`forward` returns logits `[L, B, Q, K + 1]`, "no object" last."""
 
     def __init__(self, config: DETRHeadConfig, in_channels: int, num_classes: int) -> None:

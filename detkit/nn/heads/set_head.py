@@ -7,9 +7,10 @@ Inside the head boxes are cxcywh in parts of the picture's sides, padding exclud
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -17,11 +18,12 @@ import torch.distributed
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from detkit.config import Config
 from detkit.nn.assign.hungarian import HungarianAssigner, Pairs, SetTargets
 from detkit.nn.heads.head import Head
-from detkit.nn.losses import giou_loss
+from detkit.nn.losses import FocalLossConfig, giou_loss, sigmoid_focal_loss
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.nn.transformer import Encoder, TransformerConfig, map_pos_embed, padding_mask
@@ -69,6 +71,17 @@ class DETROutputs:
     sides: Tensor
 
 
+@register_outputs
+@dataclass(frozen=True, eq=False)
+class ProposingOutputs(DETROutputs):
+    """`logits` are `[L, B, Q, K]`, those of a sigmoid for each class.
+
+    proposals  predictions of the cells, `[1, B, S, ...]`, or None
+    """
+
+    proposals: DETROutputs | None
+
+
 SetOutputsT = TypeVar("SetOutputsT", bound=DETROutputs)
 
 
@@ -80,12 +93,14 @@ class PredictionGroup:
     logits  `[L, B, Q, C]`
     boxes   `[L, B, Q, 4]`
     copies  predictions of a layer that answer for each object
+    any_class  they say only whether there is an object: all objects count as of the first class
     """
 
     name: str
     logits: Tensor
     boxes: Tensor
     copies: int = 1
+    any_class: bool = False
 
 
 class ClassPrediction(ABC):
@@ -111,36 +126,42 @@ class ClassPrediction(ABC):
         """Logits `[B, Q, C]` -> `[B, Q, K]`; 0 where a prediction cannot be a detection of the class."""
 
 
-class SetHead(Head[SetOutputsT]):
-    """Encoder, matching, losses and detections. A subclass adds the decoder, its queries and `forward`."""
+class SigmoidClasses(ClassPrediction):
+    """Each class by itself, with the focal loss; "no object" is none of them."""
 
-    def __init__(self, config: SetHeadConfig, in_channels: int, num_classes: int, classes: ClassPrediction) -> None:
+    def __init__(self, num_classes: int, focal: FocalLossConfig) -> None:
+        self.num_classes, self.focal = num_classes, focal
+
+    def cost(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """By how much the focal loss of the class would rise if it were an object's (Deformable DETR's code)."""
+        logits = logits[:, :, labels]
+        positive = sigmoid_focal_loss(logits, torch.ones_like(logits), self.focal)
+        return positive - sigmoid_focal_loss(logits, torch.zeros_like(logits), self.focal)
+
+    @override
+    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
+        targets = F.one_hot(labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
+        losses = sigmoid_focal_loss(logits, targets, self.focal) * weights[..., None]
+        return losses.sum(dim=(1, 2, 3)) / num_objects
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """A prediction may be a detection of several classes."""
+        return logits.sigmoid()
+
+
+class SetHead(Head[SetOutputsT]):
+    """Matching, losses and detections. A subclass adds the network and `forward`."""
+
+    def __init__(self, config: SetHeadConfig, num_classes: int, classes: ClassPrediction) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         self.classes = classes
         self.assigner = HungarianAssigner(classes.cost, config.class_cost, config.l1_cost, config.giou_cost)
-        self.project = nn.Conv2d(in_channels, config.transformer.width, kernel_size=1)
-        self.encoder = Encoder(config.transformer)
 
     def groups(self, outputs: SetOutputsT) -> list[PredictionGroup]:
         """The groups of predictions that have losses. A head that predicts not only in its decoder adds to them."""
         return [PredictionGroup("detr", outputs.logits, outputs.boxes)]
-
-    def encode(self, features: Tensor, sizes: Tensor, canvas: Size) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """features `[B, C, h, w]` -> memory and its position embedding `[B, S, D]`, padding bool `[B, h, w]`, mask.
-
-        The mask `[B, 1, 1, S]` is False at padding. Where nothing is padded it is None, which saves time, but only on
-        the CPU: a GPU would lose more by waiting for the answer, and an exported program cannot ask.
-        """
-        padding = padding_mask(sizes, canvas, (features.shape[2], features.shape[3]))
-        pos_embed = map_pos_embed(padding, self.config.transformer.width, self.config.temperature)
-        pos_embed = pos_embed.flatten(1, 2).to(features.dtype)
-        mask = None
-        if torch.compiler.is_compiling() or padding.device.type != "cpu" or padding.any():
-            mask = ~padding.flatten(1)[:, None, None]
-        memory = self.project(features).flatten(2).transpose(1, 2)
-        return self.encoder(memory, pos_embed, mask), pos_embed, padding, mask
 
     def criterion(self, outputs: SetOutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The losses of each group: of its last layer, and as `aux` the sum of those of the layers before.
@@ -152,6 +173,8 @@ class SetHead(Head[SetOutputsT]):
         losses = {}
         for group in self.groups(outputs):
             copies = objects.repeat(group.copies) if group.copies > 1 else objects
+            if group.any_class:
+                copies = replace(copies, labels=torch.zeros_like(copies.labels))
             pairs = self.assigner.assign(group.logits, group.boxes, copies)
             neutral = self._inside_ignored(group.boxes, targets, outputs.sides)
             layers = self.group_losses(group, copies, pairs, neutral, num_objects * group.copies)
@@ -204,6 +227,37 @@ class SetHead(Head[SetOutputsT]):
         boxes = cxcywh_to_xyxy(outputs.boxes[-1]) * outputs.sides[:, None]
         scores = self.classes.scores(outputs.logits[-1])
         return select_detections(boxes, scores, None, windows, self.config.selection)
+
+
+class OneLevelSetHead(SetHead[SetOutputsT]):
+    """An encoder of one level. A subclass adds the decoder and its queries."""
+
+    def __init__(self, config: SetHeadConfig, in_channels: int, num_classes: int, classes: ClassPrediction) -> None:
+        super().__init__(config, num_classes, classes)
+        self.project = nn.Conv2d(in_channels, config.transformer.width, kernel_size=1)
+        self.encoder = Encoder(config.transformer)
+
+    def encode(self, features: Tensor, sizes: Tensor, canvas: Size) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """features `[B, C, h, w]` -> memory and its position embedding `[B, S, D]`, padding bool `[B, h, w]`, mask.
+
+        The mask `[B, 1, 1, S]` is False at padding. Where nothing is padded it is None, which saves time, but only on
+        the CPU: a GPU would lose more by waiting for the answer, and an exported program cannot ask.
+        """
+        padding = padding_mask(sizes, canvas, (features.shape[2], features.shape[3]))
+        pos_embed = map_pos_embed(padding, self.config.transformer.width, self.config.temperature)
+        pos_embed = pos_embed.flatten(1, 2).to(features.dtype)
+        mask = None
+        if torch.compiler.is_compiling() or padding.device.type != "cpu" or padding.any():
+            mask = ~padding.flatten(1)[:, None, None]
+        memory = self.project(features).flatten(2).transpose(1, 2)
+        return self.encoder(memory, pos_embed, mask), pos_embed, padding, mask
+
+
+def classifier_with_prior(width: int, num_classes: int, prior: float) -> nn.Linear:
+    """A layer whose sigmoid is about `prior` for every class before training."""
+    classifier = nn.Linear(width, num_classes)
+    nn.init.constant_(classifier.bias, -math.log(1 / prior - 1))
+    return classifier
 
 
 def picture_sides(sizes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Legend: B images, N predictions of one image over all levels, P pairs of a predi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -74,6 +75,22 @@ class YOLOv7Head(YOLOv5Head):
             return super().predict_level(number, level)
         predicted: Tensor = self.factors[number] * super().predict_level(number, level + self.added[number])
         return predicted
+
+    @torch.no_grad()
+    def deployed(self) -> YOLOv7Head:
+        """The same without implicit knowledge: m (W (x + a) + b) is (m W) x + m (W a + b)."""
+        if not self.config.implicit:
+            return self
+        head = copy.copy(self)
+        head._modules = {name: part for name, part in self._modules.items() if name not in ("added", "factors")}
+        head.config = self.config.model_copy(update={"implicit": False})
+        head.predict = copy.deepcopy(self.predict)
+        for predict, added, factor in zip(head.predict, self.added, self.factors, strict=True):
+            assert isinstance(predict, nn.Conv2d)
+            assert predict.bias is not None
+            predict.bias.add_(predict.weight[:, :, 0, 0] @ added[:, 0, 0]).mul_(factor[:, 0, 0])
+            predict.weight.mul_(factor[..., None])
+        return head
 
     @override
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:

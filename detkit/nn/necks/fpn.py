@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class FPN(Neck):
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         merged = [lateral(level) for lateral, level in zip(self.lateral, features, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[-2:], mode="nearest")
+            merged[i - 1] = merged[i - 1] + enlarged(merged[i], merged[i - 1].shape[-2:])
         levels = [output(level) for output, level in zip(self.output, merged, strict=True)]
         return [*levels, *self._extra_levels(features[-1], levels[-1])]
 
@@ -82,6 +83,20 @@ class FPN(Neck):
                 conv6, conv7 = self.extra
                 p6 = conv6(c5 if self.extra_level == "conv_c5" else p5)
                 return [p6, conv7(F.relu(p6))]
+
+
+def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A map `[B, C, h, w]` as one of `size` (H, W): row i is row floor(i h / H), and so are the columns.
+
+    A runtime of exported programs rounds i h / H its own way where H is not twice h, so those are told the rows.
+    """
+    if not torch.compiler.is_compiling():
+        return F.interpolate(x, size=(size[0], size[1]), mode="nearest")
+    for axis in (2, 3):
+        before, after = x.shape[axis], size[axis - 2]
+        rows = torch.arange(after, device=x.device) * before // after
+        x = x.index_select(axis, rows)
+    return x
 
 
 def _layer(in_channels: int, out_channels: int, kernel_size: int, norm: Literal["none", "bn"]) -> nn.Module:

@@ -14,6 +14,7 @@ from detkit.config import UserError
 from detkit.data.build import DataConfig, build_dataset
 from detkit.engine.prediction.data_set import refuse_existing, write_data_sets
 from detkit.engine.prediction.records import picture_record
+from detkit.engine.prediction.summary import Summary
 from detkit.structures import Categories
 from tests.engine.prediction.drawn import find_all, picture
 
@@ -154,3 +155,11 @@ def test_another_library_reads_the_same_boxes(name: str, records: list[dict[str,
     assert boxes["a.jpg"].keys() == {"cat", "big dog"}
     for label, box in BOXES["a.jpg"]:
         assert boxes["a.jpg"][label] == pytest.approx(box, abs=1e-4)
+
+
+def test_what_data_sets_report_is_shown_whole() -> None:
+    """Of notes, which may be one a file, only the first ten are shown."""
+    summary = Summary(notes=[f"note {number}" for number in range(20)], data_sets=[f"set {n}" for n in range(20)])
+    lines = summary.lines()
+    assert lines[1:12] == [*(f"note {number}" for number in range(10)), "... and 10 more like these"]
+    assert lines[12:] == [f"set {number}" for number in range(20)]

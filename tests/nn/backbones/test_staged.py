@@ -15,6 +15,8 @@ from detkit.nn.backbones.staged import Stage, StagedBackbone, consecutive
 
 RESNET = [r"(conv1|bn1)\.", r"layer1\.", r"layer2\.", r"layer3\.", r"layer4\."]
 DARKNET = [rf"stage{number}\." for number in range(7)]
+SWIN = [r"(patches|(outputs\.)?stage1)\.", *(rf"(merge{n}|(outputs\.)?stage{n + 1})\." for n in (1, 2, 3))]
+CONVNEXT = [r"(stem|(outputs\.)?stage1)\.", *(rf"(down{n}|(outputs\.)?stage{n + 1})\." for n in (1, 2, 3))]
 # the parameters of every stage, by hand from the layers' names
 STAGES = {
     "resnet18": RESNET,
@@ -39,12 +41,23 @@ STAGES = {
     "csp_darknet53": [r"stem\.", *(rf"stage{number}\." for number in range(1, 6))],
     "csp_darknet53_tiny": [rf"stage{number}\." for number in range(1, 5)],
     "csp_darknet": [r"stem\.", *(rf"stage{number}\." for number in range(1, 5))],
+    "efficient_rep": [r"stem\.", *(rf"stage{number}\." for number in range(1, 5))],
     "elan_tiny": [r"stem\.", *(rf"stage{number}\." for number in range(1, 5))],
     "elan": [r"stem\.", *(rf"stage{number}\." for number in range(1, 5))],
     "elan_x": [r"stem\.", *(rf"stage{number}\." for number in range(1, 5))],
     "yolov3_tiny": DARKNET[:6],
     "yolov1": DARKNET[1:7],
     "yolov1_tiny": DARKNET,
+    "swin_t": SWIN,
+    "swin_s": SWIN,
+    "swin_b": SWIN,
+    "swin_v2_t": SWIN,
+    "swin_v2_s": SWIN,
+    "swin_v2_b": SWIN,
+    "convnext_tiny": CONVNEXT,
+    "convnext_small": CONVNEXT,
+    "convnext_base": CONVNEXT,
+    "convnext_large": CONVNEXT,
     "lenet5": [r"(c1|s2)\.", r"(c3|s4)\."],
     "alexnet": [r"0\.", r"3\.", r"6\.", r"8\.", r"10\."],
     "caffenet": [rf"conv{number}\." for number in range(1, 6)],

@@ -12,8 +12,8 @@ from detkit.nn.heads.dab_detr import (
     PADDING_LOGIT,
     DABDETRHead,
     DABDETRHeadConfig,
-    DABDETROutputs,
     ProposalConfig,
+    ProposingOutputs,
     SigmoidClasses,
 )
 from detkit.nn.losses import FocalLossConfig
@@ -33,7 +33,7 @@ def make_head(**changes: Any) -> DABDETRHead:
     return DABDETRHead(DABDETRHeadConfig(transformer=SMALL, num_queries=6, **changes), in_channels=8, num_classes=3)
 
 
-def run(dab: DABDETRHead) -> DABDETROutputs:
+def run(dab: DABDETRHead) -> ProposingOutputs:
     features = torch.randn(2, 8, 4, 6, generator=torch.Generator().manual_seed(1))
     return dab([features], SIZES, CANVAS)
 

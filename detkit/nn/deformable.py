@@ -1,0 +1,206 @@
+"""The transformer of Deformable DETR (Zhu et al., arXiv 2010.04159): queries attend to few points of several levels.
+
+Legend: B images, L levels, S cells of all levels together (finest level first, row by row), Q queries, D width,
+M heads, N points of a query and head.
+Positions are x, y or cx, cy, w, h in parts of the picture's sides, padding excluded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from detkit.nn.transformer import Attention, FeedForward, TransformerConfig, map_pos_embed, padding_mask
+from detkit.ops.deformable_attention import deformable_attention
+from detkit.structures import Size
+
+NEAREST_ZERO = 1e-5  # coordinates are this far from 0 and 1 before a logit is taken
+
+
+class DeformableTransformerConfig(TransformerConfig):
+    """Defaults: section A.2."""
+
+    feedforward: int = Field(1024, ge=1)
+    points: int = Field(4, ge=1)  # of a query and head in each level
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Where the cells of several levels lie.
+
+    sizes    (h, w) of each level
+    padding  bool `[B, S]`, True at cells beyond the picture
+    shares   `[B, L, 2]`: parts of the width and height of each level that are the picture
+    """
+
+    sizes: list[Size]
+    padding: Tensor
+    shares: Tensor
+
+    @staticmethod
+    def of(features: Sequence[Tensor], pictures: Tensor, canvas: Size) -> Levels:
+        """Levels `[B, C, H_l, W_l]` of pictures of sizes int64 `[B, 2]` on a canvas."""
+        sizes = [(level.shape[2], level.shape[3]) for level in features]
+        masks = [padding_mask(pictures, canvas, size) for size in sizes]
+        shares = [
+            torch.stack([(~mask[:, 0]).float().mean(dim=1), (~mask[:, :, 0]).float().mean(dim=1)], dim=1)
+            for mask in masks
+        ]
+        return Levels(sizes, torch.cat([mask.flatten(1) for mask in masks], dim=1), torch.stack(shares, dim=1))
+
+    def masks(self) -> list[Tensor]:
+        """The padding of each level, bool `[B, H_l, W_l]`."""
+        parts = torch.split(self.padding, [height * width for height, width in self.sizes], dim=1)
+        return [part.reshape(-1, *size) for part, size in zip(parts, self.sizes, strict=True)]
+
+    def centers(self) -> Tensor:
+        """`[B, S, 2]`: the middles of all cells; beyond 1 in padding."""
+        centers = []
+        for number, (height, width) in enumerate(self.sizes):
+            rows, columns = (
+                (torch.arange(count, device=self.shares.device) + 0.5) / count for count in (height, width)
+            )
+            grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1).flatten(0, 1)
+            centers.append(grid / self.shares[:, None, number])
+        return torch.cat(centers, dim=1)
+
+    def on_canvas(self, positions: Tensor) -> Tensor:
+        """Positions `[B, Q, 2 or 4]` in parts of the sides of each level with its padding: `[B, Q, L, 2 or 4]`."""
+        return positions[:, :, None] * self.shares.repeat(1, 1, positions.shape[-1] // 2)[:, None]
+
+
+class DeformableAttention(nn.Module):
+    """Attention of queries to points near their positions; which and how much follows from the query."""
+
+    def __init__(self, width: int, heads: int, points: Sequence[int]) -> None:
+        super().__init__()
+        self.heads, self.points = heads, tuple(points)
+        total = heads * sum(points)
+        self.offsets, self.weights = nn.Linear(width, 2 * total), nn.Linear(width, total)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        angles = torch.arange(heads) * (2 * math.pi / heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=1)
+        directions = directions / directions.abs().amax(dim=1, keepdim=True)  # [M, 2]
+        steps = torch.cat([torch.arange(count) + 1.0 for count in points])
+        with torch.no_grad():
+            self.offsets.bias.copy_((directions[:, None] * steps[:, None]).flatten())
+        for layer in (self.offsets, self.weights):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.weights.bias)
+        for layer in (self.value, self.out):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, positions: Tensor, memory: Tensor, levels: Levels) -> Tensor:
+        """`[B, Q, D]`
+
+        query      `[B, Q, D]`
+        positions  `[B, Q, L, 2 or 4]`, see `Levels.on_canvas`; with 4 the points lie farther apart in larger boxes
+        memory     `[B, S, D]`
+        """
+        batch, queries, width = query.shape
+        values = (
+            self.value(memory)
+            .masked_fill(levels.padding[..., None], 0.0)
+            .view(batch, -1, self.heads, width // self.heads)
+        )
+        offsets = self.offsets(query).view(batch, queries, self.heads, -1, 2)
+        weights = self.weights(query).view(batch, queries, self.heads, -1).softmax(dim=-1)
+        counts = torch.tensor(self.points, device=query.device)
+        at = positions.repeat_interleave(counts, dim=2, output_size=sum(self.points))[
+            :, :, None
+        ]  # [B, Q, 1, N, 2 or 4]
+        if at.shape[-1] == 2:
+            sides = torch.tensor([size[::-1] for size in levels.sizes], device=query.device)
+            reach = 1 / sides.repeat_interleave(counts, dim=0, output_size=sum(self.points))
+        else:
+            reach = at[..., 2:] * 0.5 / counts.repeat_interleave(counts, output_size=sum(self.points))[:, None]
+        locations = at[..., :2] + offsets * reach
+        y: Tensor = self.out(deformable_attention(values, levels.sizes, locations, weights, self.points))
+        return y
+
+
+class DeformableEncoderLayer(nn.Module):
+    def __init__(self, config: DeformableTransformerConfig, levels: int) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(config.width, config.heads, [config.points] * levels)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+
+    def forward(self, hidden: Tensor, pos_embed: Tensor, positions: Tensor, levels: Levels) -> Tensor:
+        attended = self.attention(hidden + pos_embed, positions, hidden, levels)
+        y: Tensor = self.feedforward(self.norm(hidden + self.dropout(attended)))
+        return y
+
+
+class DeformableEncoder(nn.Module):
+    """Every cell of every level attends to points around it in all levels."""
+
+    def __init__(self, config: DeformableTransformerConfig, levels: int, temperature: float) -> None:
+        super().__init__()
+        self.width, self.temperature = config.width, temperature
+        self.level_embed = nn.Parameter(torch.randn(levels, config.width))
+        self.layers = nn.ModuleList(DeformableEncoderLayer(config, levels) for _ in range(config.encoder_layers))
+
+    def forward(self, features: Sequence[Tensor], levels: Levels) -> Tensor:
+        """Levels `[B, D, H_l, W_l]` -> memory `[B, S, D]`."""
+        hidden = torch.cat([level.flatten(2).transpose(1, 2) for level in features], dim=1)
+        embeds = [
+            map_pos_embed(mask, self.width, self.temperature, centered=True).flatten(1, 2) + embed
+            for mask, embed in zip(levels.masks(), self.level_embed, strict=True)
+        ]
+        pos_embed = torch.cat(embeds, dim=1).to(hidden.dtype)
+        positions = levels.on_canvas(levels.centers())
+        for layer in self.layers:
+            hidden = layer(hidden, pos_embed, positions, levels)
+        return hidden
+
+
+class DeformableDecoderLayer(nn.Module):
+    """Queries attend to each other, then to points of the memory around their positions."""
+
+    def __init__(self, config: DeformableTransformerConfig, levels: int) -> None:
+        super().__init__()
+        self.self_attention = Attention(config.width, config.heads, config.dropout)
+        self.self_norm = nn.LayerNorm(config.width)
+        self.cross_attention = DeformableAttention(config.width, config.heads, [config.points] * levels)
+        self.cross_norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        query_pos: Tensor,
+        positions: Tensor,
+        memory: Tensor,
+        levels: Levels,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """
+        hidden     `[B, Q, D]`
+        query_pos  `[B, Q, D]`: position embedding of the queries
+        positions  `[B, Q, 2 or 4]` of the queries
+        memory     `[B, S, D]`
+        mask       bool `[Q, Q]`, True where a query may attend to another; None: everywhere
+        """
+        with_pos = hidden + query_pos
+        hidden = self.self_norm(hidden + self.dropout(self.self_attention(with_pos, with_pos, hidden, mask)))
+        attended = self.cross_attention(hidden + query_pos, levels.on_canvas(positions), memory, levels)
+        y: Tensor = self.feedforward(self.cross_norm(hidden + self.dropout(attended)))
+        return y
+
+
+def moved(positions: Tensor, by: Tensor) -> Tensor:
+    """Boxes `[B, Q, 4]`: the logits of positions `[B, Q, 2 or 4]`, to which `by`, `[B, Q, 4]`, is added; of a point,
+    which has no sides, the sides are `by` alone."""
+    logits = positions.logit(NEAREST_ZERO)
+    if positions.shape[-1] == 2:
+        logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
+    return (logits + by).sigmoid()
