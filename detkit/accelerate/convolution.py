@@ -42,6 +42,10 @@ class FastConv2d(nn.Conv2d):
         """The same with other weights and bias, of the shapes of its own."""
         if _is_linear(self, x):
             return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+        if _corrupts_memory(self, x):
+            (rows, columns), (height, width) = self.stride, self.padding
+            sampled = F.pad(x, (width, width, height, height)) if height or width else x
+            return F.conv2d(sampled[:, :, ::rows, ::columns], weight, bias)
         if not _oneDNN_is_slow(self, x, weight, bias):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
@@ -64,6 +68,21 @@ def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.kernel_size == conv.stride == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1
+        and x.shape[1] == conv.in_channels
+    )
+
+
+def _corrupts_memory(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether this is a 1 x 1 convolution of few channels with a stride: in channels_last, the gradient of its weights
+    writes beyond its memory (torch 2.14). Without the pixels that it skips, it is one without a stride."""
+    return (
+        conv.kernel_size == (1, 1)
+        and conv.stride != (1, 1)
+        and conv.in_channels < MIN_IN_CHANNELS
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and x.dim() == 4
         and x.shape[1] == conv.in_channels
     )
 
