@@ -43,9 +43,8 @@ class FastConv2d(nn.Conv2d):
         if _is_linear(self, x):
             return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
         if _corrupts_memory(self, x):
-            (rows, columns), (height, width) = self.stride, self.padding
-            sampled = F.pad(x, (width, width, height, height)) if height or width else x
-            return F.conv2d(sampled[:, :, ::rows, ::columns], weight, bias)
+            rows, columns = self.stride
+            return F.conv2d(x[:, :, ::rows, ::columns], weight, bias)
         if not _oneDNN_is_slow(self, x, weight, bias):
             y: Tensor = self._conv_forward(x, weight, bias)
             return y
@@ -80,8 +79,7 @@ def _corrupts_memory(conv: nn.Conv2d, x: Tensor) -> bool:
         and conv.stride != (1, 1)
         and conv.in_channels < MIN_IN_CHANNELS
         and conv.groups == 1
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
+        and conv.padding == (0, 0)
         and x.dim() == 4
         and x.shape[1] == conv.in_channels
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,15 +17,9 @@ from typing_extensions import override
 from detkit.config import Config, UserError
 from detkit.data.voc import VOC_CLASSES
 from detkit.detectors.detector import AnyDetector, Detector
-from detkit.detectors.yolov1 import YOLOv1
-from detkit.detectors.yolov2 import YOLOv2
-from detkit.detectors.yolov3 import YOLOv3
-from detkit.detectors.yolov4 import YOLOv4
-from detkit.nn.backbones.darknet import conv_blocks
 from detkit.nn.backbones.darknet_weights import load_darknet_weights
-from detkit.nn.blocks import ConvBlock, LocallyConnected
+from detkit.nn.blocks import BatchNorm2d, ConvBlock
 from detkit.nn.input import DarknetInputConfig, ImageInput, LetterboxConfig, StretchConfig
-from detkit.nn.necks.yolo_v4 import YOLOv4Neck
 from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, images_of_rows, select_detections
 from detkit.structures import Categories, Target
@@ -33,7 +27,10 @@ from detkit.weights.class_names import coco_categories, read_names
 from detkit.weights.darknet_cfg import Section, read_cfg
 from detkit.weights.darknet_layers import Network
 from detkit.weights.darknet_network import build_network
+from detkit.weights.darknet_order import official_layers
 from detkit.weights.files import Change, unchanged
+
+DARKNET_EPS = 1e-5  # of its batch norms
 
 
 class DarknetSelectionConfig(SelectionConfig):
@@ -118,24 +115,29 @@ def load_darknet(
 
 
 def load_official(detector: AnyDetector, path: Path) -> None:
-    """Fills a YOLOv1, v2, v3 or v4 of detkit from the weights that darknet published for the same configuration.
+    """Fills a YOLOv1, v2, v3, v4 or v7 of detkit from the weights that darknet published for the same configuration.
 
     Raises UserError if the file does not fit.
     """
-    load_darknet_weights(path, _official_layers(detector, str(path)))
+    layers = official_layers(detector, str(path))
+    load_darknet_weights(path, layers)
+    for layer in layers:
+        if isinstance(layer, ConvBlock) and isinstance(layer.norm, BatchNorm2d):
+            assert layer.norm.running_var is not None
+            layer.norm.running_var += DARKNET_EPS - layer.norm.eps  # YOLOv7's norms have another
 
 
 def convert_network(darknet: DarknetDetector, detector: AnyDetector, source: str) -> dict[str, Tensor]:
-    """The weights of a darknet network under the names of `detector`, a YOLOv1, YOLOv2, YOLOv3 or YOLOv4.
+    """The weights of a darknet network under the names of `detector`, a YOLOv1, YOLOv2, YOLOv3, YOLOv4 or YOLOv7.
 
     Layers answer to each other by their order. The number of classes and anchors may differ, and with it shapes of the
     last layers. Raises UserError, which begins with `source`, if the two have not as many layers.
     """
-    layers, own = _official_layers(detector, source), darknet.darknet.weighted_layers()
+    layers, own = official_layers(detector, source), darknet.darknet.weighted_layers()
     if len(layers) != len(own):
         raise UserError(
             f"{source}: its network has {len(own)} layers with weights, this {type(detector).__name__} {len(layers)}; "
-            "take the configuration of the same network: yolov1, yolov2, yolov3, yolov3-spp and yolov3-tiny have one "
+            "take the configuration of the same network: yolov1 to yolov4, yolov7 and their relatives have one "
             "in detkit, others are for eval and predict alone"
         )
     names = {module: name for name, module in detector.named_modules()}
@@ -144,36 +146,10 @@ def convert_network(darknet: DarknetDetector, detector: AnyDetector, source: str
         if isinstance(layer, nn.Conv2d) and isinstance(source_layer, ConvBlock):  # the last layers, without a norm
             source_layer = source_layer.conv
         state |= {f"{names[layer]}.{key}": tensor for key, tensor in source_layer.state_dict().items()}
+        if isinstance(layer, ConvBlock) and isinstance(layer.norm, BatchNorm2d):
+            name = f"{names[layer]}.norm.running_var"
+            state[name] = state[name] + (DARKNET_EPS - layer.norm.eps)
     return state
-
-
-def _official_layers(detector: AnyDetector, source: str) -> list[nn.Module]:
-    """The layers with weights in the order of a darknet file. Raises UserError if darknet has no such detector."""
-    if not isinstance(detector, YOLOv1 | YOLOv2 | YOLOv3 | YOLOv4):
-        raise UserError(f"{source}: darknet's weights are for yolov1 to yolov4, not {type(detector).__name__}")
-    layers: list[nn.Module] = [*conv_blocks(detector.backbone)]
-    if len(layers) != sum(isinstance(module, nn.Conv2d) for module in detector.backbone.modules()):
-        raise UserError(f"{source}: darknet's weights need a backbone of darknet, such as darknet53")
-    head: Any = detector.head
-    neck: Any = detector.neck
-    match detector:
-        case YOLOv1():
-            layers += [layer for layer in head.hidden.modules() if isinstance(layer, nn.Linear | LocallyConnected)]
-            layers.append(head.output)
-        case YOLOv2():
-            layers += [*conv_blocks(neck), *head.predict]
-        case YOLOv4() if isinstance(neck, YOLOv4Neck):  # down to the finest level, and up again with the predictions
-            layers += conv_blocks(neck.pyramid)
-            for reduce, lateral, body in zip(neck.reduce, neck.lateral, neck.top_down, strict=True):
-                layers += [reduce, lateral, *conv_blocks(body)]
-            layers += [neck.output[0], head.predict[0]]
-            for level, (down, body) in enumerate(zip(neck.down, neck.bottom_up, strict=True), start=1):
-                layers += [down, *conv_blocks(body), neck.output[level], head.predict[level]]
-        case YOLOv3() | YOLOv4():  # coarsest level first; the head's levels are finest first
-            for depth, predict in enumerate(reversed(head.predict)):
-                layers += [*conv_blocks(neck.body[depth]), *conv_blocks(neck.output[depth]), predict]
-                layers += neck.lateral[depth : depth + 1]
-    return layers
 
 
 def load_darknet_source(source: str, change: Change = unchanged) -> DarknetDetector:

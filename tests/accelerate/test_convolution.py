@@ -151,7 +151,7 @@ def test_torch_refuses_an_input_that_does_not_fit(x: Tensor, message: str) -> No
 
 @pytest.mark.parametrize(
     ("channels", "options"),
-    [(3, {"stride": 2}), (7, {"stride": (1, 2), "bias": False}), (12, {"stride": 3, "padding": 1})],
+    [(3, {"stride": 2}), (7, {"stride": (1, 2), "bias": False}), (12, {"stride": 3})],
 )
 def test_few_channels_and_a_stride_do_not_overrun_their_memory(channels: int, options: dict) -> None:
     """In channels_last torch's own gradient of these ends the process (torch 2.14): so the reference is contiguous."""

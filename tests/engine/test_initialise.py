@@ -513,7 +513,7 @@ def test_a_darknet_network_without_a_twin(tmp_path: Path) -> None:
     source, _ = write_tiny_yolov3(tmp_path, ["a", "b"], convolutions=10)
     with pytest.raises(UserError, match=r"has 10 layers with weights, this YOLOv3 13; take the configuration of"):
         initialise(tiny_yolov3(["a", "b"]), source)
-    with pytest.raises(UserError, match="for yolov1 to yolov4, not FasterRCNN"):
+    with pytest.raises(UserError, match="for yolov1 to yolov4 and yolov7, not FasterRCNN"):
         initialise(build("ab"), source)
 
 

@@ -530,7 +530,7 @@ def test_official_weights_need_their_detector(tmp_path: Path) -> None:
     faster = build_detector(
         FasterRCNNConfig(backbone=ResNetConfig(name="resnet18", weights=None)), Categories.of_names(["a"])
     )
-    with pytest.raises(UserError, match="for yolov1 to yolov4, not FasterRCNN"):
+    with pytest.raises(UserError, match="for yolov1 to yolov4 and yolov7, not FasterRCNN"):
         load_official(faster, weights)
     other = YOLOv2Config(backbone=MobileNetV3Config(weights=None, strides=(16, 32)))
     with torch.device("meta"), pytest.raises(UserError, match="need a backbone of darknet"):
