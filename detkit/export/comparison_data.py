@@ -57,7 +57,7 @@ def comparison_data(
     """
     if settings is None:
         return _drawn(detector, count, canvas, pictures)
-    dataset = build_dataset(settings.data, "val")
+    dataset = build_dataset(settings.data, "val", columns=detector.columns)
     fitting = (i for i in range(len(dataset)) if _fits(detector, dataset.ground_truth(i).size, canvas, pictures))
     indices = list(islice(fitting, count))
     if not indices:

@@ -39,7 +39,7 @@ def calibration_inputs(
     form  one of `complete_form`. Where it has a batch, each picture stands in all places of it
     Raises UserError for data that are not in order, or a picture that is larger than the canvas of the form.
     """
-    dataset = build_dataset(settings.data, "train")
+    dataset = build_dataset(settings.data, "train", columns=detector.columns)
     dataset = dataset.take(range(min(count, len(dataset))))
     folder, workers = settings.loader.proposals, settings.loader.workers
     proposals = proposals_for(detector, dataset, Path(settings.data.root), workers=workers, chosen=folder)

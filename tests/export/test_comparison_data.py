@@ -187,3 +187,16 @@ def test_batches_follow_the_input_spec_of_the_detector() -> None:
     assert batch.images.shape == (1, 3, 64, 96)
     assert batch.targets is None
     assert batch.images.dtype == torch.uint8
+
+
+def test_masks_are_read_only_for_a_detector_that_has_them(tmp_path: Path) -> None:
+    settings = make_config(write_pictures(tmp_path, 2))
+    masks = tmp_path / "VOC2007/SegmentationObject"
+    masks.mkdir()
+    for index in range(2):
+        (masks / f"{index:03d}.png").write_text("not a picture")
+    assert len(comparison_data(InputOnly(SHORT_SIDE), settings, 2, canvas=None).samples) > 0
+    detector = InputOnly(SHORT_SIDE)
+    detector.columns = ("masks",)
+    with pytest.raises(UserError, match="SegmentationObject"):
+        comparison_data(detector, settings, 2, canvas=None)
