@@ -88,7 +88,11 @@ CASES: dict[str, Case] = {
     "ranks_in_groups of one": (rows.ranks_in_groups, (torch.zeros_like(LABELS),), {"num_groups": 1}),
     "to_rows": (rows.to_rows, ([BOXES, SCORES], LABELS), {"num_images": 3, "limit": 100}),
 }
-for function in (iou.box_iou, iou.box_iof, iou.generalized_box_iou, iou.distance_box_iou, iou.complete_box_iou):
+OVERLAPS = (
+    *(iou.box_iou, iou.box_iof, iou.generalized_box_iou),
+    *(iou.distance_box_iou, iou.complete_box_iou, iou.scylla_box_iou),
+)
+for function in OVERLAPS:
     for options in ({}, {"paired": True}, {"inclusive": True}):
         CASES[" ".join((function.__name__, *options))] = (function, (BOXES, OTHERS), options)
 cases = pytest.mark.parametrize("name", CASES)

@@ -49,8 +49,10 @@ def enliven(model: nn.Module) -> None:
             nn.init.xavier_uniform_(module.weight)
             if "sampling_offsets" not in name:
                 module.bias.normal_(std=0.1)
-            if re.search(r"bbox_embed\.\d\.layers\.2", name):
-                module.weight.mul_(2)
+            if re.search(r"bbox_embed\.6\.layers\.2", name):  # the proposals stay near their cells
+                module.weight.mul_(0.2)
+            elif re.search(r"bbox_embed\.\d\.layers\.2", name):
+                module.weight.mul_(0.5)
             elif "class_embed" in name:
                 module.bias.sub_(4.6)  # few objects among many queries
         elif isinstance(module, nn.Embedding):
@@ -78,7 +80,10 @@ def reference_of(refine: bool, two_stage: bool) -> Any:
     return reference
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(
+    scope="module",
+    params=[*(pytest.param(form, marks=pytest.mark.slow) for form in ("plain", "refined")), "two-stage"],
+)
 def pair(request: pytest.FixtureRequest, as_run: AsRun) -> tuple[str, Any, Any]:
     torch.manual_seed(0)
     refine, two_stage = FORMS[request.param]
@@ -159,13 +164,13 @@ def test_outputs_losses_and_gradients(pair: tuple[str, Any, Any], compare: Ledge
 
 
 def gradients(detr: Any, reference: Any) -> list[tuple[Tensor, Tensor]]:
-    """Relative to the largest of each parameter, where it is above one."""
+    """Each divided by the norm of the reference's."""
     names = reference.named_parameters(remove_duplicate=False)
     expected = {key: p.grad for key, p in names if p.grad is not None}
     expected = convert_keys(expected, refine=detr.head.config.refine)
     actual = {key: p.grad for key, p in detr.named_parameters() if p.grad is not None}
     assert actual.keys() <= expected.keys()
-    scales = {key: max(1.0, expected[key].abs().max().item()) for key in actual}
+    scales = {key: max(1e-3, expected[key].norm().item()) for key in actual}
     return [(actual[key] / scale, expected[key] / scale) for key, scale in scales.items()]
 
 
