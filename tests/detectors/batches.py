@@ -117,7 +117,11 @@ def enliven(detector: Detector) -> None:
     Fresh heads start near zero, where all scores are the same and nothing is detected; fresh backbones without batch
     statistics fade or explode. Batch norms that start at zero, to begin as a shortcut, would hide what they follow.
     """
-    layers = [module for module in detector.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    windows = [module for module in detector.modules() if hasattr(module, "relative_position_index")]
+    read = {
+        layer for module in windows for layer in module.children()
+    }  # Swin's: their weights are used, they never run
+    layers = [m for m in detector.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in read]
     for layer in layers:
         if layer.bias is not None and layer.bias.requires_grad:
             layer.bias.zero_()  # a prior that is rare, such as YOLOv3's objectness, would stay alone

@@ -100,7 +100,7 @@ def test_levels_of_some_strides() -> None:
 
 @torch.no_grad()
 def test_a_residual_adds_its_input() -> None:
-    block = Residual(4).eval()
+    block = Residual(4, 2).eval()
     x = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     added = block.expand(block.reduce(x))
     assert added.abs().max() > 0.01
