@@ -45,7 +45,6 @@ bench: install
 	$(BIN)/python benchmarks/torchvision_detectors.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/detr.py
-	$(BIN)/python benchmarks/yolo.py
 
 export-report: install
 	$(BIN)/python benchmarks/export_report.py --runs $(RUNS)
