@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from detkit.config import UserError
-from detkit.weights.detr import HUGGING_FACE_BACKBONES
+from detkit.weights.detr import HUGGING_FACE_BACKBONES, rename
 
 _ATTENTION = {
     "sampling_offsets": "offsets",
@@ -68,19 +67,8 @@ def convert_keys(state: Mapping[str, Tensor], *, refine: bool) -> dict[str, Tens
     refine  whether each decoder layer has predictions of its own
     """
     rules = HUGGING_FACE_KEYS if "model.level_embed" in state else AUTHORS_KEYS
-    converted: dict[str, Tensor] = {}
-    for source_key, tensor in state.items():
-        if source_key.endswith("num_batches_tracked") or re.match(_AGAIN, source_key):
-            continue
-        key = next((re.sub(f"^{rule}", name, source_key) for rule, name in rules if re.match(rule, source_key)), None)
-        if key is None:
-            raise UserError(f"{source_key!r} is no key of a Deformable DETR that detkit converts")
-        key = re.sub(r"\.([qkv])_proj\.", r".\1.", re.sub(r"self_attention\.o(ut)?_proj\.", "self_attention.out.", key))
-        if ".in_proj_" in key:  # queries, keys and values in one matrix
-            for letter, part in zip("qkv", tensor.chunk(3), strict=True):
-                converted[key.replace("in_proj_", f"{letter}.")] = part
-        else:
-            converted[key] = tensor
+    once = {key: tensor for key, tensor in state.items() if not re.match(_AGAIN, key)}
+    converted = rename(once, rules, "a Deformable DETR that detkit converts")
     if not refine:  # the published model lists its one head once for each layer
         again = re.compile(r"head\.(classifiers|regressors)\.[1-9]")
         converted = {key: tensor for key, tensor in converted.items() if not again.match(key)}

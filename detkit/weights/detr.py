@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,23 @@ HUGGING_FACE_KEYS = [*HUGGING_FACE_BACKBONES, *((source, converted) for _, sourc
 def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of either publisher with detkit's keys. Raises UserError for a key that neither of them has."""
     rules = HUGGING_FACE_KEYS if "class_labels_classifier.weight" in state else FACEBOOK_KEYS
+    return rename(state, rules, f"a DETR detector that detkit converts: {', '.join(FILES)}")
+
+
+def rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]], whose: str) -> dict[str, Tensor]:
+    """`state` with the keys that the first fitting rule (pattern of the start, name) gives.
+
+    Queries, keys and values in one matrix become three. Raises UserError for a key that is none of `whose`.
+    """
     converted = {}
     for source_key, tensor in state.items():
         if source_key.endswith("num_batches_tracked"):  # of timm's batch norms, which are frozen
             continue
         key = next((re.sub(f"^{rule}", name, source_key) for rule, name in rules if re.match(rule, source_key)), None)
         if key is None:
-            raise UserError(f"{source_key!r} is no key of a DETR detector that detkit converts: {', '.join(FILES)}")
+            raise UserError(f"{source_key!r} is no key of {whose}")
         key = re.sub(r"\.([qkv])_proj\.", r".\1.", re.sub(r"\.o(ut)?_proj\.", ".out.", key))
-        if ".in_proj_" in key:  # queries, keys and values in one matrix
+        if ".in_proj_" in key:
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
                 converted[key.replace("in_proj_", f"{letter}.")] = part
         else:

@@ -80,8 +80,8 @@ def take_best(metric: Tensor, iou: Tensor, allowed: Tensor, top_k: int) -> tuple
     """
     best = torch.where(allowed, metric, 0.0).topk(min(top_k, metric.shape[1]), dim=1)
     taken = torch.zeros_like(allowed).scatter(1, best.indices, best.values > 0)
-    several = taken.sum(dim=0) > 1
-    return torch.where(several, iou.argmax(dim=0), taken.int().argmax(dim=0)), taken.any(dim=0)
+    contested = taken.sum(dim=0) > 1
+    return torch.where(contested, iou.argmax(dim=0), taken.int().argmax(dim=0)), taken.any(dim=0)
 
 
 def qualities(metric: Tensor, iou: Tensor, match: Tensor, positive: Tensor) -> Tensor:

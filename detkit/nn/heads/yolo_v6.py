@@ -191,13 +191,13 @@ class YOLOv6Head(Head[YOLOv6Outputs]):
         quality: Tensor,
     ) -> Tensor:
         logits = outputs.logits.float()
-        positive, learned, weights = torch.zeros_like(logits), torch.zeros_like(logits), torch.ones_like(logits)
+        positive, targets, weights = torch.zeros_like(logits), torch.zeros_like(logits), torch.ones_like(logits)
         at = (positives.image, positives.prediction, positives.labels)
-        positive[at], learned[at] = 1.0, quality
+        positive[at], targets[at] = 1.0, quality
         if self.class_weights is not None:
             weights[at] = self.class_weights[positives.labels]
         weights = weights * torch.stack([each.weight for each in assignments])[..., None]
-        return (varifocal_loss(logits, learned, positive, self.config.varifocal) * weights).sum()
+        return (varifocal_loss(logits, targets, positive, self.config.varifocal) * weights).sum()
 
     def detect(self, outputs: YOLOv6Outputs, windows: Tensor) -> DetectionRows:
         """A cell may be several classes."""
