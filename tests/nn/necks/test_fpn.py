@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from detkit.nn.necks.fpn import FPN, FPNConfig
+from detkit.nn.necks.fpn import FPN, FPNConfig, enlarged
 
 CHANNELS = (8, 12, 20)
 STRIDES = (8, 16, 32)
@@ -80,3 +80,15 @@ def test_extra_convolutions_start_as_torchvisions() -> None:
 def test_a_pooled_level_has_no_weights() -> None:
     keys = FPN(FPNConfig(out_channels=16), CHANNELS, STRIDES).state_dict()
     assert not any(key.startswith("extra") for key in keys)
+
+
+@pytest.mark.parametrize(("height", "larger"), [(88, 180), (33, 68), (5, 9)])
+def test_an_exported_program_takes_the_same_rows(height: int, larger: int) -> None:
+    class Enlarge(torch.nn.Module):
+        def forward(self, x: torch.Tensor, finer: torch.Tensor) -> torch.Tensor:
+            return enlarged(x, finer.shape[-2:])
+
+    inputs = torch.randn(1, 2, height, height + 1), torch.zeros(1, 1, larger, larger + 3)
+    program = torch.export.export(Enlarge(), inputs)
+    assert "index_select" in str(program.graph)
+    assert torch.equal(program.module()(*inputs), Enlarge()(*inputs))
