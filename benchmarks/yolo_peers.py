@@ -189,19 +189,18 @@ def enliven_yolox(peer: Any, size: int, device: torch.device) -> None:
 @torch.no_grad()
 def enliven(model: nn.Module, last: Sequence[nn.Conv2d], size: int, device: torch.device) -> None:
     """Statistics of the norms as of a trained network, and predictions that differ from cell to cell."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.train().momentum = 1.0
-    images = torch.rand(1, 3, size, size, device=device)
-    model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    hooks = [conv.register_forward_hook(scale_output) for conv in last]
-    model.eval()(images)
+    norms = [module for module in model.modules() if hasattr(module, "running_var")]
+    hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+    hooks += [conv.register_forward_hook(scale_output) for conv in last]
+    model.eval()(torch.rand(1, 3, size, size, device=device))
     for hook in hooks:
         hook.remove()
+
+
+def set_statistics(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+    norm.running_var.copy_(variance)
+    norm.running_mean.copy_(mean)
 
 
 def scale_output(conv: nn.Module, _: object, outputs: Tensor) -> None:

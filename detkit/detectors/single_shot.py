@@ -48,11 +48,13 @@ class SingleShotDetector(Detector[OutputsT]):
         self.head = head
 
     def network(self, images: Tensor, sizes: Tensor) -> OutputsT:
-        features: list[Tensor] = self.backbone(images)
-        if self.neck is not None:
-            features = self.neck(features)
-        outputs: OutputsT = self.head(features, sizes, (images.shape[2], images.shape[3]))
+        outputs: OutputsT = self.head(self.features(images), sizes, (images.shape[2], images.shape[3]))
         return outputs
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The levels that the head reads, finest first."""
+        features: list[Tensor] = self.backbone(images)
+        return features if self.neck is None else self.neck(features)
 
     def criterion(self, outputs: OutputsT, targets: Sequence[Target]) -> dict[str, Tensor]:
         return self.head.criterion(outputs, targets)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["linear", "relu", "relu6", "leaky", "logistic", "mish", "swish"]
+Activation = Literal["linear", "relu", "relu6", "leaky", "logistic", "mish", "swish", "gelu", "prelu"]
 
 
 def activation(name: Activation) -> nn.Module:
@@ -31,6 +31,10 @@ def activation(name: Activation) -> nn.Module:
             return nn.Mish(inplace=True)
         case "swish":
             return nn.SiLU(inplace=True)
+        case "gelu":
+            return nn.GELU()
+        case "prelu":
+            return nn.PReLU()
 
 
 class BatchNorm2d(nn.BatchNorm2d):

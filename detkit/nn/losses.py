@@ -39,16 +39,34 @@ class VarifocalLossConfig(Config):
     gamma: float = Field(2.0, ge=0)  # the larger, the less easy background counts
 
 
-def varifocal_loss(logits: Tensor, targets: Tensor, positive: Tensor, config: VarifocalLossConfig) -> Tensor:
+def varifocal_loss(
+    logits: Tensor, targets: Tensor, positive: Tensor, config: VarifocalLossConfig, *, fixed_weights: bool = False
+) -> Tensor:
     """Cross-entropy of each logit with a quality, in the shape of `logits`: a positive weighs its quality, background
     its own probability to the power of gamma.
 
     targets   in [0, 1]: the quality of positives, 0 for background
     positive  1 for positives, else 0; in the shape and dtype of `logits`
+    fixed_weights  the weight of background has no gradient (RT-DETR)
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    background = config.alpha * (1 - positive) * logits.sigmoid() ** config.gamma
+    probability = (logits.detach() if fixed_weights else logits).sigmoid()
+    background = config.alpha * (1 - positive) * probability**config.gamma
     return (background + targets * positive) * cross_entropy
+
+
+class MatchabilityLossConfig(Config):
+    """Matchability-aware loss of DEIM (Huang et al., arXiv 2412.04234, section 3.3). Default: the paper's."""
+
+    gamma: float = Field(1.5, ge=0)  # power of the quality of positives and of the probability of background
+
+
+def matchability_loss(logits: Tensor, targets: Tensor, positive: Tensor, config: MatchabilityLossConfig) -> Tensor:
+    """Cross-entropy of each logit with a power of its quality, in the shape of `logits`; background weighs a power of
+    its probability, a positive 1. Arguments: see `varifocal_loss`."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets**config.gamma, reduction="none")
+    background = (1 - positive) * logits.detach().sigmoid() ** config.gamma
+    return (background + positive) * cross_entropy
 
 
 def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.config import Config
+from detkit.nn.blocks import Activation, activation
 from detkit.structures import Size
 
 
@@ -28,6 +29,7 @@ class TransformerConfig(Config):
     decoder_layers: int = Field(6, ge=1)
     feedforward: int = Field(2048, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    act: Activation = "relu"  # between the two layers of the feed-forward part
 
     @model_validator(mode="after")
     def _divisible(self) -> TransformerConfig:
@@ -76,8 +78,9 @@ class CrossAttention(Attention):
 class FeedForward(nn.Module):
     """Two linear layers for each element of a sequence, added to their input and normalised after (post-norm)."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float, act: Activation = "relu") -> None:
         super().__init__()
+        self.act = activation(act)
         self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
@@ -85,7 +88,7 @@ class FeedForward(nn.Module):
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(F.relu(self.linear1(x), inplace=True))
+        hidden = self.dropout(self.act(self.linear1(x)))
         y: Tensor = self.norm(x + self.dropout(self.linear2(hidden)))
         return y
 
@@ -96,7 +99,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(config.width, config.heads, config.dropout)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout, config.act)
 
     def forward(self, hidden: Tensor, pos_embed: Tensor, mask: Tensor | None) -> Tensor:
         with_pos = hidden + pos_embed
@@ -106,35 +109,27 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Queries attend to each other, then to the memory by a `CrossAttention` of the given class."""
+    """Queries attend to each other, then to the memory."""
 
-    def __init__(self, config: TransformerConfig, cross_attention: type[CrossAttention]) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.self_attention = Attention(config.width, config.heads, config.dropout)
         self.self_norm = nn.LayerNorm(config.width)
-        self.cross_attention = cross_attention(config.width, config.heads, config.dropout)
+        self.cross_attention: Attention = CrossAttention(config.width, config.heads, config.dropout)
         self.cross_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout, config.act)
 
     def forward(
-        self,
-        hidden: Tensor,
-        query_pos: Tensor,
-        cross_query_pos: Tensor,
-        memory: Tensor,
-        pos_embed: Tensor,
-        mask: Tensor | None,
+        self, hidden: Tensor, query_pos: Tensor, memory: Tensor, pos_embed: Tensor, mask: Tensor | None
     ) -> Tensor:
         """
-        hidden           `[B, Q, D]`
-        query_pos        `[B, Q, D]`: position embedding of the queries where they attend to each other
-        cross_query_pos  `[B, Q, D]`: the same where they attend to the memory
-        memory           `[B, S, D]` with the position embedding `pos_embed`, `[B, S, D]`
+        hidden  `[B, Q, D]` with the position embedding `query_pos`, `[B, Q, D]`
+        memory  `[B, S, D]` with the position embedding `pos_embed`, `[B, S, D]`
         """
         with_pos = hidden + query_pos
         hidden = self.self_norm(hidden + self.dropout(self.self_attention(with_pos, with_pos, hidden)))
-        attended = self.cross_attention(hidden, cross_query_pos, memory, pos_embed, mask)
+        attended = self.cross_attention(hidden, query_pos, memory, pos_embed, mask)
         hidden = self.cross_norm(hidden + self.dropout(attended))
         y: Tensor = self.feedforward(hidden)
         return y
@@ -156,26 +151,35 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(config, CrossAttention) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, query_pos: Tensor, memory: Tensor, pos_embed: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the hidden states `[L, B, Q, D]` after every layer, normalised by one shared norm."""
         hidden, hidden_states = torch.zeros_like(query_pos), []
         for layer in self.layers:
-            hidden = layer(hidden, query_pos, query_pos, memory, pos_embed, mask)
+            hidden = layer(hidden, query_pos, memory, pos_embed, mask)
             hidden_states.append(self.norm(hidden))
         return torch.stack(hidden_states)
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU between them."""
+    """Linear layers with an activation between them."""
 
-    def __init__(self, *widths: int) -> None:
+    def __init__(self, *widths: int, act: Activation = "relu") -> None:
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(before, after), activation(act)]
         super().__init__(*layers[:-1])
+
+
+def zero_output(mlp: MLP) -> MLP:
+    """Makes every output of `mlp` 0 before training."""
+    last = mlp[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return mlp
 
 
 def padding_mask(sizes: Tensor, canvas: Size, cells: Size) -> Tensor:

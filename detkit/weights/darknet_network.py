@@ -27,6 +27,9 @@ from detkit.weights.darknet_layers import (
     size_of,
 )
 
+# darknet's gelu is an approximation of ours, and it has no prelu
+ACTIVATIONS = tuple(name for name in get_args(Activation) if name not in ("gelu", "prelu"))
+
 
 @torch.no_grad()
 def build_network(sections: Sequence[Section]) -> Network:
@@ -187,7 +190,7 @@ def _check_inputs(section: Section, formula: str, expected: int, actual: int) ->
 
 
 def _activation(section: Section) -> Activation:
-    name, known = section.text("activation"), get_args(Activation)
-    if name not in known:
-        raise section.error(f"{name!r} is not known; known: {', '.join(known)}", "activation")
+    name = section.text("activation")
+    if name not in ACTIVATIONS:
+        raise section.error(f"{name!r} is not known; known: {', '.join(ACTIVATIONS)}", "activation")
     return name  # type: ignore[return-value]

@@ -9,9 +9,11 @@ from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 from detkit.nn.losses import (
     FocalLossConfig,
+    MatchabilityLossConfig,
     VarifocalLossConfig,
     distribution_focal_loss,
     giou_loss,
+    matchability_loss,
     sigmoid_focal_loss,
     siou_loss,
     smooth_l1_loss,
@@ -172,3 +174,20 @@ def test_distribution_focal_loss_is_least_for_the_two_bins_around_its_target() -
     distribution_focal_loss(logits, torch.tensor([2.3], dtype=torch.float64)).sum().backward()
     expected = logits.detach().softmax(dim=1) - torch.tensor([[0, 0, 0.7, 0.3]], dtype=torch.float64)
     assert_close(logits.grad, expected)
+
+
+def test_varifocal_weights_without_gradient() -> None:
+    """Then the slope at a background logit of probability 1/2 is alpha (1/2)^2 times that of the cross-entropy, 1/2."""
+    logit = torch.zeros(1, requires_grad=True)
+    zero = torch.zeros(1)
+    varifocal_loss(logit, zero, zero, VarifocalLossConfig(), fixed_weights=True).sum().backward()
+    assert logit.grad is not None
+    assert logit.grad.item() == pytest.approx(0.75 * 0.25 * 0.5)
+
+
+def test_matchability_loss_by_hand() -> None:
+    """Probability .8: a positive of IoU .25, whose target is .25^1.5 = .125, and background, which weighs .8^1.5."""
+    logits = torch.full((2,), 0.8).logit()
+    loss = matchability_loss(logits, torch.tensor([0.25, 0]), torch.tensor([1.0, 0]), MatchabilityLossConfig())
+    positive = -(0.125 * math.log(0.8) + 0.875 * math.log(0.2))
+    assert loss.tolist() == pytest.approx([positive, -(0.8**1.5) * math.log(0.2)], rel=1e-5)

@@ -41,14 +41,11 @@ class SetTargets:
             torch.cat(boxes), torch.cat([part.labels for part in objects]), [len(part) for part in objects]
         )
 
-    def repeat(self, copies: int) -> SetTargets:
-        """The objects of every image `copies` times."""
-        boxes, labels = (torch.split(column, self.counts) for column in (self.boxes, self.labels))
-        return SetTargets(
-            torch.cat([part.repeat(copies, 1) for part in boxes]),
-            torch.cat([part.repeat(copies) for part in labels]),
-            [count * copies for count in self.counts],
-        )
+    def repeat(self, copies: int) -> tuple[SetTargets, Tensor]:
+        """The objects of every image `copies` times, and which row here each of them is."""
+        rows = torch.arange(len(self.labels), device=self.labels.device)
+        rows = torch.cat([part.repeat(copies) for part in torch.split(rows, self.counts)])
+        return SetTargets(self.boxes[rows], self.labels[rows], [count * copies for count in self.counts]), rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +63,11 @@ class Pairs:
     images: Tensor
     predictions: Tensor
     objects: Tensor
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer, image and prediction of each pair: the index of a tensor `[L, B, Q, ...]` that gives `[L, P, ...]`."""
+        layers = torch.arange(len(self.predictions), device=self.predictions.device)[:, None]
+        return layers, self.images, self.predictions
 
 
 class HungarianAssigner:

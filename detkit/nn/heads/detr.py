@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from detkit.nn.heads.class_rows import BACKGROUND, rows
-from detkit.nn.heads.set_head import ClassPrediction, DETROutputs, OneLevelSetHead, SetHeadConfig, picture_sides
+from detkit.nn.heads.set_head import (
+    ClassPrediction,
+    ClassTargets,
+    DETROutputs,
+    OneLevelSetHead,
+    SetHeadConfig,
+    picture_sides,
+)
 from detkit.nn.losses import weighted_cross_entropy
 from detkit.nn.transformer import MLP, Decoder
 from detkit.ops.boxes import at_least_float32
@@ -58,14 +65,14 @@ class SoftmaxClasses(ClassPrediction):
         """The probability without a logarithm, commensurate with the costs of boxes (section 3.1)."""
         return -logits.softmax(dim=-1)[:, :, labels]
 
-    @override
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: ClassTargets) -> Tensor:
         """The mean over the predictions, weighted by their labels, as published."""
         label_weights = logits.new_ones(self.num_classes + 1)
         label_weights[-1] = self.no_object_weight
+        labels = targets.labels
         losses = weighted_cross_entropy(logits.flatten(0, 2), labels.flatten(), label_weights).view_as(labels)
-        total_weights = (label_weights[labels] * counted).sum(dim=(1, 2))
-        return (losses * weights).sum(dim=(1, 2)) / total_weights.clamp(min=torch.finfo(logits.dtype).tiny)
+        total_weights = (label_weights[labels] * targets.counted).sum(dim=(1, 2))
+        return (losses * targets.weights).sum(dim=(1, 2)) / total_weights.clamp(min=torch.finfo(logits.dtype).tiny)
 
     def scores(self, logits: Tensor) -> Tensor:
         """A prediction is a detection of its best class only."""

@@ -11,14 +11,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from typing_extensions import override
 
 from detkit.config import Config
 from detkit.nn.assign.hungarian import HungarianAssigner, Pairs, SetTargets
@@ -28,7 +27,7 @@ from detkit.nn.outputs import register_outputs
 from detkit.nn.selection import DetectionRows, SelectionConfig, select_detections
 from detkit.nn.transformer import Encoder, TransformerConfig, map_pos_embed, padding_mask
 from detkit.ops.boxes import at_least_float32, cxcywh_to_xyxy
-from detkit.ops.iou import box_iof
+from detkit.ops.iou import box_iof, box_iou
 from detkit.structures import Size, Target
 
 
@@ -82,7 +81,18 @@ class ProposingOutputs(DETROutputs):
     proposals: DETROutputs | None
 
 
-SetOutputsT = TypeVar("SetOutputsT", bound=DETROutputs)
+class SetOutputs(Protocol):
+    """What all outputs have in common: predictions and sides as `DETROutputs` has them."""
+
+    @property
+    def logits(self) -> Tensor: ...
+    @property
+    def boxes(self) -> Tensor: ...
+    @property
+    def sides(self) -> Tensor: ...
+
+
+SetOutputsT = TypeVar("SetOutputsT", bound=SetOutputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +104,7 @@ class PredictionGroup:
     boxes   `[L, B, Q, 4]`
     copies  predictions of a layer that answer for each object
     any_class  they say only whether there is an object: all objects count as of the first class
+    pairs   of predictions and objects, the same in every layer; None: the best ones are searched
     """
 
     name: str
@@ -101,6 +112,37 @@ class PredictionGroup:
     boxes: Tensor
     copies: int = 1
     any_class: bool = False
+    pairs: Pairs | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """What the predictions of a group answer for; boxes may answer for more than classes do (D-FINE).
+
+    class_count, box_count  scalars: by which sums of losses are divided
+    """
+
+    classes: Pairs
+    boxes: Pairs
+    class_count: Tensor
+    box_count: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTargets:
+    """
+    labels   int64 `[L, B, Q]`; K: no object
+    quality  `[L, B, Q]`: IoU of a prediction with its object, without gradient; 0 without one
+    weights  `[L, B, Q]`: factor on the loss of each prediction, 0 where it takes no part
+    counted  `[L, B, Q]`, 0 or 1: predictions that a mean is over
+    count    scalar: by which a sum over the predictions is divided, if the loss is no mean over them
+    """
+
+    labels: Tensor
+    quality: Tensor
+    weights: Tensor
+    counted: Tensor
+    count: Tensor
 
 
 class ClassPrediction(ABC):
@@ -111,15 +153,8 @@ class ClassPrediction(ABC):
         """Logits `[L, Q, C]`, labels `[M]` -> `[L, Q, M]`."""
 
     @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
-        """
-        logits       `[L, B, Q, C]`
-        labels       int64 `[L, B, Q]`; K: no object
-        weights      `[L, B, Q]`: factor on the loss of each prediction, 0 where it takes no part
-        counted      `[L, B, Q]`, 0 or 1: predictions that a mean is over
-        num_objects  scalar: by which a sum over the predictions is divided, if the loss is no mean over them
-        Returns `[L]`.
-        """
+    def loss(self, logits: Tensor, targets: ClassTargets) -> Tensor:
+        """Logits `[L, B, Q, C]` -> `[L]`."""
 
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
@@ -138,11 +173,10 @@ class SigmoidClasses(ClassPrediction):
         positive = sigmoid_focal_loss(logits, torch.ones_like(logits), self.focal)
         return positive - sigmoid_focal_loss(logits, torch.zeros_like(logits), self.focal)
 
-    @override
-    def loss(self, logits: Tensor, labels: Tensor, weights: Tensor, counted: Tensor, num_objects: Tensor) -> Tensor:
-        targets = F.one_hot(labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
-        losses = sigmoid_focal_loss(logits, targets, self.focal) * weights[..., None]
-        return losses.sum(dim=(1, 2, 3)) / num_objects
+    def loss(self, logits: Tensor, targets: ClassTargets) -> Tensor:
+        one_hot = F.one_hot(targets.labels, self.num_classes + 1)[..., :-1].to(logits.dtype)
+        losses = sigmoid_focal_loss(logits, one_hot, self.focal) * targets.weights[..., None]
+        return losses.sum(dim=(1, 2, 3)) / targets.count
 
     def scores(self, logits: Tensor) -> Tensor:
         """A prediction may be a detection of several classes."""
@@ -169,45 +203,64 @@ class SetHead(Head[SetOutputsT]):
         Sums over boxes are divided by the number of objects of the batch, the mean over the processes, at least 1.
         """
         objects = SetTargets.of(targets, outputs.sides)
-        num_objects = _mean_over_processes(outputs.sides.new_tensor(float(len(objects.boxes)))).clamp(min=1)
-        losses = {}
-        for group in self.groups(outputs):
-            copies = objects.repeat(group.copies) if group.copies > 1 else objects
-            if group.any_class:
-                copies = replace(copies, labels=torch.zeros_like(copies.labels))
-            pairs = self.assigner.assign(group.logits, group.boxes, copies)
+        groups, losses = self.groups(outputs), {}
+        for group, matching in zip(groups, self.match(groups, objects), strict=True):
             neutral = self._inside_ignored(group.boxes, targets, outputs.sides)
-            layers = self.group_losses(group, copies, pairs, neutral, num_objects * group.copies)
-            for name, loss in layers.items():
+            for name, loss in self.group_losses(group, objects, matching, neutral).items():
                 losses[f"{group.name}_{name}"] = loss[-1]
                 if loss.shape[0] > 1:
                     losses[f"{group.name}_aux_{name}"] = loss[:-1].sum()
         return losses
 
+    def match(self, groups: Sequence[PredictionGroup], objects: SetTargets) -> list[Matching]:
+        """Each group by itself; losses are divided by the number of objects, each counted once for each copy."""
+        count = mean_over_processes(objects.boxes.new_tensor(float(len(objects.boxes)))).clamp(min=1)
+        matchings = []
+        for group in groups:
+            pairs = group.pairs or self._assign(group, objects)
+            matchings.append(Matching(pairs, pairs, count * group.copies, count * group.copies))
+        return matchings
+
+    def _assign(self, group: PredictionGroup, objects: SetTargets) -> Pairs:
+        copies, rows = objects.repeat(group.copies)
+        if group.any_class:
+            copies = replace(copies, labels=torch.zeros_like(copies.labels))
+        pairs = self.assigner.assign(group.logits, group.boxes, copies)
+        return replace(pairs, objects=rows[pairs.objects])
+
     def group_losses(
-        self, group: PredictionGroup, objects: SetTargets, pairs: Pairs, neutral: Tensor, num_objects: Tensor
+        self, group: PredictionGroup, objects: SetTargets, matching: Matching, neutral: Tensor
     ) -> dict[str, Tensor]:
         """The weighted losses, each `[L]`.
 
         neutral  bool `[L, B, Q]`: predictions that, if they are not matched, take no part in the loss of the class
         """
         config = self.config
-        layers = torch.arange(group.boxes.shape[0], device=group.boxes.device)[:, None]
-        matched = (layers, pairs.images, pairs.predictions)
-        labels = torch.full(group.logits.shape[:3], self.num_classes, device=group.logits.device)
-        labels[matched] = objects.labels[pairs.objects]
-        counted = weights = (~neutral | (labels < self.num_classes)).float()
-        if self.class_weights is not None:
-            weights = counted * F.pad(self.class_weights, (0, 1), value=1.0)[labels]
-        class_loss = self.classes.loss(at_least_float32(group.logits), labels, weights, counted, num_objects)
-        boxes, target_boxes = at_least_float32(group.boxes[matched]), objects.boxes[pairs.objects]
-        l1 = (boxes - target_boxes).abs().sum(dim=(1, 2)) / num_objects
-        giou = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes)).sum(dim=1) / num_objects
+        targets = self._class_targets(group, objects, matching, neutral)
+        boxes, target_boxes = matched_boxes(group, objects, matching.boxes)
+        l1 = (boxes - target_boxes).abs().sum(dim=(1, 2)) / matching.box_count
+        giou = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes)).sum(dim=1) / matching.box_count
         return {
-            "class": config.class_weight * class_loss,
+            "class": config.class_weight * self.classes.loss(at_least_float32(group.logits), targets),
             "l1": config.l1_weight * l1,
             "giou": config.giou_weight * giou,
         }
+
+    def _class_targets(
+        self, group: PredictionGroup, objects: SetTargets, matching: Matching, neutral: Tensor
+    ) -> ClassTargets:
+        pairs, device = matching.classes, group.logits.device
+        matched = pairs.rows()
+        labels = torch.full(group.logits.shape[:3], self.num_classes, device=device)
+        labels[matched] = 0 if group.any_class else objects.labels[pairs.objects]
+        quality = torch.zeros(labels.shape, device=device)
+        with torch.no_grad():
+            boxes, target_boxes = (cxcywh_to_xyxy(part) for part in matched_boxes(group, objects, pairs))
+            quality[matched] = box_iou(boxes, target_boxes, paired=True).to(quality.dtype)
+        counted = weights = (~neutral | (labels < self.num_classes)).float()
+        if self.class_weights is not None:
+            weights = counted * F.pad(self.class_weights, (0, 1), value=1.0)[labels]
+        return ClassTargets(labels, quality, weights, counted, matching.class_count)
 
     @torch.no_grad()
     def _inside_ignored(self, boxes: Tensor, targets: Sequence[Target], sides: Tensor) -> Tensor:
@@ -232,10 +285,17 @@ class SetHead(Head[SetOutputsT]):
 class OneLevelSetHead(SetHead[SetOutputsT]):
     """An encoder of one level. A subclass adds the decoder and its queries."""
 
-    def __init__(self, config: SetHeadConfig, in_channels: int, num_classes: int, classes: ClassPrediction) -> None:
+    def __init__(
+        self,
+        config: SetHeadConfig,
+        in_channels: int,
+        num_classes: int,
+        classes: ClassPrediction,
+        encoder: type[Encoder] = Encoder,
+    ) -> None:
         super().__init__(config, num_classes, classes)
         self.project = nn.Conv2d(in_channels, config.transformer.width, kernel_size=1)
-        self.encoder = Encoder(config.transformer)
+        self.encoder = encoder(config.transformer)
 
     def encode(self, features: Tensor, sizes: Tensor, canvas: Size) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """features `[B, C, h, w]` -> memory and its position embedding `[B, S, D]`, padding bool `[B, h, w]`, mask.
@@ -260,12 +320,17 @@ def classifier_with_prior(width: int, num_classes: int, prior: float) -> nn.Line
     return classifier
 
 
+def matched_boxes(group: PredictionGroup, objects: SetTargets, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """cxcywh of the predictions and of their objects, `[L, P, 4]` each."""
+    return at_least_float32(group.boxes[pairs.rows()]), objects.boxes[pairs.objects]
+
+
 def picture_sides(sizes: Tensor) -> Tensor:
     """float32 `[B, 4]`: (w, h, w, h) of pictures of `sizes`, `[B, 2]` (h, w)."""
     return sizes.flip(1).repeat(1, 2).float()
 
 
-def _mean_over_processes(value: Tensor) -> Tensor:
+def mean_over_processes(value: Tensor) -> Tensor:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(value)
         value /= torch.distributed.get_world_size()

@@ -99,10 +99,11 @@ def test_targets_are_parts_of_their_pictures_without_the_ignored() -> None:
     )
     assert targets.labels.tolist() == [1, 2, 0]
     assert targets.counts == [2, 1]
-    twice = targets.repeat(2)
+    twice, rows = targets.repeat(2)
     assert twice.labels.tolist() == [1, 2, 1, 2, 0, 0]
     assert torch.equal(twice.boxes, targets.boxes[[0, 1, 0, 1, 2, 2]])
     assert twice.counts == [4, 2]
+    assert rows.tolist() == [0, 1, 0, 1, 2, 2]
 
 
 def test_a_pair_costs_class_distance_and_overlap() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from detkit.nn.heads.head import Head
+from detkit.nn.heads.set_head import ClassTargets
 from detkit.structures import Categories, Detections, ImageInfo, Objects, Target
 
 Boxes = Sequence[tuple[float, float, float, float]]
@@ -20,6 +21,11 @@ def make_target(boxes: Boxes, labels: Sequence[int] | None = None, ignore: Seque
             torch.tensor(ignore or [False] * len(boxes), dtype=torch.bool),
         )
     )
+
+
+def class_targets(labels: torch.Tensor, weights: torch.Tensor, count: float = 1.0) -> ClassTargets:
+    """Of predictions that all count, with boxes that are exact."""
+    return ClassTargets(labels, torch.ones_like(weights), weights, torch.ones_like(weights), torch.tensor(count))
 
 
 def detect(head: Head[Any], outputs: Any, *infos: ImageInfo) -> list[Detections]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detkit.nn.assign.hungarian import SetTargets
 from detkit.nn.heads.detr import DETRHead, DETRHeadConfig
-from detkit.nn.heads.set_head import DETROutputs, PredictionGroup
+from detkit.nn.heads.set_head import DETROutputs, Matching, PredictionGroup
 from detkit.nn.transformer import TransformerConfig
 from detkit.structures import Objects, Target
 
@@ -156,7 +156,8 @@ def test_gradients_by_differences() -> None:
 
     def losses(logits: Tensor, raw: Tensor) -> tuple[Tensor, ...]:
         group = PredictionGroup("detr", logits, raw.sigmoid())
-        return tuple(detr.group_losses(group, objects, pairs, neutral, torch.tensor(3.0)).values())
+        matching = Matching(pairs, pairs, torch.tensor(3.0), torch.tensor(3.0))
+        return tuple(detr.group_losses(group, objects, matching, neutral).values())
 
     assert torch.autograd.gradcheck(losses, (logits, raw))
 
