@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detkit.accelerate.compiled import compiled, run, threaded
 from detkit.ops import dispatch
+from detkit.ops.deformable_attention import deformable_attention
 from detkit.ops.iou import box_iou
 from detkit.ops.nms import class_aware_nms, nms
 from detkit.ops.roi import roi_align
@@ -29,12 +30,21 @@ def value_and_gradient(features: Tensor) -> tuple[Tensor, Tensor]:
     return pooled.detach(), features.grad
 
 
+def attended() -> list[Tensor]:
+    """Deformable attention of three queries in two images, and its gradients."""
+    torch.manual_seed(2)
+    inputs = [torch.randn(2, 20, 4, 8), torch.rand(2, 3, 4, 5, 2), torch.rand(2, 3, 4, 5)]
+    tensors = [each.requires_grad_() for each in inputs]
+    out = deformable_attention(tensors[0], [(4, 4), (2, 2)], *tensors[1:], [2, 3])
+    return [out.detach(), *torch.autograd.grad(out.cos().sum(), tensors)]
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append((box_iou(BOXES.repeat(100, 1), BOXES), *value_and_gradient(FEATURES)))
+            results.append((box_iou(BOXES.repeat(100, 1), BOXES), *value_and_gradient(FEATURES), *attended()))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:

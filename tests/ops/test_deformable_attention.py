@@ -66,3 +66,22 @@ def test_a_point_in_the_middle_of_a_cell_takes_its_value_and_one_between_two_the
     locations = torch.tensor([[0.25, 0.75], [0.5, 0.25], [1.25, 0.25]]).view(1, 3, 1, 1, 2)
     out = deformable_attention(values, [(2, 2)], locations, torch.ones(1, 3, 1, 1), [1])
     assert out.flatten().tolist() == [3, 1.5, 0]  # the last lies beyond the map
+
+
+def test_what_is_not_finite_spoils_the_result() -> None:
+    """Then the loss is not finite either, and the training loop says so; a point far beyond the map takes nothing."""
+    values = torch.ones(1, 4, 1, 1)
+    locations = torch.tensor([[math.nan, 0.5], [math.inf, 0.5], [0.5, 0.5], [5.0, 0.5]]).view(1, 4, 1, 1, 2)
+    weights = torch.tensor([1.0, 1, math.nan, 1]).view(1, 4, 1, 1)
+    out = deformable_attention(values, [(2, 2)], locations, weights, [1]).flatten()
+    assert out[:3].isnan().all()
+    assert out[3] == 0
+
+
+def test_tensors_of_different_precision() -> None:
+    """As under autocast: values in bfloat16, positions in float32."""
+    values, locations, weights = (tensor.float() for tensor in random_inputs())
+    expected = deformable_attention(values, SIZES, locations, weights, POINTS)
+    mixed = deformable_attention(values.bfloat16(), SIZES, locations.bfloat16(), weights.bfloat16(), POINTS)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), expected, atol=0.1, rtol=0.1)
