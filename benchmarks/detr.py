@@ -1,15 +1,18 @@
-"""DETR R50 beside Hugging Face's: the same weights, the same input, in turn; medians and their ratio.
+"""DETR R50, RT-DETR R18 and D-FINE S beside Hugging Face's: the same weights, the same input, in turn; medians and
+their ratio.
 
-python benchmarks/detr.py [--repeats N]      CUDA if there is one, else the CPU
+python benchmarks/detr.py [--repeats N] [--models NAME ...]      CUDA if there is one, else the CPU
 
-Both train with the paper's dropout, also of attention and within the feed-forward layers, and with the losses of all
-six decoder layers. Each runs in a process of its own, detkit as its tools run it.
+All train with the losses of all decoder layers, and DETR with the paper's dropout, also of attention and within the
+feed-forward layers. RT-DETR and D-FINE have denoising queries, as published; Hugging Face's loss of D-FINE is less work
+than the published one, which detkit has. Each runs in a process of its own, detkit as its tools run it.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,62 +24,138 @@ from timing import Remote, head, row
 from detkit.accelerate import accelerate
 from detkit.detectors.build import build_detector
 from detkit.detectors.detector import Detector
-from detkit.structures import Batch
-from detkit.weights.detr import COCO_CATEGORIES, CONFIGS, convert_keys
+from detkit.engine.speed import for_prediction
+from detkit.structures import Batch, Size
+from detkit.weights import d_fine, detr, rt_detr
 
-CASES = [(False, [(800, 1056)]), (True, [(608, 800), (576, 768)])]  # whether it trains, (h, w) of its images
-OBJECTS = 8
+OBJECTS, CLASSES = 8, len(detr.COCO_CATEGORIES)
+
+
+@dataclass(frozen=True)
+class Model:
+    """
+    build        Hugging Face's with random weights
+    processor    what makes detections of its outputs
+    convert      the module with `hf_config` and `convert_keys`
+    infer, train  (h, w) of the pictures
+    """
+
+    build: Callable[[], Any]
+    processor: Any
+    convert: Any
+    infer: Sequence[Size]
+    train: Sequence[Size]
+
+
+def detr_r50() -> Any:
+    model = transformers.DetrForObjectDetection(
+        transformers.DetrConfig(
+            backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
+            use_timm_backbone=False,
+            num_labels=CLASSES,
+            auxiliary_loss=True,
+            attention_dropout=0.1,
+            activation_dropout=0.1,
+        )
+    )
+    for key, parameter in model.model.backbone.named_parameters():  # it would freeze all stages of its own ResNet
+        parameter.requires_grad_(not key.startswith(("model.embedder", "model.encoder.stages.0")))
+    return model
+
+
+def rt_detr_r18() -> Any:
+    backbone = transformers.RTDetrResNetConfig(
+        layer_type="basic",
+        depths=[2, 2, 2, 2],
+        hidden_sizes=[64, 128, 256, 512],
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = transformers.RTDetrConfig(
+        backbone_config=backbone,
+        encoder_in_channels=[128, 256, 512],
+        hidden_expansion=0.5,
+        decoder_layers=3,
+        freeze_backbone_batch_norms=False,
+        num_labels=CLASSES,
+    )
+    return transformers.RTDetrForObjectDetection(config)
+
+
+def d_fine_s() -> Any:
+    channels = [64, 256, 512, 1024]
+    backbone = transformers.HGNetV2Config(
+        stem_channels=[3, 16, 16],
+        stage_in_channels=[16, 64, 256, 512],
+        stage_mid_channels=[16, 32, 64, 128],
+        stage_out_channels=channels,
+        stage_num_blocks=[1, 1, 2, 1],
+        stage_numb_of_layers=[3, 3, 3, 3],
+        use_learnable_affine_block=True,
+        hidden_sizes=channels,
+        out_indices=[2, 3, 4],
+    )
+    config = transformers.DFineConfig(
+        backbone_config=backbone,
+        freeze_backbone_batch_norms=False,
+        encoder_in_channels=channels[1:],
+        hidden_expansion=0.5,
+        depth_mult=0.34,
+        decoder_layers=3,
+        decoder_n_points=[3, 6, 3],
+        num_labels=CLASSES,
+    )
+    return transformers.DFineForObjectDetection(config)
+
+
+MODELS = {
+    "DETR R50": Model(detr_r50, transformers.DetrImageProcessor, detr, [(800, 1056)], [(608, 800), (576, 768)]),
+    "RT-DETR R18": Model(rt_detr_r18, transformers.RTDetrImageProcessor, rt_detr, [(640, 640)], [(640, 640)] * 2),
+    "D-FINE S": Model(d_fine_s, transformers.RTDetrImageProcessor, d_fine, [(640, 640)], [(640, 640)] * 2),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each, after one that is not counted")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    head(["detkit", "transformers", "transformers / detkit"], ["transformers"], device, repeats)
-    for training, sizes in CASES:
-        ways = {
-            "detkit": Remote(detkit_work, training, sizes, device, as_tools=True),
-            "transformers": Remote(transformers_work, training, sizes, device),
-        }
-        work = "training step" if training else "inference"
-        row(f"DETR R50, {work}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}", ways, repeats, device)
-        for way in ways.values():
-            way.end()
+    head(["detkit", "transformers", "transformers / detkit"], ["transformers"], device, args.repeats)
+    for name in args.models:
+        for training in (False, True):
+            ways = {
+                "detkit": Remote(detkit_work, name, training, device, as_tools=True),
+                "transformers": Remote(transformers_work, name, training, device),
+            }
+            sizes = MODELS[name].train if training else MODELS[name].infer
+            work = f"{'training step' if training else 'inference'}, {len(sizes)} x {sizes[0][0]} x {sizes[0][1]}"
+            row(f"{name}, {work}", ways, args.repeats, device)
+            for way in ways.values():
+                way.end()
 
 
-def detkit_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
-    detector = accelerate(build_pair(device)[0], constant=not training)
-    batch = random_batch(sizes, OBJECTS, len(COCO_CATEGORIES)).to(device)
-    return partial(train_detkit if training else infer_detkit, detector, batch)
+def detkit_work(name: str, training: bool, device: torch.device) -> Callable[[], None]:
+    detector, _, batch = build(name, training, device)
+    if training:
+        return partial(train_detkit, accelerate(detector), batch)
+    return partial(infer_detkit, for_prediction(detector), batch)
 
 
-def transformers_work(training: bool, sizes: list[tuple[int, int]], device: torch.device) -> Callable[[], None]:
-    detector, model = build_pair(device)
-    batch = random_batch(sizes, OBJECTS, len(COCO_CATEGORIES)).to(device)
+def transformers_work(name: str, training: bool, device: torch.device) -> Callable[[], None]:
+    detector, model, batch = build(name, training, device)
     if training:
         return partial(train_transformers, model, detector, batch)
-    return partial(infer_transformers, model, transformers.DetrImageProcessor(), detector, batch)
+    return partial(infer_transformers, model, MODELS[name].processor(), detector, batch)
 
 
-def build_pair(device: torch.device) -> tuple[Detector[Any], Any]:
-    """detkit's and Hugging Face's DETR with the same random weights."""
+def build(name: str, training: bool, device: torch.device) -> tuple[Detector[Any], Any, Batch]:
+    """detkit's and Hugging Face's with the same random weights, and what they are given."""
     torch.manual_seed(0)
-    model = transformers.DetrForObjectDetection(
-        transformers.DetrConfig(
-            backbone_config=transformers.ResNetConfig(out_features=["stage4"]),
-            use_timm_backbone=False,
-            num_labels=len(COCO_CATEGORIES),
-            auxiliary_loss=True,
-            attention_dropout=0.1,
-            activation_dropout=0.1,
-        )
-    ).to(device)
-    detector = build_detector(CONFIGS["detr_resnet50"], COCO_CATEGORIES).to(device)
-    detector.load_state_dict(convert_keys(model.state_dict()))
-    for key, parameter in model.model.backbone.named_parameters():  # it would freeze all stages of its own ResNet
-        parameter.requires_grad_(not key.startswith(("model.embedder", "model.encoder.stages.0")))
-    return detector, model
+    case = MODELS[name]
+    model = case.build().to(device)
+    detector = build_detector(case.convert.hf_config(model.config.to_dict()), detr.COCO_CATEGORIES).to(device)
+    detector.load_state_dict(case.convert.convert_keys(model.state_dict()))
+    return detector, model, random_batch(list(case.train if training else case.infer), OBJECTS, CLASSES).to(device)
 
 
 @torch.inference_mode()
