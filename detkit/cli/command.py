@@ -19,9 +19,9 @@ from detkit.files import write_text, writing
 
 CONFIG = "a YAML file, or a name that `detkit configs` lists"
 SOURCE = (
-    "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], detr:NAME[:FILE], "
-    "yolox:NAME[:FILE], yolov5:NAME:FILE, yolov7:NAME:FILE, detectron2:FILE[:NAMES], darknet:CFG[:WEIGHTS[:NAMES]] or "
-    "NAME.cfg with NAME.weights beside it"
+    "a run (its last.pt), a checkpoint, or public weights: torchvision:NAME[:FILE], hf:FOLDER, hf:OWNER/NAME, "
+    "detr:NAME[:FILE], yolox:NAME[:FILE], yolov5:NAME:FILE, yolov7:NAME:FILE, detectron2:FILE[:NAMES], "
+    "darknet:CFG[:WEIGHTS[:NAMES]] or NAME.cfg with NAME.weights beside it"
 )
 
 

@@ -1,16 +1,20 @@
-"""A detector from its configuration. Adding one: a line in the union, a line in the `match`."""
+"""A detector from its configuration. Adding one: a line in the union, a line in the table."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from detkit.detectors.atss import ATSSConfig, build_atss
 from detkit.detectors.cascade_rcnn import CascadeRCNNConfig, build_cascade_rcnn
+from detkit.detectors.d_fine import DFINEConfig, build_d_fine
 from detkit.detectors.deformable_detr import DeformableDETRConfig, build_deformable_detr
 from detkit.detectors.detector import AnyDetector
 from detkit.detectors.detr import DETRConfig, build_detr
+from detkit.detectors.diffusiondet import DiffusionDetConfig, build_diffusiondet
+from detkit.detectors.dino import DINOConfig, build_dino
 from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, TwoStageConfig, build_faster_rcnn
 from detkit.detectors.fcos import FCOSConfig, build_fcos
@@ -18,6 +22,7 @@ from detkit.detectors.keypoint_rcnn import KeypointRCNNConfig, build_keypoint_rc
 from detkit.detectors.mask_rcnn import MaskRCNNConfig, build_mask_rcnn
 from detkit.detectors.rcnn import RCNNConfig, build_rcnn
 from detkit.detectors.retinanet import RetinaNetConfig, build_retinanet
+from detkit.detectors.rt_detr import RTDETRConfig, build_rt_detr
 from detkit.detectors.sliding_window import SlidingWindowConfig, build_sliding_window
 from detkit.detectors.ssd import SSDConfig, build_ssd
 from detkit.detectors.yolov1 import YOLOv1Config, build_yolov1
@@ -51,9 +56,41 @@ DetectorConfig = Annotated[
     | YOLOv7Config
     | YOLOXConfig
     | DETRConfig
-    | DeformableDETRConfig,
+    | DeformableDETRConfig
+    | DINOConfig
+    | RTDETRConfig
+    | DFINEConfig
+    | DiffusionDetConfig,
     Field(discriminator="name"),
 ]
+
+BUILDERS: dict[type[Any], Callable[[Any, Categories], AnyDetector]] = {
+    SlidingWindowConfig: build_sliding_window,
+    RCNNConfig: build_rcnn,
+    FastRCNNConfig: build_fast_rcnn,
+    FasterRCNNConfig: build_faster_rcnn,
+    CascadeRCNNConfig: build_cascade_rcnn,
+    MaskRCNNConfig: build_mask_rcnn,
+    KeypointRCNNConfig: build_keypoint_rcnn,
+    SSDConfig: build_ssd,
+    RetinaNetConfig: build_retinanet,
+    FCOSConfig: build_fcos,
+    ATSSConfig: build_atss,
+    YOLOv1Config: build_yolov1,
+    YOLOv2Config: build_yolov2,
+    YOLOv3Config: build_yolov3,
+    YOLOv4Config: build_yolov4,
+    YOLOv5Config: build_yolov5,
+    YOLOv6Config: build_yolov6,
+    YOLOv7Config: build_yolov7,
+    YOLOXConfig: build_yolox,
+    DETRConfig: build_detr,
+    DeformableDETRConfig: build_deformable_detr,
+    DINOConfig: build_dino,
+    RTDETRConfig: build_rt_detr,
+    DFINEConfig: build_d_fine,
+    DiffusionDetConfig: build_diffusiondet,
+}
 
 
 def learned_columns(config: DetectorConfig) -> tuple[Column, ...]:
@@ -63,47 +100,4 @@ def learned_columns(config: DetectorConfig) -> tuple[Column, ...]:
 
 def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetector:
     """The detector in plain modules; see `detkit.accelerate` for faster ones."""
-    match config:
-        case SlidingWindowConfig():
-            detector: AnyDetector = build_sliding_window(config, categories)
-        case RCNNConfig():
-            detector = build_rcnn(config, categories)
-        case FastRCNNConfig():
-            detector = build_fast_rcnn(config, categories)
-        case FasterRCNNConfig():
-            detector = build_faster_rcnn(config, categories)
-        case MaskRCNNConfig():
-            detector = build_mask_rcnn(config, categories)
-        case KeypointRCNNConfig():
-            detector = build_keypoint_rcnn(config, categories)
-        case CascadeRCNNConfig():
-            detector = build_cascade_rcnn(config, categories)
-        case SSDConfig():
-            detector = build_ssd(config, categories)
-        case RetinaNetConfig():
-            detector = build_retinanet(config, categories)
-        case FCOSConfig():
-            detector = build_fcos(config, categories)
-        case ATSSConfig():
-            detector = build_atss(config, categories)
-        case YOLOv1Config():
-            detector = build_yolov1(config, categories)
-        case YOLOv2Config():
-            detector = build_yolov2(config, categories)
-        case YOLOv3Config():
-            detector = build_yolov3(config, categories)
-        case YOLOv4Config():
-            detector = build_yolov4(config, categories)
-        case YOLOv5Config():
-            detector = build_yolov5(config, categories)
-        case YOLOv6Config():
-            detector = build_yolov6(config, categories)
-        case YOLOv7Config():
-            detector = build_yolov7(config, categories)
-        case YOLOXConfig():
-            detector = build_yolox(config, categories)
-        case DETRConfig():
-            detector = build_detr(config, categories)
-        case DeformableDETRConfig():
-            detector = build_deformable_detr(config, categories)
-    return detector
+    return BUILDERS[type(config)](config, categories)

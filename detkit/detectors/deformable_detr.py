@@ -18,6 +18,7 @@ from detkit.nn.heads.deformable_detr import DeformableDETRHead, DeformableDETRHe
 from detkit.nn.heads.set_head import ProposingOutputs
 from detkit.nn.input import ImageInput, InputConfig, LetterboxConfig
 from detkit.nn.necks.projection import Projection, ProjectionConfig
+from detkit.nn.transformer import TransformerConfig
 from detkit.structures import Categories
 
 
@@ -31,15 +32,19 @@ class DeformableDETRConfig(Config):
     input: InputConfig = InputConfig()
 
     @model_validator(mode="after")
-    def _widths_agree(self) -> DeformableDETRConfig:
-        if self.neck.out_channels != self.head.transformer.width:
-            raise ValueError(
-                f"neck.out_channels: expected head.transformer.width, {self.head.transformer.width}, found "
-                f"{self.neck.out_channels}"
-            )
-        if isinstance(self.input.resize, LetterboxConfig):
-            raise ValueError("input.resize: padding is masked here, a letterbox gains nothing; use {name: short_side}")
+    def _parts_fit(self) -> DeformableDETRConfig:
+        check_parts(self.neck, self.head.transformer, self.input)
         return self
+
+
+def check_parts(neck: ProjectionConfig, transformer: TransformerConfig, image_input: InputConfig) -> None:
+    """Raises ValueError unless the levels of the neck have the width of the transformer and padding is masked."""
+    if neck.out_channels != transformer.width:
+        raise ValueError(
+            f"neck.out_channels: expected head.transformer.width, {transformer.width}, found {neck.out_channels}"
+        )
+    if isinstance(image_input.resize, LetterboxConfig):
+        raise ValueError("input.resize: padding is masked here, a letterbox gains nothing; use {name: short_side}")
 
 
 class DeformableDETR(SingleShotDetector[ProposingOutputs]):

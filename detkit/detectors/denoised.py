@@ -1,4 +1,4 @@
-"""A detector whose head sees the targets in training, because it makes denoising queries of them."""
+"""A detector whose head sees the targets in training, because it learns to undo noise on their boxes."""
 
 from __future__ import annotations
 

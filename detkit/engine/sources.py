@@ -30,7 +30,7 @@ from detkit.structures import Categories
 from detkit.weights.files import Change, read_archive, state_in, unchanged
 from detkit.weights.plain import convert_plain
 
-PUBLISHERS = ("torchvision", "detr", "detectron2", "yolox", "yolov5", "yolov7", "darknet")
+PUBLISHERS = ("torchvision", "hf", "detr", "detectron2", "yolox", "yolov5", "yolov7", "darknet")
 
 
 def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[AnyDetector, RunConfig | None]:
@@ -41,7 +41,7 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME`, `detr:NAME` or
     `yolox:NAME`, with `:FILE` for weights that are already on disk, `yolov5:NAME:FILE`, `yolov7:NAME:FILE`,
-    `detectron2:FILE`, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`;
+    `detectron2:FILE`, `hf:FOLDER` or `hf:OWNER/NAME` of Hugging Face, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`;
     those have no configuration. It may also be a file that `detkit export` wrote, which cannot be trained. A
     checkpoint's weights come from the file: none are downloaded. Raises UserError if it is none of these, or its
     weights are not numbers, and for other overrides.
@@ -188,6 +188,10 @@ def _load_public(source: str, change: Change = unchanged) -> AnyDetector | None:
             from detkit.weights.torchvision import load_torchvision
 
             return load_torchvision(name, Path(file) if file else None, change)
+        case "hf":
+            from detkit.weights.hugging_face import load_hugging_face
+
+            return load_hugging_face(rest, change)
         case "detr":
             from detkit.weights.detr import load_detr
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.nn.transformer import Attention, FeedForward, TransformerConfig, map_pos_embed, padding_mask
-from detkit.ops.deformable_attention import deformable_attention
+from detkit.ops.deformable_attention import Sampling, deformable_attention
 from detkit.structures import Size
 
 NEAREST_ZERO = 1e-5  # coordinates are this far from 0 and 1 before a logit is taken
@@ -26,7 +27,16 @@ class DeformableTransformerConfig(TransformerConfig):
     """Defaults: section A.2."""
 
     feedforward: int = Field(1024, ge=1)
-    points: int = Field(4, ge=1)  # of a query and head in each level
+    # of a query and head in each level, or in the levels in order, finest first
+    points: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 4
+    sampling: Sampling = "bilinear"  # of the decoder's points; discrete: the value of one cell (RT-DETRv2)
+
+    def points_of(self, levels: int) -> tuple[int, ...]:
+        """The points in each of so many levels. Raises ValueError if `points` are those of another number of them."""
+        points = (self.points,) * levels if isinstance(self.points, int) else self.points
+        if len(points) != levels:
+            raise ValueError(f"transformer.points: expected one for each of {levels} levels, found {len(points)}")
+        return points
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +85,25 @@ class Levels:
 
 
 class DeformableAttention(nn.Module):
-    """Attention of queries to points near their positions; which and how much follows from the query."""
+    """Attention of queries to points near their positions; which and how much follows from the query.
 
-    def __init__(self, width: int, heads: int, points: Sequence[int]) -> None:
+    project  there are linear layers before the heads and after them (else: D-FINE)
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        points: Sequence[int],
+        sampling: Sampling = "bilinear",
+        *,
+        project: bool = True,
+    ) -> None:
         super().__init__()
-        self.heads, self.points = heads, tuple(points)
+        self.heads, self.points, self.sampling = heads, tuple(points), sampling
         total = heads * sum(points)
         self.offsets, self.weights = nn.Linear(width, 2 * total), nn.Linear(width, total)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.out = (nn.Linear(width, width) if project else nn.Identity() for _ in range(2))
         angles = torch.arange(heads) * (2 * math.pi / heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=1)
         directions = directions / directions.abs().amax(dim=1, keepdim=True)  # [M, 2]
@@ -92,9 +113,12 @@ class DeformableAttention(nn.Module):
         for layer in (self.offsets, self.weights):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.weights.bias)
-        for layer in (self.value, self.out):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for projection in (self.value, self.out):
+            if isinstance(projection, nn.Linear):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
+        if sampling == "discrete":
+            self.offsets.requires_grad_(False)  # which cell a point lies in has no gradient
 
     def forward(self, query: Tensor, positions: Tensor, memory: Tensor, levels: Levels) -> Tensor:
         """`[B, Q, D]`
@@ -121,17 +145,18 @@ class DeformableAttention(nn.Module):
         else:
             reach = at[..., 2:] * 0.5 / counts.repeat_interleave(counts, output_size=sum(self.points))[:, None]
         locations = at[..., :2] + offsets * reach
-        y: Tensor = self.out(deformable_attention(values, levels.sizes, locations, weights, self.points))
+        attended = deformable_attention(values, levels.sizes, locations, weights, self.points, self.sampling)
+        y: Tensor = self.out(attended)
         return y
 
 
 class DeformableEncoderLayer(nn.Module):
     def __init__(self, config: DeformableTransformerConfig, levels: int) -> None:
         super().__init__()
-        self.attention = DeformableAttention(config.width, config.heads, [config.points] * levels)
+        self.attention = DeformableAttention(config.width, config.heads, config.points_of(levels))
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout, config.act)
 
     def forward(self, hidden: Tensor, pos_embed: Tensor, positions: Tensor, levels: Levels) -> Tensor:
         attended = self.attention(hidden + pos_embed, positions, hidden, levels)
@@ -140,11 +165,13 @@ class DeformableEncoderLayer(nn.Module):
 
 
 class DeformableEncoder(nn.Module):
-    """Every cell of every level attends to points around it in all levels."""
+    """Every cell of every level attends to points around it in all levels. centered: see `map_pos_embed`."""
 
-    def __init__(self, config: DeformableTransformerConfig, levels: int, temperature: float) -> None:
+    def __init__(
+        self, config: DeformableTransformerConfig, levels: int, temperature: float, *, centered: bool = True
+    ) -> None:
         super().__init__()
-        self.width, self.temperature = config.width, temperature
+        self.width, self.temperature, self.centered = config.width, temperature, centered
         self.level_embed = nn.Parameter(torch.randn(levels, config.width))
         self.layers = nn.ModuleList(DeformableEncoderLayer(config, levels) for _ in range(config.encoder_layers))
 
@@ -152,7 +179,7 @@ class DeformableEncoder(nn.Module):
         """Levels `[B, D, H_l, W_l]` -> memory `[B, S, D]`."""
         hidden = torch.cat([level.flatten(2).transpose(1, 2) for level in features], dim=1)
         embeds = [
-            map_pos_embed(mask, self.width, self.temperature, centered=True).flatten(1, 2) + embed
+            map_pos_embed(mask, self.width, self.temperature, centered=self.centered).flatten(1, 2) + embed
             for mask, embed in zip(levels.masks(), self.level_embed, strict=True)
         ]
         pos_embed = torch.cat(embeds, dim=1).to(hidden.dtype)
@@ -169,10 +196,12 @@ class DeformableDecoderLayer(nn.Module):
         super().__init__()
         self.self_attention = Attention(config.width, config.heads, config.dropout)
         self.self_norm = nn.LayerNorm(config.width)
-        self.cross_attention = DeformableAttention(config.width, config.heads, [config.points] * levels)
+        self.cross_attention = DeformableAttention(
+            config.width, config.heads, config.points_of(levels), config.sampling
+        )
         self.cross_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout)
+        self.feedforward = FeedForward(config.width, config.feedforward, config.dropout, config.act)
 
     def forward(
         self,
@@ -197,10 +226,10 @@ class DeformableDecoderLayer(nn.Module):
         return y
 
 
-def moved(positions: Tensor, by: Tensor) -> Tensor:
+def moved(positions: Tensor, by: Tensor, nearest_zero: float = NEAREST_ZERO) -> Tensor:
     """Boxes `[B, Q, 4]`: the logits of positions `[B, Q, 2 or 4]`, to which `by`, `[B, Q, 4]`, is added; of a point,
     which has no sides, the sides are `by` alone."""
-    logits = positions.logit(NEAREST_ZERO)
+    logits = positions.logit(nearest_zero)
     if positions.shape[-1] == 2:
         logits = torch.cat([logits, torch.zeros_like(logits)], dim=-1)
     return (logits + by).sigmoid()

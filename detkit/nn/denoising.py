@@ -31,6 +31,7 @@ class DenoisingConfig(Config):
     moved: Literal["corners", "center"] = "corners"  # center: it moves as far as a corner would, and each side by at
     # most `box_noise` of itself (DN-DETR)
     negatives: bool = True  # queries of more noise that are trained as "no object"
+    swap_corners: bool = False  # corners that noise moves past each other change places (D-FINE); else the side is 0
     empty: float = Field(0.0, ge=0, le=1)  # coordinates of the queries of an image with fewer objects than the most
 
 
@@ -108,4 +109,5 @@ def _noised(config: DenoisingConfig, boxes: Tensor, negative: Tensor) -> Tensor:
     sign = torch.randint_like(boxes, 2) * 2 - 1
     part = sign * (torch.rand_like(boxes) + negative[:, None])
     reach = (sides / 2).repeat(1, 1, 2) * config.box_noise
-    return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + part * reach).clamp(0, 1))
+    noised = xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + part * reach).clamp(0, 1))
+    return noised.abs() if config.swap_corners else noised

@@ -1,6 +1,6 @@
 """Blocks that train as parallel layers and run as one convolution (RepVGG; Ding et al., arXiv 2101.03697).
 
-Shapes: `[B, C, H, W]` -> `[B, C', H', W']`. Batch norms have eps 1e-3 and momentum .03.
+Shapes: `[B, C, H, W]` -> `[B, C', H', W']`. Batch norms have eps 1e-3 and momentum .03 where nothing else is stated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.nn.blocks import Activation, BatchNorm2d, activation
+from detkit.nn.blocks import Activation, BatchNorm2d, ConvBlock, activation
 from detkit.nn.csp import conv
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -47,6 +47,8 @@ class RepConv(nn.Module):
         *,
         identity: bool = False,
         act: Activation = "swish",
+        norm_eps: float = 1e-3,
+        norm_momentum: float = 0.03,
     ) -> None:
         super().__init__()
         if identity and (in_channels != out_channels or stride != 1):
@@ -54,9 +56,19 @@ class RepConv(nn.Module):
                 f"identity: expected the channels and size of the input, found {out_channels} of "
                 f"{in_channels} channels and stride {stride}"
             )
-        self.large = conv(in_channels, out_channels, 3, stride, act="linear")
-        self.small = conv(in_channels, out_channels, 1, stride, act="linear")
-        self.identity = BatchNorm2d(in_channels, eps=1e-3, momentum=0.03) if identity else None
+        self.large, self.small = (
+            ConvBlock(
+                in_channels,
+                out_channels,
+                size,
+                stride,
+                act="linear",
+                norm_eps=norm_eps,
+                norm_momentum=norm_momentum,
+            )
+            for size in (3, 1)
+        )
+        self.identity = BatchNorm2d(in_channels, eps=norm_eps, momentum=norm_momentum) if identity else None
         self.act = activation(act)
         self.out_channels = out_channels
 
@@ -121,6 +133,28 @@ class RepCSP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.merge(torch.cat([self.blocks(self.main(x)), self.side(x)], dim=1))
+        return y
+
+
+class CSPRepLayer(nn.Module):
+    """A 1x1 convolution and a chain of `RepConv`s, another 1x1 convolution beside them, and the two added up (RT-DETR,
+    arXiv 2304.08069, section 4.2, "fusion block"). Its norms have torch's eps 1e-5 and momentum .1.
+
+    hidden  channels between; if they are those of the output, no 1x1 convolution follows the sum
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden: int, blocks: int, *, act: Activation = "swish"
+    ) -> None:
+        super().__init__()
+        self.main, self.side = (ConvBlock(in_channels, hidden, 1, act=act) for _ in range(2))
+        self.blocks = nn.Sequential(
+            *(RepConv(hidden, hidden, act=act, norm_eps=1e-5, norm_momentum=0.1) for _ in range(blocks))
+        )
+        self.merge = nn.Identity() if hidden == out_channels else ConvBlock(hidden, out_channels, 1, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.merge(self.blocks(self.main(x)) + self.side(x))
         return y
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
+from detkit.detectors.deformable_detr import DeformableDETRConfig
+from detkit.nn.deformable import DeformableTransformerConfig
+from detkit.nn.heads.deformable_detr import DeformableDETRHeadConfig
+from detkit.nn.necks.projection import ProjectionConfig
 from detkit.weights.detr import HUGGING_FACE_BACKBONES, rename
+from detkit.weights.hugging_face_config import require, resnet_of, transformer_fields
 
 _ATTENTION = {
     "sampling_offsets": "offsets",
@@ -38,8 +44,8 @@ _PARTS = [  # pattern of the authors, of Hugging Face, converted
     (r"query_embed\.weight", r"model\.query_position_embeddings\.weight", "head.queries"),
     (r"transformer\.level_embed", r"model\.level_embed", "head.encoder.level_embed"),
     (r"transformer\.reference_points\.", r"model\.reference_points\.", "head.reference."),
-    (r"transformer\.enc_output\.", r"model\.enc_output\.", "head.proposal.0."),
-    (r"transformer\.enc_output_norm\.", r"model\.enc_output_norm\.", "head.proposal.1."),
+    (r"transformer\.enc_output\.", r"model\.enc_output\.", "head.proposer.content.0."),
+    (r"transformer\.enc_output_norm\.", r"model\.enc_output_norm\.", "head.proposer.content.1."),
     (r"transformer\.pos_trans\.", r"model\.pos_trans\.", "head.query.0."),
     (r"transformer\.pos_trans_norm\.", r"model\.pos_trans_norm\.", "head.query.1."),
     (r"class_embed\.(\d)\.", r"class_embed\.(\d)\.", r"head.classifiers.\1."),
@@ -56,9 +62,25 @@ _PARTS = [  # pattern of the authors, of Hugging Face, converted
         for part, authors, hugging_face, converted in _LAYERS
     ),
 ]
-_AGAIN = r"(?:transformer|model)\.decoder\.(?:class|bbox)_embed\."  # the same tensors under a second name
+_AGAIN = r"(?:transformer|model)\.decoder\.((?:class|bbox)_embed\.)"  # the same tensors under a second name
 AUTHORS_KEYS = [(r"backbone\.0\.body\.", "backbone."), *((source, converted) for source, _, converted in _PARTS)]
 HUGGING_FACE_KEYS = [*HUGGING_FACE_BACKBONES, *((source, converted) for _, source, converted in _PARTS)]
+
+
+def hf_config(config: dict[str, Any]) -> DeformableDETRConfig:
+    """From the config.json of Hugging Face's. Raises UserError for what detkit lacks."""
+    points, levels, two_stage = config["encoder_n_points"], config["num_feature_levels"], config["two_stage"]
+    require(config, position_embedding_type="sine", num_channels=3, decoder_n_points=points)
+    strides = (8, 16, 32) if levels > 1 else (32,)
+    transformer = DeformableTransformerConfig(**transformer_fields(config), points=points)
+    head = DeformableDETRHeadConfig(
+        transformer=transformer,
+        num_queries=config["two_stage_num_proposals"] if two_stage else config["num_queries"],
+        refine=config["with_box_refine"],
+        two_stage=two_stage,
+    )
+    neck = ProjectionConfig(out_channels=transformer.width, extra_levels=levels - len(strides))
+    return DeformableDETRConfig(backbone=resnet_of(config, strides), neck=neck, head=head)
 
 
 def convert_keys(state: Mapping[str, Tensor], *, refine: bool) -> dict[str, Tensor]:
@@ -67,9 +89,27 @@ def convert_keys(state: Mapping[str, Tensor], *, refine: bool) -> dict[str, Tens
     refine  whether each decoder layer has predictions of its own
     """
     rules = HUGGING_FACE_KEYS if "model.level_embed" in state else AUTHORS_KEYS
-    once = {key: tensor for key, tensor in state.items() if not re.match(_AGAIN, key)}
+    once = {re.sub(_AGAIN, r"\1", key): tensor for key, tensor in state.items()}
     converted = rename(once, rules, "a Deformable DETR that detkit converts")
     if not refine:  # the published model lists its one head once for each layer
         again = re.compile(r"head\.(classifiers|regressors)\.[1-9]")
-        converted = {key: tensor for key, tensor in converted.items() if not again.match(key)}
-    return converted
+        return {key: tensor for key, tensor in converted.items() if not again.match(key)}
+    for key in [key for key in converted if key.startswith("head.regressors.") and key.endswith(".0.bias")]:
+        number = key.split(".")[2]  # Hugging Face may write one classifier for all layers
+        for name in ("weight", "bias"):
+            converted.setdefault(f"head.classifiers.{number}.{name}", converted[f"head.classifiers.0.{name}"])
+    if "head.query.0.weight" not in converted:
+        return converted
+    last = max(int(key.split(".")[2]) for key in converted if key.startswith("head.regressors."))  # the encoder's
+    names = {f"head.{part}s.{last}.": f"head.proposer.{part}." for part in ("classifier", "regressor")}
+    return {
+        next((new + key.removeprefix(old) for old, new in names.items() if key.startswith(old)), key): tensor
+        for key, tensor in converted.items()
+    }
+
+
+def refines(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict of either publisher has predictions of its own for each decoder layer."""
+    name = "bbox_embed.{}.layers.2.weight"
+    heads = [tensor for number in (0, 1) for key, tensor in state.items() if key.endswith(name.format(number))]
+    return len(heads) > 1 and not heads[0].equal(heads[-1])

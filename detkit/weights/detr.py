@@ -21,8 +21,11 @@ from detkit.detectors.detector import Detector
 from detkit.detectors.detr import DETRConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import download
+from detkit.nn.heads.detr import DETRHeadConfig
+from detkit.nn.transformer import TransformerConfig
 from detkit.structures import Categories
 from detkit.weights.files import Change, read_state, unchanged
+from detkit.weights.hugging_face_config import require, resnet_of, transformer_fields
 
 URL = "https://dl.fbaipublicfiles.com/detr/"
 FILES = {
@@ -101,6 +104,14 @@ def convert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, rules, f"a DETR detector that detkit converts: {', '.join(FILES)}")
 
 
+def hf_config(config: dict[str, Any]) -> DETRConfig:
+    """From the config.json of Hugging Face's. Raises UserError for what detkit lacks."""
+    require(config, position_embedding_type="sine", num_channels=3)
+    transformer = TransformerConfig(**transformer_fields(config))
+    head = DETRHeadConfig(transformer=transformer, num_queries=config["num_queries"])
+    return DETRConfig(backbone=resnet_of(config, (32,)), head=head)
+
+
 def rename(state: Mapping[str, Tensor], rules: Sequence[tuple[str, str]], whose: str) -> dict[str, Tensor]:
     """`state` with the keys that the first fitting rule (pattern of the start, name) gives.
 
@@ -132,12 +143,12 @@ def load_detr(name: str, file: Path | None = None, change: Change = unchanged) -
     if name not in FILES:
         raise UserError(f"detr:{name}: not known; known: {', '.join(FILES)}")
     if file and file.is_dir():
-        file = _weights_in(file)
+        file = weights_in(file)
     state = convert_keys(read_state(file, "DETR") if file else download(URL + FILES[name], name)["model"])
     source = file or name
     if "head.classifier.bias" not in state:
         raise UserError(f"{source}: not a DETR checkpoint: it has no classifier")
-    detector = build_detector(change(CONFIGS[name]), _categories(file, len(state["head.classifier.bias"]) - 1))
+    detector = build_detector(change(CONFIGS[name]), categories_beside(file, len(state["head.classifier.bias"]) - 1))
     try:
         detector.load_state_dict(state)
     except RuntimeError as error:
@@ -145,7 +156,8 @@ def load_detr(name: str, file: Path | None = None, change: Change = unchanged) -
     return detector.eval()
 
 
-def _weights_in(folder: Path) -> Path:
+def weights_in(folder: Path) -> Path:
+    """Hugging Face's file of weights in a folder. Raises UserError if there is none."""
     names = ("model.safetensors", "pytorch_model.bin")
     for name in names:
         if (folder / name).is_file():
@@ -153,7 +165,7 @@ def _weights_in(folder: Path) -> Path:
     raise UserError(f"{folder}: no weights here; expected {' or '.join(names)}")
 
 
-def _categories(file: Path | None, count: int) -> Categories:
+def categories_beside(file: Path | None, count: int) -> Categories:
     """The `count` classes that the `config.json` beside `file` names; COCO's if there is none."""
     config = file.parent / "config.json" if file else None
     if config and config.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import product
 
 from torch import Tensor
 
@@ -20,9 +21,11 @@ def convert_plain(
     fitting  how many tensors of a state dict under detkit's names fit the detector
     """
     readings: list[tuple[str, Mapping[str, Tensor]]] = []
-    for whose, convert in READINGS.items():
+    plain = _without_prefix(state)
+    forms = [state] if plain is state else [plain, state]  # a publisher's own names may all begin with a prefix
+    for (whose, convert), form in product(READINGS.items(), forms):
         try:
-            readings.append((whose, convert(_without_prefix(state))))
+            readings.append((whose, convert(form)))
         except UserError:  # of a publisher who has no such names
             continue
     return max(readings, key=lambda reading: fitting(reading[1]))
@@ -56,6 +59,42 @@ def _detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return convert_keys(state)
 
 
+def _deformable_detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.deformable_detr import convert_keys, refines
+
+    return convert_keys(state, refine=refines(state))
+
+
+def _conditional_detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.conditional_detr import convert_keys
+
+    return convert_keys(state)
+
+
+def _dab_detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.dab_detr import convert_keys
+
+    return convert_keys(state)
+
+
+def _rt_detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.rt_detr import convert_keys
+
+    return convert_keys(state)
+
+
+def _d_fine(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.d_fine import convert_keys
+
+    return convert_keys(state)
+
+
+def _dino(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.dino import convert_keys
+
+    return convert_keys(state)
+
+
 def _detectron2(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     from detkit.weights.detectron2 import convert_keys
 
@@ -85,6 +124,12 @@ READINGS: dict[str, Convert] = {  # of readings that fit equally well the first 
     "a backbone alone": _backbone,
     "a detector of torchvision": _torchvision,
     "a DETR": _detr,
+    "a Deformable DETR": _deformable_detr,
+    "a Conditional DETR": _conditional_detr,
+    "a DAB-DETR": _dab_detr,
+    "a DINO": _dino,
+    "an RT-DETR": _rt_detr,
+    "a D-FINE": _d_fine,
     "a detector of Detectron2": _detectron2,
     "a YOLOX": _yolox,
     "a YOLOv5": _yolov5,

@@ -49,6 +49,9 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
             model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
         case "rcnn":  # every region passes the network
             model["roi"] |= {"crop_size": 32, "context": 2, "batch_size_per_image": 8}
+        case "diffusiondet":  # every box is pooled and has its own convolutions in each layer
+            model["head"] |= {"num_boxes": 50, "layers": 2}
+            model["head"]["layer"] |= {"dynamic_width": 16, "feedforward": 256}
     if model["name"].endswith("rcnn"):
         _narrow_heads(model)
     return parse_config(tree, RunConfig)

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from detkit.detectors.build import build_detector
-from detkit.detectors.detr import DETRConfig
+from detkit.detectors.detr import DETRConfig, HeadConfig
 from detkit.nn.backbones import build_backbone
 from detkit.nn.backbones.resnet import ResNetConfig
-from detkit.nn.heads.dab_detr import DABDETRHeadConfig, ProposalConfig
+from detkit.nn.heads.conditional_detr import ConditionalDETRHeadConfig
+from detkit.nn.heads.dab_detr import DABDETRHeadConfig, DABTransformerConfig, DNDenoisingConfig, ProposalConfig
 from detkit.nn.heads.detr import DETRHeadConfig
 from detkit.nn.input import InputConfig, LetterboxConfig, StretchConfig
 from detkit.nn.transformer import TransformerConfig
@@ -111,6 +112,7 @@ def test_padding_alters_the_backbone_and_nothing_after_it() -> None:
 
 
 TINY = TransformerConfig(width=16, heads=4, encoder_layers=1, decoder_layers=2, feedforward=32, dropout=0.0)
+TINY_DAB = DABTransformerConfig(**dict(TINY))
 
 
 @pytest.mark.long
@@ -118,12 +120,14 @@ TINY = TransformerConfig(width=16, heads=4, encoder_layers=1, decoder_layers=2, 
     "head",
     [
         DETRHeadConfig(transformer=TINY, num_queries=7),
-        DABDETRHeadConfig(transformer=TINY, num_queries=7),
-        DABDETRHeadConfig(transformer=TINY, num_queries=7, proposals=ProposalConfig()),
+        ConditionalDETRHeadConfig(transformer=TINY, num_queries=7),
+        DABDETRHeadConfig(transformer=TINY_DAB, num_queries=7),
+        DABDETRHeadConfig(transformer=TINY_DAB, num_queries=7, denoising=DNDenoisingConfig()),
+        DABDETRHeadConfig(transformer=TINY_DAB, num_queries=7, proposals=ProposalConfig()),
     ],
-    ids=["detr", "anchors", "proposals"],
+    ids=["detr", "conditional", "anchors", "denoising", "proposals"],
 )
-def test_the_core_exports_with_any_batch_size(head: DETRHeadConfig | DABDETRHeadConfig) -> None:
+def test_the_core_exports_with_any_batch_size(head: HeadConfig) -> None:
     """With padding and without, although the program that is not exported uses no mask if nothing is padded."""
     torch.manual_seed(0)
     resize = {"name": "short_side", "size": 64, "max_size": 96}

@@ -29,7 +29,14 @@ from detkit.engine.sources import Weights
 from detkit.engine.train import train_config
 from detkit.nn.anchors import AnchorConfig, PriorConfig
 from detkit.nn.backbones.lenet import LeNetConfig
-from detkit.nn.heads.dab_detr import DABDETRHead, DABDETRHeadConfig, ProposalConfig
+from detkit.nn.heads.dab_detr import (
+    DABDETRHead,
+    DABDETRHeadConfig,
+    DABSelectionConfig,
+    DABTransformerConfig,
+    DNDenoisingConfig,
+    ProposalConfig,
+)
 from detkit.nn.heads.detr import DETRHead, DETRHeadConfig
 from detkit.nn.heads.head import Head
 from detkit.nn.heads.rcnn import RCNNHead, RCNNHeadConfig, RCNNSelectionConfig
@@ -121,12 +128,12 @@ def detr(_: Backbone, count: int) -> DETRHead:
     return DETRHead(config, 8, count)
 
 
-def dab_detr(proposals: bool) -> Callable[[Categories], Any]:
+def dab_detr(**options: Any) -> Callable[[Categories], Any]:
     config = DABDETRHeadConfig(
-        transformer=TRANSFORMER,
+        transformer=DABTransformerConfig(**dict(TRANSFORMER)),
         num_queries=6,  # with proposals: all cells of the coarser level
-        proposals=ProposalConfig() if proposals else None,
-        selection=SetSelectionConfig(**ALL),
+        selection=DABSelectionConfig(**ALL),
+        **options,
     )
     return with_head(lambda _, count: DABDETRHead(config, 8, count))
 
@@ -161,8 +168,9 @@ SIGMOID = {
     "yolov1_connected": yolov1("connected"),
     "yolov1_convolution": yolov1("convolution"),
     "yolov3": with_head(yolov3),
-    "dab_detr": dab_detr(proposals=False),
-    "dab_detr_proposals": dab_detr(proposals=True),
+    "dab_detr": dab_detr(),
+    "dab_detr_denoising": dab_detr(denoising=DNDenoisingConfig()),
+    "dab_detr_proposals": dab_detr(proposals=ProposalConfig()),
     "rcnn_svm": rcnn,
 }
 SOFTMAX = {

@@ -1,4 +1,4 @@
-"""Deformable attention beside the formula, point by point, and a case by hand."""
+"""Deformable attention beside the formula, point by point, and cases by hand."""
 
 import math
 
@@ -85,3 +85,21 @@ def test_tensors_of_different_precision() -> None:
     mixed = deformable_attention(values.bfloat16(), SIZES, locations.bfloat16(), weights.bfloat16(), POINTS)
     assert mixed.dtype == torch.bfloat16
     torch.testing.assert_close(mixed.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_discrete_sampling_takes_one_cell_for_each_point() -> None:
+    """That whose upper left corner is nearest; beyond a map, be it wide or high, one at its border."""
+    values, locations, weights = random_inputs()
+    expected = torch.zeros(2, 7, 4, 3, dtype=torch.float64)
+    for b, q, m in torch.cartesian_prod(*(torch.arange(n) for n in (2, 7, 4))).tolist():
+        start = number = 0
+        for (height, width), count in zip(SIZES, POINTS, strict=True):
+            for _ in range(count):
+                x, y = locations[b, q, m, number].tolist()
+                column = min(max(math.floor(x * width + 0.5), 0), width - 1)
+                row = min(max(math.floor(y * height + 0.5), 0), height - 1)
+                expected[b, q, m] += weights[b, q, m, number] * values[b, start + row * width + column, m]
+                number += 1
+            start += height * width
+    actual = deformable_attention(values, SIZES, locations, weights, POINTS, "discrete")
+    torch.testing.assert_close(actual, expected.flatten(2))

@@ -29,12 +29,15 @@ from detkit.nn.backbones.mobilenet import (
     build_ssdlite_mobilenet,
 )
 from detkit.nn.backbones.resnet import ResNetConfig, build_resnet
+from detkit.nn.backbones.resnet_vd import ResNetVDConfig, build_resnet_vd
 from detkit.nn.backbones.staged import StagedBackbone, download_classifier
 from detkit.nn.backbones.swin import SwinConfig, build_swin
+from detkit.nn.backbones.timm import TimmConfig, build_timm
 from detkit.nn.backbones.vgg import SSDVGGConfig, VGGConfig, build_ssd_vgg, build_vgg
 
 BackboneConfig = Annotated[
     ResNetConfig
+    | ResNetVDConfig
     | VGGConfig
     | SSDVGGConfig
     | MobileNetV1Config
@@ -47,6 +50,7 @@ BackboneConfig = Annotated[
     | ELANConfig
     | SwinConfig
     | ConvNeXtConfig
+    | TimmConfig
     | LeNetConfig
     | AlexNetConfig
     | CaffeNetConfig
@@ -59,6 +63,8 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
     match config:
         case ResNetConfig():
             return build_resnet(config)
+        case ResNetVDConfig():
+            return build_resnet_vd(config)
         case VGGConfig():
             return build_vgg(config)
         case SSDVGGConfig():
@@ -83,6 +89,8 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_swin(config)
         case ConvNeXtConfig():
             return build_convnext(config)
+        case TimmConfig():
+            return build_timm(config)
         case LeNetConfig():
             return build_lenet(config)
         case AlexNetConfig():

@@ -23,6 +23,7 @@ from detkit.nn.deformable import (
     moved,
 )
 from detkit.nn.heads.class_rows import rows
+from detkit.nn.heads.proposing import CellProposer
 from detkit.nn.heads.set_head import (
     DETROutputs,
     PredictionGroup,
@@ -34,11 +35,9 @@ from detkit.nn.heads.set_head import (
     picture_sides,
 )
 from detkit.nn.losses import FocalLossConfig
-from detkit.nn.transformer import MLP, sine_embedding
+from detkit.nn.transformer import MLP, sine_embedding, zero_output
 from detkit.ops.boxes import at_least_float32
 from detkit.structures import Size
-
-BORDER = 0.01  # cells whose starting box comes nearer to the border of the picture propose nothing
 
 
 class DeformableDETRHeadConfig(SetHeadConfig):
@@ -63,7 +62,7 @@ class DeformableDETRHeadConfig(SetHeadConfig):
 
 
 class DeformableDETRHead(SetHead[ProposingOutputs]):
-    """classifiers, regressors: one for each decoder layer with `refine`, and the encoder's at the end; else one."""
+    """classifiers, regressors: one for each decoder layer with `refine`; else one for all of them."""
 
     config: DeformableDETRHeadConfig
 
@@ -73,20 +72,21 @@ class DeformableDETRHead(SetHead[ProposingOutputs]):
         width, layers = transformer.width, transformer.decoder_layers
         self.encoder = DeformableEncoder(transformer, levels, config.temperature)
         self.decoder = nn.ModuleList(DeformableDecoderLayer(transformer, levels) for _ in range(layers))
-        heads = layers + config.two_stage if config.refine else 1
+        heads = layers if config.refine else 1
         self.classifiers = nn.ModuleList(
             classifier_with_prior(width, num_classes, config.class_prior) for _ in range(heads)
         )
-        self.regressors = nn.ModuleList(_regressor(width) for _ in range(heads))
+        self.regressors = nn.ModuleList(zero_output(MLP(width, width, width, 4)) for _ in range(heads))
         if config.two_stage:
-            self.proposal = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+            self.proposer = CellProposer(width, num_classes, config.class_prior, config.proposal_side)
             self.query = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.LayerNorm(2 * width))
         else:
             self.queries = nn.Parameter(torch.randn(config.num_queries, 2 * width))  # position, then content
             self.reference = nn.Linear(width, 2)
             nn.init.xavier_uniform_(self.reference.weight)
             nn.init.zeros_(self.reference.bias)
-            _last(self.regressors[0]).bias.data[2:] = -2.0  # without a box before it, small ones come first
+            with torch.no_grad():  # without a box before it, small ones come first
+                self.regressors[0].get_parameter("4.bias")[2:] = -2.0
 
     @override
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> ProposingOutputs:
@@ -111,23 +111,13 @@ class DeformableDETRHead(SetHead[ProposingOutputs]):
 
     def _propose(self, memory: Tensor, levels: Levels, sides: Tensor) -> tuple[DETROutputs, Tensor, Tensor, Tensor]:
         """The predictions of all cells, and of the Q best boxes, position embeddings and content of queries."""
-        centers = levels.centers()
-        counts = [height * width for height, width in levels.sizes]
-        scale = torch.cat([centers.new_full((count,), 2.0**level) for level, count in enumerate(counts)])
-        starts = (self.config.proposal_side * scale)[:, None].expand(*centers.shape)
-        boxes = torch.cat([centers, starts], dim=-1)
-        inside = ((boxes > BORDER) & (boxes < 1 - BORDER)).all(dim=-1) & ~levels.padding
-        content = self.proposal(memory.masked_fill(~inside[..., None], 0.0))
-        logits = self.classifiers[-1](content)
-        starting = boxes.logit().masked_fill(~inside[..., None], float("inf"))
-        predicted = (at_least_float32(self.regressors[-1](content)) + starting).sigmoid()
-        count = min(self.config.num_queries, logits.shape[1])
-        best = logits.detach()[..., 0].topk(count, dim=1).indices[..., None]  # class 0 stands for any object
-        positions = predicted.detach().gather(1, best.expand(-1, -1, 4))
+        cells = self.proposer(memory, levels)
+        best = cells.best(cells.logits[..., 0], self.config.num_queries)  # class 0 stands for any object
+        positions = best.anchors.detach().sigmoid()
         width = self.config.transformer.width
         embedding = sine_embedding(positions, 2 * width, self.config.temperature).to(memory.dtype)
         query_pos, hidden = self.query(embedding).chunk(2, dim=-1)
-        return DETROutputs(logits[None], predicted[None], sides), positions, query_pos, hidden
+        return DETROutputs(cells.logits[None], cells.anchors.sigmoid()[None], sides), positions, query_pos, hidden
 
     @override
     def groups(self, outputs: ProposingOutputs) -> list[PredictionGroup]:
@@ -139,19 +129,6 @@ class DeformableDETRHead(SetHead[ProposingOutputs]):
 
     @override
     def class_rows(self, num_classes: int) -> dict[str, Tensor]:
-        return {f"classifiers.{number}": rows(range(num_classes)) for number in range(len(self.classifiers))}
-
-
-def _regressor(width: int) -> MLP:
-    regressor = MLP(width, width, width, 4)
-    last = _last(regressor)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return regressor
-
-
-def _last(regressor: nn.Module) -> nn.Linear:
-    assert isinstance(regressor, MLP)
-    last = regressor[-1]
-    assert isinstance(last, nn.Linear)
-    return last
+        layers = [f"classifiers.{number}" for number in range(len(self.classifiers))]
+        layers += ["proposer.classifier"] * self.config.two_stage
+        return {layer: rows(range(num_classes)) for layer in layers}

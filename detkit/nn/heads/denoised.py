@@ -40,7 +40,7 @@ DETROutputsT = TypeVar("DETROutputsT", bound=DETROutputs)
 class DenoisedSetHeadConfig(SetHeadConfig):
     """Defaults: those that DINO, RT-DETR and D-FINE share."""
 
-    transformer: DeformableTransformerConfig = DeformableTransformerConfig(dropout=0.0)
+    transformer: DeformableTransformerConfig = DeformableTransformerConfig()
     num_queries: int = Field(300, ge=1)  # predictions of an image; no more than there are cells
     class_cost: float = Field(2.0, ge=0)
     focal: FocalLossConfig = FocalLossConfig()  # of the cost of a class in the matching

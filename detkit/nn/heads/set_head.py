@@ -39,12 +39,9 @@ class SetSelectionConfig(SelectionConfig):
     max_detections: int = Field(100, ge=1)  # of an image
 
 
-class SetHeadConfig(Config):
-    """Settings that all heads that predict a set have. Defaults: DETR, section A.4 of the paper."""
+class SetLossConfig(Config):
+    """Matching, losses and detections of a set of predictions. Defaults: DETR, section A.4 of the paper."""
 
-    transformer: TransformerConfig = TransformerConfig()
-    num_queries: int = Field(100, ge=1)  # predictions of an image
-    temperature: float = Field(10000.0, gt=1)  # longest wavelength of the position embeddings; the shortest is 1
     class_cost: float = Field(1.0, ge=0)  # costs of the matching
     l1_cost: float = Field(5.0, ge=0)
     giou_cost: float = Field(2.0, ge=0)
@@ -54,6 +51,14 @@ class SetHeadConfig(Config):
     ignored_iof: float | None = Field(None, gt=0, le=1)  # part of a predicted box that must lie inside an ignored
     # object (crowd, difficult) for the prediction to be neutral instead of "no object"; null: "no object", as published
     selection: SetSelectionConfig = SetSelectionConfig()
+
+
+class SetHeadConfig(SetLossConfig):
+    """Settings that all heads with queries have. Defaults: DETR, section A.4 of the paper."""
+
+    transformer: TransformerConfig = TransformerConfig()
+    num_queries: int = Field(100, ge=1)  # predictions of an image
+    temperature: float = Field(10000.0, gt=1)  # longest wavelength of the position embeddings; the shortest is 1
 
 
 @register_outputs
@@ -183,15 +188,24 @@ class SigmoidClasses(ClassPrediction):
         return logits.sigmoid()
 
 
+class SetAssigner(Protocol):
+    def assign(self, logits: Tensor, boxes: Tensor, targets: SetTargets) -> Pairs:
+        """logits `[L, B, Q, C]`, boxes `[L, B, Q, 4]`"""
+
+
 class SetHead(Head[SetOutputsT]):
     """Matching, losses and detections. A subclass adds the network and `forward`."""
 
-    def __init__(self, config: SetHeadConfig, num_classes: int, classes: ClassPrediction) -> None:
+    config: SetLossConfig
+
+    def __init__(self, config: SetLossConfig, num_classes: int, classes: ClassPrediction) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         self.classes = classes
-        self.assigner = HungarianAssigner(classes.cost, config.class_cost, config.l1_cost, config.giou_cost)
+        self.assigner: SetAssigner = HungarianAssigner(
+            classes.cost, config.class_cost, config.l1_cost, config.giou_cost
+        )
 
     def groups(self, outputs: SetOutputsT) -> list[PredictionGroup]:
         """The groups of predictions that have losses. A head that predicts not only in its decoder adds to them."""
@@ -284,6 +298,8 @@ class SetHead(Head[SetOutputsT]):
 
 class OneLevelSetHead(SetHead[SetOutputsT]):
     """An encoder of one level. A subclass adds the decoder and its queries."""
+
+    config: SetHeadConfig
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.staged import Stage, StagedBackbone, consecutive
 
 RESNET = [r"(conv1|bn1)\.", r"layer1\.", r"layer2\.", r"layer3\.", r"layer4\."]
+RESNET_VD = [r"stem\.", r"layer1\.", r"layer2\.", r"layer3\.", r"layer4\."]
 DARKNET = [rf"stage{number}\." for number in range(7)]
 SWIN = [r"(patches|(outputs\.)?stage1)\.", *(rf"(merge{n}|(outputs\.)?stage{n + 1})\." for n in (1, 2, 3))]
 CONVNEXT = [r"(stem|(outputs\.)?stage1)\.", *(rf"(down{n}|(outputs\.)?stage{n + 1})\." for n in (1, 2, 3))]
@@ -24,6 +25,7 @@ STAGES = {
     "resnet50": RESNET,
     "resnet101": RESNET,
     "resnet152": RESNET,
+    **{f"resnet{depth}_vd": RESNET_VD for depth in (18, 34, 50, 101)},
     "vgg11": [r"0\.", r"3\.", r"(6|8)\.", r"(11|13)\.", r"(16|18)\."],
     "vgg13": [r"(0|2)\.", r"(5|7)\.", r"(10|12)\.", r"(15|17)\.", r"(20|22)\."],
     "vgg16": [r"(0|2)\.", r"(5|7)\.", r"(10|12|14)\.", r"(17|19|21)\.", r"(24|26|28)\."],
@@ -58,6 +60,7 @@ STAGES = {
     "convnext_small": CONVNEXT,
     "convnext_base": CONVNEXT,
     "convnext_large": CONVNEXT,
+    "timm": [r"network\.(stem|stages_0)\.", *(rf"network\.stages_{number}\." for number in (1, 2, 3))],
     "lenet5": [r"(c1|s2)\.", r"(c3|s4)\."],
     "alexnet": [r"0\.", r"3\.", r"6\.", r"8\.", r"10\."],
     "caffenet": [rf"conv{number}\." for number in range(1, 6)],

@@ -20,7 +20,7 @@ from tests.nn.heads import test_ssd as ssd
 from tests.nn.heads import test_yolo_v1 as yolo_v1
 from tests.nn.heads import test_yolo_v2 as yolo_v2
 from tests.nn.heads import test_yolo_v3 as yolo_v3
-from tests.nn.heads.support import make_target
+from tests.nn.heads.support import class_targets, make_target
 
 TWO, THREE = torch.tensor([2.0, 5.0]), torch.tensor([2.0, 5.0, 3.0])  # of cats and dogs, and of a third class
 
@@ -114,9 +114,9 @@ def test_focal_loss_of_a_set() -> None:
         extra = weighted[name] - plain[name]
         assert 0 < extra < 2 * plain[name], f"{name}: only matched predictions weigh more"
     classes, logits = SigmoidClasses(3, FocalLossConfig()), torch.zeros(1, 1, 2, 3)
-    one, labels = torch.ones(1, 1, 2), torch.tensor([[[1, 3]]])
-    alike = classes.loss(logits, labels, one, one, torch.tensor(1.0))
-    five = classes.loss(logits, labels, torch.tensor([[[5.0, 1.0]]]), one, torch.tensor(1.0))
+    labels = torch.tensor([[[1, 3]]])
+    alike = classes.loss(logits, class_targets(labels, torch.ones(1, 1, 2)))
+    five = classes.loss(logits, class_targets(labels, torch.tensor([[[5.0, 1.0]]])))
     # at probability 1/2 a positive costs .25 x .25 x ln 2 and a negative .75 x .25 x ln 2
     positive, negative = 0.0625 * math.log(2), 0.1875 * math.log(2)
     assert alike.item() == pytest.approx(positive + 5 * negative)
