@@ -17,7 +17,7 @@ import numpy as np
 
 from detkit.data.shapes_background import degrade, draw_background, draw_clutter, to_pixels
 from detkit.data.shapes_drawing import CLASS_NAMES as SHAPE_NAMES
-from detkit.data.shapes_drawing import _colour_away_from, _shape_mask, _texture, _tight_box
+from detkit.data.shapes_drawing import colour_away_from, draw_texture, shape_mask, tight_box
 
 # Of each class: the direction of x, y, the logarithm of the size, and the angle. Clockwise is as one looks at it.
 MOTIONS = {
@@ -120,13 +120,13 @@ def _draw_poses(rng: np.random.Generator) -> list[np.ndarray]:
 
 def _draw_actor(rng: np.random.Generator, background: np.ndarray, pose: np.ndarray) -> _Actor:
     shape = SHAPE_NAMES.index(SHAPES[rng.integers(len(SHAPES))])
-    mask = _shape_mask(rng, shape, PATCH_SIDE)
+    mask = shape_mask(rng, shape, PATCH_SIDE)
     moments = cv2.moments(mask)
     centre = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
     x, y, reach = int(pose[0]), int(pose[1]), int(SIDES[0] / 2)
     backdrop = background[y - reach : y + reach, x - reach : x + reach].reshape(-1, 3).mean(axis=0)
-    colour = _colour_away_from(rng, backdrop, 110.0, shape)
-    texture = _texture(rng, len(mask), colour, colour * rng.uniform(0.55, 0.9))
+    colour = colour_away_from(rng, backdrop, 110.0, shape)
+    texture = draw_texture(rng, len(mask), colour, colour * rng.uniform(0.55, 0.9))
     label = int(rng.integers(len(CLASS_NAMES)))
     speed, growth, spin = (rng.uniform(*limits) for limits in (SPEED, GROWTH, SPIN))
     rate = np.array(MOTIONS[CLASS_NAMES[label]]) * (speed, speed, growth, spin)
@@ -142,6 +142,6 @@ def _paint(frame: np.ndarray, actor: _Actor, steps: int) -> tuple[int, int, int,
     transform = np.column_stack([turn, (x - 0.5, y - 0.5) - turn @ actor.centre])
     alpha, texture = (cv2.warpAffine(patch, transform, SIZE[::-1]) for patch in (actor.mask, actor.texture))
     frame[:] = to_pixels(frame + alpha[..., None] * (texture - frame))
-    box = _tight_box(alpha >= 0.5)
+    box = tight_box(alpha >= 0.5)
     assert box is not None  # the centroid is inside the picture
     return box

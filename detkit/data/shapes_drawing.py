@@ -91,11 +91,11 @@ def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[D
     boxes: list[tuple[int, int, int, int]] = []
     for side in sorted(sides, key=lambda s: -s * rng.uniform(0.5, 2.0)):  # mostly the small ones on top
         label = int(rng.integers(len(CLASS_NAMES)))
-        mask = _shape_mask(rng, label, float(side))
+        mask = shape_mask(rng, label, float(side))
         allowed = 0.9 if rng.random() < OVERLAP else 0.2
         for _ in range(8):
             shape = _Shape(label, mask, *_draw_corner(rng, size, mask.shape[0], float(side)))
-            box = _tight_box(_on_canvas(shape, size))
+            box = tight_box(_on_canvas(shape, size))
             if box is not None and all(_overlap(box, other) < allowed for other in boxes):
                 break
         if box is not None:
@@ -118,7 +118,7 @@ def _arrange(rng: np.random.Generator, size: Size) -> tuple[list[_Shape], list[D
 
 def _annotate(label: int, cover: np.ndarray, visible: float, topmost: np.ndarray, index: int) -> DrawnObject:
     """The object that covers pixels, bool `[H, W]`; `topmost[y, x]` is the number of the one that shows there."""
-    box = _tight_box(cover)
+    box = tight_box(cover)
     assert box is not None
     x1, y1, x2, y2 = box
     mask = topmost[y1:y2, x1:x2] == index
@@ -145,7 +145,7 @@ def _draw_corner(rng: np.random.Generator, size: Size, patch: int, side: float) 
     return round(cx - patch / 2), round(cy - patch / 2)
 
 
-def _shape_mask(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
+def shape_mask(rng: np.random.Generator, label: int, side: float) -> np.ndarray:
     """Float32 `[S, S]`: how much of each pixel the shape covers; S leaves a border of at least one pixel."""
     patch = math.ceil(side) + 4
     squash = _turn(rng.uniform(0, 2 * math.pi))  # a little along any axis
@@ -212,7 +212,7 @@ def _window(shape: _Shape, size: Size) -> tuple[slice, slice, slice, slice]:
     )
 
 
-def _tight_box(cover: np.ndarray) -> tuple[int, int, int, int] | None:
+def tight_box(cover: np.ndarray) -> tuple[int, int, int, int] | None:
     rows, columns = np.flatnonzero(cover.any(axis=1)), np.flatnonzero(cover.any(axis=0))
     if not len(rows):
         return None
@@ -233,18 +233,18 @@ def _paint(rng: np.random.Generator, image: np.ndarray, shape: _Shape) -> None:
     under = image[rows, columns].astype(np.float32)
     backdrop = under.reshape(-1, 3).mean(axis=0)
     distance = 45.0 if rng.random() < FADE else 110.0
-    colour = _colour_away_from(rng, backdrop, distance, shape.label)
+    colour = colour_away_from(rng, backdrop, distance, shape.label)
     second = (
         colour * rng.uniform(0.55, 0.9) if rng.random() < 0.5 else colour + (255 - colour) * rng.uniform(0.15, 0.45)
     )
     if np.linalg.norm(second - backdrop) < 0.6 * distance:
         second = 0.6 * colour + 0.4 * second
-    texture = _texture(rng, shape.mask.shape[0], colour, second)[patch_rows, patch_columns]
+    texture = draw_texture(rng, shape.mask.shape[0], colour, second)[patch_rows, patch_columns]
     alpha = shape.mask[patch_rows, patch_columns, None]
     image[rows, columns] = to_pixels(under + alpha * (texture - under))
 
 
-def _colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: float, label: int) -> np.ndarray:
+def colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: float, label: int) -> np.ndarray:
     """The first of some colours, random or mostly of the class's hue, that is far enough away, or else the farthest."""
     colours = rng.uniform(0, 255, (24, 3))
     if rng.random() < OWN_HUE:
@@ -256,7 +256,7 @@ def _colour_away_from(rng: np.random.Generator, backdrop: np.ndarray, distance: 
     return colour
 
 
-def _texture(rng: np.random.Generator, side: int, colour: np.ndarray, second: np.ndarray) -> np.ndarray:
+def draw_texture(rng: np.random.Generator, side: int, colour: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Float32 `[S, S, 3]`: flat, gradient, stripes, dots or checks of two colours."""
     ys, xs = np.mgrid[:side, :side].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), max(4.0, side * rng.uniform(0.12, 0.35))

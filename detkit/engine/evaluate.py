@@ -131,7 +131,7 @@ def evaluate_source(
     settings = evaluation_settings(source, trained, config, others)
     check_effect(detector, others, protocols or PROTOCOLS)
     evaluation, store = evaluate_detector(detector, settings, protocols, class_map=class_map, classes=classes)
-    return replace(evaluation, notes=(*describe_overrides(overrides), *evaluation.notes)), store
+    return replace(evaluation, notes=(*detector.notes, *describe_overrides(overrides), *evaluation.notes)), store
 
 
 def evaluate_detector(

@@ -41,10 +41,10 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
 
     `source` is a run (its last checkpoint), a checkpoint, or a public one: `torchvision:NAME`, `detr:NAME` or
     `yolox:NAME`, with `:FILE` for weights that are already on disk, `yolov5:NAME:FILE`, `yolov7:NAME:FILE`,
-    `detectron2:FILE`, `hf:FOLDER` or `hf:OWNER/NAME` of Hugging Face, or a darknet model, `NAME.cfg` with `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`;
-    those have no configuration. It may also be a file that `detkit export` wrote, which cannot be trained. A
-    checkpoint's weights come from the file: none are downloaded. Raises UserError if it is none of these, or its
-    weights are not numbers, and for other overrides.
+    `detectron2:FILE`, `hf:FOLDER` or `hf:OWNER/NAME` of Hugging Face, or a darknet model, `NAME.cfg` with
+    `NAME.weights` beside it or `darknet:CFG:WEIGHTS:NAMES`; those have no configuration. It may also be a file that
+    `detkit export` wrote, which cannot be trained. A checkpoint's weights come from the file: none are downloaded.
+    Raises UserError if it is none of these, or its weights are not numbers, and for other overrides.
     """
     change = partial(change_model, overrides=overrides, source=source)
     if public := _load_public(str(source), change):
@@ -100,7 +100,8 @@ def read_weights(source: str, detector: AnyDetector) -> Weights:
     if public := _load_public(source):
         check_numbers(public.state_dict(), source)
         state = _public_state(public, detector, source)
-        return Weights(state, public.categories, "public weights", public.input.config, strides_of(public))
+        reading = "; ".join(["public weights", *public.notes])
+        return Weights(state, public.categories, reading, public.input.config, strides_of(public))
     path = _checkpoint_file(source)
     _refuse_exported(path)
     content = read_archive(path, "detkit")

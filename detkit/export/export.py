@@ -41,6 +41,7 @@ from detkit.files import write_text, writing
 LICENCES = {
     "torchvision": "BSD-3-Clause (torchvision's)",
     "detr": "Apache-2.0 (facebookresearch/detr)",
+    "hf": "Apache-2.0, if the authors of the detector published the weights; see their page on Hugging Face",
     "yolox": "Apache-2.0 (Megvii-BaseDetection/YOLOX)",
     "yolov5": "AGPL-3.0, formerly GPL-3.0 (ultralytics/yolov5)",
     "yolov7": "GPL-3.0 (WongKinYiu/yolov7)",

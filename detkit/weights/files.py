@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from detkit.config import UserError
 
 Change = Callable[[Any], Any]  # of the configuration of a public detector, before it is built
-NESTED = ("model", "state_dict", "model_state_dict")  # where training programs put the weights, beside their own state
+# where training programs put the weights, beside their own state; the average first (RT-DETR, D-FINE)
+NESTED = (("ema", "module"), ("model",), ("state_dict",), ("model_state_dict",))
 
 
 def unchanged(config: Any) -> Any:
@@ -55,10 +56,16 @@ def state_in(content: object, file: Path, publisher: str) -> dict[str, Tensor]:
     """The tensors in the content of `file`; see `read_state`."""
     state = content
     if isinstance(content, dict):
-        state = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
+        state = next((part for path in NESTED if (part := _part_of(content, path)) is not None), content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a {publisher} checkpoint: expected a dict of tensors")
     return state
+
+
+def _part_of(content: object, path: Sequence[str]) -> dict[str, Any] | None:
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _load_archive(file: Path) -> object:

@@ -89,7 +89,7 @@ def load_hugging_face(source: str, change: Change = unchanged) -> AnyDetector:
     categories = detr.categories_beside(file, len(plain.get("id2label") or ()))
     detector = build_detector(change(config), categories)
     load_into(detector, family.convert(read_state(file, model_type), config), file, model_type)
-    detector.notes.append(f"hf:{source}: the published weights of {model_type} are under {family.licence}")
+    detector.notes.append(f"the weights that the authors of {model_type} published are under {family.licence}")
     return detector.eval()
 
 

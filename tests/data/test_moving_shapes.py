@@ -15,7 +15,9 @@ def draw_plainly(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(moving_shapes_drawing, "draw_background", lambda rng, size: np.zeros((*size, 3), np.uint8))
     patch.setattr(moving_shapes_drawing, "draw_clutter", lambda rng, image: None)
     patch.setattr(moving_shapes_drawing, "degrade", lambda rng, image: image)
-    patch.setattr(moving_shapes_drawing, "_texture", lambda rng, side, *_: np.full((side, side, 3), 255.0, np.float32))
+    patch.setattr(
+        moving_shapes_drawing, "draw_texture", lambda rng, side, *_: np.full((side, side, 3), 255.0, np.float32)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -221,8 +221,10 @@ def draw_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detkit.data.shapes_drawing.draw_stroke", lambda rng, image, thickness: None)
     monkeypatch.setattr("detkit.data.shapes_drawing.degrade", lambda rng, image: image)
     white = np.full(3, 255.0)
-    monkeypatch.setattr("detkit.data.shapes_drawing._colour_away_from", lambda *_: white)
-    monkeypatch.setattr("detkit.data.shapes_drawing._texture", lambda rng, side, *_: np.full((side, side, 3), 255.0))
+    monkeypatch.setattr("detkit.data.shapes_drawing.colour_away_from", lambda *_: white)
+    monkeypatch.setattr(
+        "detkit.data.shapes_drawing.draw_texture", lambda rng, side, *_: np.full((side, side, 3), 255.0)
+    )
 
 
 def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Linking of tubelets into tubes: hand-made tracks, and a slow reference."""
+"""Linking of tubelets into tubes: tracks by hand, and a slow reference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ def moved(box: Box, x: float, y: float = 0) -> Box:
     return (box[0] + x, box[1] + y, box[2] + x, box[3] + y)
 
 
-def frame(start: int, *found: tuple[Box, float]) -> Tubelets:
+def frame(start: int, *detections: tuple[Box, float]) -> Tubelets:
     """Tubelets of K = 1 and one class: boxes and scores."""
-    boxes = np.array([box for box, _ in found], np.float32).reshape(-1, 1, 4)
-    return Tubelets(start, boxes, np.array([[score] for _, score in found], np.float32).reshape(-1, 1))
+    boxes = np.array([box for box, _ in detections], np.float32).reshape(-1, 1, 4)
+    return Tubelets(start, boxes, np.array([[score] for _, score in detections], np.float32).reshape(-1, 1))
 
 
 def link(frames: Sequence[Tubelets], config: LinkConfig = SHORT, **changes: Any) -> list[Tube]:
@@ -224,9 +224,9 @@ def test_equals_the_slow_reference(length: int, seed: int) -> None:
             for boxes, each in zip(pixels, frames, strict=True)
         ]
         expected = sorted(reference.link(plain), key=lambda row: -row[0])
-        found = [tube for tube in tubes if tube.label == label]
-        assert [tube.score for tube in found] == pytest.approx([score for score, _ in expected])
-        for tube, (_, boxes) in zip(found, expected, strict=True):
+        linked = [tube for tube in tubes if tube.label == label]
+        assert [tube.score for tube in linked] == pytest.approx([score for score, _ in expected])
+        for tube, (_, boxes) in zip(linked, expected, strict=True):
             assert [tube.frames[0], tube.frames[-1]] == [min(boxes), max(boxes)]
             for box, t in zip(tube.boxes, tube.frames.tolist(), strict=True):
                 if t in boxes:

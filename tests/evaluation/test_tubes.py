@@ -1,4 +1,4 @@
-"""The overlap of tubes, video-mAP and frame-mAP: hand-made tubes, and a slow reference that counts inclusive pixels."""
+"""The overlap of tubes, video-mAP and frame-mAP: tubes by hand, and a slow reference that counts inclusive pixels."""
 
 import numpy as np
 import pytest
@@ -119,9 +119,9 @@ def test_metrics_of_one_tube_with_six_of_ten_frames() -> None:
 
 @pytest.mark.parametrize("label", [-1, 2])
 def test_labels_outside_the_classes_are_refused(label: int) -> None:
-    for truth, found in (([tube(label=label)], []), ([], [tube(label=label)])):
+    for truth, detections in (([tube(label=label)], []), ([], [tube(label=label)])):
         with pytest.raises(ValueError, match=rf"video 'v': expected labels of tubes in \[0, 2\), got {label}"):
-            video_ap(truth, found, 2, (0.5,))
+            video_ap(truth, detections, 2, (0.5,))
 
 
 def random_tubes(rng: np.random.Generator, num_classes: int) -> tuple[list[Tube], list[Tube]]:

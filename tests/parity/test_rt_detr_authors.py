@@ -87,6 +87,6 @@ def test_outputs(reference: tuple[str, Any], as_run: AsRun, compare: Ledger) -> 
     images = detector.input(batch.images, batch.sizes())
     outputs = detector.network(images, batch.sizes())
     expected = model.decoder(model.encoder(model.backbone(images)))
-    assert outputs.boxes[-1].std(dim=1).min() > 0.01, "the queries should predict different things"
+    assert outputs.boxes[-1][..., :2].std(dim=1).min() > 0.05, "the queries should predict different things"
     compare(name, "the authors' code", "logits", [(outputs.logits[-1], expected["pred_logits"])])
     compare(name, "the authors' code", "boxes (parts)", [(outputs.boxes[-1], expected["pred_boxes"])])

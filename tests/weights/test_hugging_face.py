@@ -148,7 +148,7 @@ def test_outputs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert config is None
     assert not detector.training
     assert detector.categories == Categories(NAMES, (0, 1, 2))
-    assert detector.notes == [f"hf:{tmp_path}: the published weights of {name.split()[0]} are under Apache-2.0"]
+    assert detector.notes == [f"the weights that the authors of {name.split()[0]} published are under Apache-2.0"]
     images, sizes = torch.randn(1, 3, 128, 160), torch.tensor([[128, 160]])
     outputs, expected = detector.network(images, sizes), model(pixel_values=images)
     assert expected.logits.std() > 0.1

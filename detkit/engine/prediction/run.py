@@ -70,7 +70,7 @@ def predict_files(
     with process_group(device) as own_device:
         detector = for_prediction(load_detector(source, overrides)[0].to(own_device))
         predict = build_predict(detector, source_of(detector), config)
-        notes = notes_on_choice(config, detector)
+        notes = [*detector.notes, *notes_on_choice(config, detector)]
         if "drawings" in save:
             notes += notes_on_fonts(detector.categories.names, style.font)
         summary = Summary(left_out=left_out, notes=notes)

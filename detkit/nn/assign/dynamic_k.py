@@ -88,7 +88,7 @@ class DynamicKAssigner:
 
 def match_every_object(cost: Tensor, iou: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """`match_cheapest`, after which each object that is alone takes the cheapest prediction that answers for none; of
-    several that take the same one the cheapest has it, and the others take another.
+    those that take the same one the cheapest has it, and the others take another.
 
     cost, iou  `[M_b, Q]`
     Returns int64 `[Q]`, the object of each prediction, and bool `[Q]`, whether it answers for it. Objects stay alone

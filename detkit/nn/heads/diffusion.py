@@ -229,7 +229,7 @@ class DiffusionHead(SetHead[DETROutputs]):
 
     @override
     def detect(self, outputs: DETROutputs, windows: Tensor) -> DetectionRows:
-        """From all steps (section 4.1); the authors' code leaves out the last of several."""
+        """From all steps (section 4.1); the authors' code leaves out the last, where there is more than one."""
         selection = self.config.selection
         scores = self.classes.scores(at_least_float32(outputs.logits)).unbind(0)
         images, predictions, labels, best = best_pairs_of_levels(

@@ -52,6 +52,14 @@ def test_a_centre_in_the_object_comes_before_a_nearer_box() -> None:
     assert as_lists(assign(boxes, objects_of([(0.62, 0.5, 0.16, 0.6)])))[1] == [1]
 
 
+def test_a_prediction_far_from_every_object_comes_last() -> None:
+    """The first object has no prediction near. The third one is the nearest, but far from both objects; the second
+    is at 1.5 sides from the other object, which has the first."""
+    boxes = torch.tensor([[(0.8, 0.8, 0.1, 0.1), (0.95, 0.8, 0.1, 0.1), (0.4, 0.4, 0.1, 0.1)]])
+    pairs = assign(boxes, objects_of([(0.1, 0.1, 0.02, 0.02), (0.8, 0.8, 0.1, 0.1)]))
+    assert as_lists(pairs) == [[0, 0], [0, 1], [1, 0]]
+
+
 def test_images_are_matched_by_themselves() -> None:
     objects = objects_of([OBJECT], [], [FAR_AWAY, OBJECT])
     pairs = assign([[FAR_AWAY, OBJECT]] * 3, objects)
@@ -60,8 +68,8 @@ def test_images_are_matched_by_themselves() -> None:
 
 
 def test_objects_that_are_alone_take_what_is_free() -> None:
-    """All objects want prediction 0, and object 2 has it. Then 0 and 1 both take prediction 1, where 1 is cheaper; 0
-    is left with 2."""
+    """Prediction 0 is the cheapest for all objects, and object 2 has it. Then 0 and 1 both take prediction 1, where 1
+    is cheaper; 0 is left with 2."""
     cost = torch.tensor([[3.0, 5.0, 9.0], [2.0, 4.0, 6.0], [1.0, 7.0, 8.0]])
     match, positive = match_every_object(cost, torch.zeros(3, 3), 5)
     assert positive.all()
