@@ -22,7 +22,7 @@ def union_of(matchings: Sequence[Pairs]) -> Pairs:
     candidates, votes = torch.unique(torch.stack([images, predictions, objects]), dim=1, return_counts=True)
     candidates = candidates[:, votes.argsort(descending=True, stable=True)]
     queries, query = torch.unique(candidates[:2], dim=1, return_inverse=True)
-    places = torch.arange(len(query), device=query.device)
-    first = torch.zeros_like(queries[0]).scatter_reduce(0, query, places, "amin", include_self=False)
+    order = torch.arange(len(query), device=query.device)
+    first = torch.zeros_like(queries[0]).scatter_reduce(0, query, order, "amin", include_self=False)
     images, predictions, objects = candidates[:, first]
     return Pairs(images, predictions[None], objects[None])

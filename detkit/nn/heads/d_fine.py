@@ -250,8 +250,8 @@ class DFINEHead(DenoisedSetHead):
         with torch.no_grad():
             boxes, targets = matched_boxes(group, objects, pairs)
             quality = box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets), paired=True)
-            places = self.edges.targets(group.first_boxes[0, pairs.images, pairs.predictions[0]], targets[0])
-        localization = distribution_focal_loss(edges[pairs.rows()], places.expand(len(edges), -1, -1))
+            goals = self.edges.targets(group.first_boxes[0, pairs.images, pairs.predictions[0]], targets[0])
+        localization = distribution_focal_loss(edges[pairs.rows()], goals.expand(len(edges), -1, -1))
         localization = (quality[..., None] * localization).sum(dim=(1, 2)) / matching.box_count
         distillation = self._distillation(group, edges, pairs, quality, matching.matched_share)
         return {
