@@ -40,6 +40,8 @@ def spread(detector: AnyDetector, batch: Batch) -> None:
         if hasattr(module, "running_mean")
     ]
     for layer, aims in _last_layers(detector):
+        if not layer.weight.any():  # a regressor that moves nothing before training
+            nn.init.xavier_uniform_(layer.weight)
         hooks.append(_once(layer.register_forward_hook, _scale_to(aims)))
     detector.eval()(batch)
     for hook in hooks:
@@ -69,7 +71,7 @@ def _take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
     norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3), correction=0))
 
 
-def _last_layers(detector: AnyDetector) -> Iterator[tuple[nn.Module, Sequence[Aim]]]:
+def _last_layers(detector: AnyDetector) -> Iterator[tuple[Any, Sequence[Aim]]]:
     """The last layer of each branch, and the aims of its outputs, repeated as often as they fit."""
     num_classes, head = len(detector.categories), getattr(detector, "head", None)
     boxes_per_cell = getattr(getattr(head, "config", None), "boxes_per_cell", 1)
@@ -80,9 +82,10 @@ def _last_layers(detector: AnyDetector) -> Iterator[tuple[nn.Module, Sequence[Ai
     aims: dict[str, Sequence[Aim]] = {
         r"roi\.(stages\.\d\.)?classifier": background_first,
         r"head\.classifier": background_first if softmax else [LOGIT],
+        r"head\.classifiers": [LOGIT],
         r"head\.objectness": [OBJECTNESS],  # YOLOX's
         r"rpn\.objectness|head\.proposer\.classifier": [LOGIT],
-        r"rpn\.deltas|head\.(decoder|proposer)\.regressor": [DELTA],
+        r"rpn\.deltas|head\.(decoder|proposer)\.regressor|head\.(first_regressor|regressors)": [DELTA],
         r"roi\.(stages\.\d\.)?regressor|head\.regressor": [WEIGHTED_DELTA],
         r"head\.predict": [DELTA] * 4 + [OBJECTNESS] + [LOGIT] * num_classes,
         r"head\.output": [SHARE] * (num_classes + boxes_per_cell) + [SHARE, SHARE, ROOT, ROOT] * boxes_per_cell,

@@ -38,6 +38,9 @@ NO_NEW_WEIGHTS = (
     "model.windows.largest_scale",
     "model.windows.levels_per_octave",
     "model.test_sizes",
+    "model.head.num_boxes",
+    "model.head.steps",
+    "model.head.renewal_threshold",
     *(f"model.proposals.{field}" for field in ("colour_spaces", "scales", "similarities", "min_side", "max_boxes")),
 )
 

@@ -17,6 +17,8 @@ FORMULAS = {
     "logistic": lambda x: 1 / (1 + math.exp(-x)),
     "mish": lambda x: x * math.tanh(math.log(1 + math.exp(x))),
     "swish": lambda x: x / (1 + math.exp(-x)),
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "prelu": lambda x: x if x > 0 else 0.25 * x,  # before training
 }
 
 
@@ -24,7 +26,8 @@ FORMULAS = {
 def test_activations(name: Activation) -> None:
     values = [-3.0, -0.5, 0.0, 0.5, 3.0, 7.0]
     expected = [FORMULAS[name](x) for x in values]
-    assert activation(name)(torch.tensor(values, dtype=torch.float64)).tolist() == pytest.approx(expected)
+    layer = activation(name).double()
+    assert layer(torch.tensor(values, dtype=torch.float64)).tolist() == pytest.approx(expected)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -26,6 +26,7 @@ from tests.parity.test_detr import corners_to_parts
 SIZES = [(160, 224), (190, 130), (128, 128)]
 OBJECTS = [0, 1, 7]
 CLASSES = 91
+QUERIES = 40  # that the encoder proposes; of 300 some score so alike that rounding decides their order
 CATEGORIES = Categories.of_names([f"class {i}" for i in range(CLASSES)])
 HUGGING_FACE = "transformers DeformableDetrForObjectDetection"
 FORMS = {"plain": (False, False), "refined": (True, False), "two-stage": (True, True)}
@@ -69,6 +70,7 @@ def reference_of(refine: bool, two_stage: bool) -> Any:
         dropout=0.0,
         with_box_refine=refine,
         two_stage=two_stage,
+        two_stage_num_proposals=QUERIES if two_stage else 300,
         class_cost=2,
     )
     reference = transformers.DeformableDetrForObjectDetection(config)
@@ -89,7 +91,8 @@ def pair(request: pytest.FixtureRequest, as_run: AsRun) -> tuple[str, Any, Any]:
     refine, two_stage = FORMS[request.param]
     reference = reference_of(refine, two_stage)
     transformer = DeformableTransformerConfig(dropout=0.0)
-    head = DeformableDETRHeadConfig(transformer=transformer, refine=refine, two_stage=two_stage)
+    queries = QUERIES if two_stage else 300
+    head = DeformableDETRHeadConfig(transformer=transformer, num_queries=queries, refine=refine, two_stage=two_stage)
     detr = build_deformable_detr(DeformableDETRConfig(head=head), CATEGORIES)
     detr.load_state_dict(convert_keys(reference.state_dict(), refine=refine))
     return f"Deformable DETR R50, {request.param}", as_run(detr), reference
