@@ -53,6 +53,7 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
     path = _checkpoint_file(source)
     if is_exported(path):
         return _load_exported(path, overrides)
+    _refuse_hugging_face(path, source)
     state = upgrade_state(load_last(path.parent) if Path(source).is_dir() else load_checkpoint(path))
     check_parts(state, path)
     check_numbers(state["model"], path)
@@ -149,6 +150,13 @@ def _refuse_exported(path: Path) -> None:
         raise UserError(
             f"{path}: an exported file has no weights to start from; name the run that it was exported from"
         )
+
+
+def _refuse_hugging_face(path: Path, source: str | Path) -> None:
+    """Raises UserError for a folder or file of Hugging Face that is named without saying so."""
+    beside = (path.parent / "config.json").is_file()
+    if beside and (not path.exists() or path.suffix in (".safetensors", ".bin")):
+        raise UserError(f"{source}: weights of Hugging Face, by the config.json beside them; name them hf:{source}")
 
 
 def is_exported(path: Path) -> bool:

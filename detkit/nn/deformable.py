@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detkit.nn.transformer import Attention, FeedForward, TransformerConfig, map_pos_embed, padding_mask
@@ -28,8 +27,15 @@ class DeformableTransformerConfig(TransformerConfig):
 
     feedforward: int = Field(1024, ge=1)
     # of a query and head in each level, or in the levels in order, finest first
-    points: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = 4
+    points: int | tuple[int, ...] = 4
     sampling: Sampling = "bilinear"  # of the decoder's points; discrete: the value of one cell (RT-DETRv2)
+
+    @model_validator(mode="after")
+    def _points_exist(self) -> DeformableTransformerConfig:
+        points = (self.points,) if isinstance(self.points, int) else self.points
+        if min(points, default=0) < 1:
+            raise ValueError(f"points: expected at least 1 in each level, found {self.points}")
+        return self
 
     def points_of(self, levels: int) -> tuple[int, ...]:
         """The points in each of so many levels. Raises ValueError if `points` are those of another number of them."""

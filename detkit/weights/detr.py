@@ -170,10 +170,13 @@ def categories_beside(file: Path | None, count: int) -> Categories:
     config = file.parent / "config.json" if file else None
     if config and config.is_file():
         try:
-            names = json.loads(config.read_text(encoding="utf-8"))["id2label"]
-            return Categories(tuple(names[str(label)] for label in range(count)), tuple(range(count)))
+            named = json.loads(config.read_text(encoding="utf-8"))["id2label"]
+            names = tuple(named[str(label)] for label in range(count))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{config}: expected id2label with the names of the classes 0 to {count - 1}") from error
+        if not all(isinstance(name, str) for name in names):
+            raise UserError(f"{config}: id2label: expected names of classes in quotes, found {names}")
+        return Categories(names, tuple(range(count)))
     if count != len(COCO_CATEGORIES):
         raise UserError(f"{file}: has {count} classes and no config.json beside it that names them (id2label)")
     return COCO_CATEGORIES

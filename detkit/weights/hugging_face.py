@@ -86,7 +86,11 @@ def load_hugging_face(source: str, change: Change = unchanged) -> AnyDetector:
     family = FAMILIES[model_type]
     config = _config_of(family, plain, config_file)
     config = config.model_copy(update={"input": read_input(file.parent / "preprocessor_config.json", config.input)})
-    categories = detr.categories_beside(file, len(plain.get("id2label") or ()))
+    if not isinstance(plain.get("id2label"), dict) or not plain["id2label"]:
+        raise UserError(
+            f'{config_file}: id2label is missing; add the names of the classes: "id2label": {{"0": "cat", "1": "dog"}}'
+        )
+    categories = detr.categories_beside(file, len(plain["id2label"]))
     detector = build_detector(change(config), categories)
     load_into(detector, family.convert(read_state(file, model_type), config), file, model_type)
     detector.notes.append(f"the weights that the authors of {model_type} published are under {family.licence}")
@@ -100,14 +104,17 @@ def _config_of(family: Family, plain: dict[str, Any], file: Path) -> DetectorCon
         raise UserError(f"{file}: {error.args[0]}: missing") from error
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise UserError(f"{file}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-    except UserError as error:
+        where = [".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")]
+        raise UserError(f"{file}: {': '.join(filter(None, where))}") from error
+    except (UserError, TypeError, ValueError) as error:  # a value of another type than is ever there
         raise UserError(f"{file}: {error}") from error
 
 
 def _weights_of(source: str) -> Path:
     """The file of weights that `source` names, after a download if it is OWNER/NAME."""
     path = Path(source)
+    if path.name == "config.json":
+        path = path.parent
     if path.is_file():
         return path
     if path.is_dir():

@@ -93,11 +93,14 @@ def read_input(file: Path, published: InputConfig) -> InputConfig:
     if not file.is_file():
         return published
     fields = read_json(file)
-    factor = float(fields.get("rescale_factor", 1 / 255)) if fields.get("do_rescale", True) else 1.0
     normalise = fields.get("do_normalize", True) and "image_mean" in fields and "image_std" in fields
     mean = fields["image_mean"] if normalise else (0.0, 0.0, 0.0)
     std = fields["image_std"] if normalise else (1.0, 1.0, 1.0)
     try:
+        factor = float(fields.get("rescale_factor", 1 / 255)) if fields.get("do_rescale", True) else 1.0
+        for name, values in (("rescale_factor", [factor]), ("image_std", std)):
+            if not all(value > 0 for value in values):
+                raise UserError(f"{name}: expected more than 0, found {fields[name]}")
         resize = published.resize if "size" not in fields else _resize_of(fields["size"], fields.get("max_size"))
         pixels = {"mean": tuple(value / factor for value in mean), "std": tuple(value / factor for value in std)}
         return type(published).model_validate({"resize": resize, **pixels})

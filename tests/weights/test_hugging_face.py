@@ -205,7 +205,9 @@ def test_the_published_configurations(name: str, fields: dict[str, Any]) -> None
         ),
         ({"encoder_layers": None}, "encoder_layers: missing"),
         ({"num_queries": 0}, "num_queries: Input should be greater than or equal to 1"),
-        ({"id2label": None}, "expected id2label with the names of the classes"),
+        ({"id2label": None}, 'id2label is missing; add the names of the classes: "id2label": '),
+        ({"id2label": {"0": 1, "1": None}}, r"id2label: expected names of classes in quotes, found \(1, None\)"),
+        ({"backbone_config": {"model_type": "resnet", "layer_type": "basic", "depths": None}}, "not iterable"),
         ({"id2label": {"0": "cat", "2": "cow"}}, "expected id2label with the names of the classes 0 to 1"),
         ({"num_queries": 8}, "not the weights of detr: size mismatch for head.queries"),
     ],
@@ -228,6 +230,27 @@ def test_files_that_are_not_there_or_not_json(tiny_detr: Path, tmp_path: Path) -
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match=rf"config\.json: {message}"):
             load_detector(f"hf:{tmp_path}")
+
+
+def test_a_folder_of_hugging_face_that_is_not_named_as_one(tiny_detr: Path) -> None:
+    for source in (tiny_detr, tiny_detr / "model.safetensors"):
+        with pytest.raises(UserError, match=f"^{source}: weights of Hugging Face, .* name them hf:{source}$"):
+            load_detector(source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rescale_factor": None}, "float"),
+        ({"rescale_factor": 0}, "rescale_factor: expected more than 0, found 0"),
+        ({"image_mean": [0, 0, 0], "image_std": [0, 1, 1]}, r"image_std: expected more than 0, found \[0, 1, 1\]"),
+    ],
+)
+def test_pixels_that_cannot_be(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=f"^{file}: [^\n]*{message}[^\n]*$"):
+        read_input(file, PUBLISHED)
 
 
 PUBLISHED = InputConfig(resize=StretchConfig(size=640))

@@ -10,7 +10,6 @@ import numpy as np
 
 from detkit.data.dataset import plural
 from detkit.detectors.build import DetectorConfig
-from detkit.detectors.detr import DETRConfig
 from detkit.detectors.fast_rcnn import FastRCNNConfig
 from detkit.detectors.rcnn import RCNNConfig
 from detkit.detectors.sliding_window import SlidingWindowConfig
@@ -82,8 +81,9 @@ def _over_limits(config: DetectorConfig, views: Sequence[InputObjects]) -> Itera
     settings: Any = getattr(config, part)
     limit, name = settings.selection.max_detections, f"model.{part}.selection.max_detections"
     yield from _more_than("more-than-detections", limit, name, views)
-    if isinstance(config, DETRConfig):
-        yield from _more_than("more-than-queries", config.head.num_queries, "model.head.num_queries", views)
+    for field in ("num_queries", "num_boxes"):  # of heads that predict a set
+        if hasattr(settings, field):
+            yield from _more_than("more-than-queries", getattr(settings, field), f"model.{part}.{field}", views)
     if isinstance(config, YOLOv1Config):
         yield from _more_than("more-than-cells", config.head.grid**2, "model.head.grid, squared", views)
 

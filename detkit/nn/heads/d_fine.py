@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -45,7 +45,7 @@ QUALITY_WIDTH = 64
 
 
 class DFINETransformerConfig(RTDETRTransformerConfig):
-    points: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...] = (3, 6, 3)
+    points: int | tuple[int, ...] = (3, 6, 3)
 
 
 class DFINEDenoisingConfig(DenoisingConfig):

@@ -36,6 +36,12 @@ DETR: dict[str, Any] = {
     "head": {"name": "detr", "num_queries": 3, "transformer": {"width": 32, "heads": 4, "feedforward": 32}},
     "input": {"resize": {"name": "short_side", "size": 80, "max_size": 120}},
 }
+RT_DETR: dict[str, Any] = {
+    "name": "rt_detr",
+    "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "strides": [8, 16, 32]},
+    "head": {"num_queries": 3},
+    "input": {"resize": {"name": "stretch", "size": 128}},
+}
 FAST: dict[str, Any] = {
     "name": "fast_rcnn",
     "backbone": {"name": "resnet18", "weights": None, "norm": "bn", "frozen_stages": 0, "strides": [16]},
@@ -145,8 +151,9 @@ def test_shapes_unlike_the_anchors_of_yolov3(tmp_path: Path) -> None:
     assert findings["anchor-none"].examples[0].text == "dog, 9 x 9 px, best IoU 0.08"
 
 
-def test_more_objects_than_queries(tmp_path: Path) -> None:
-    findings = findings_of(tmp_path, [Drawn(ROW)], [Drawn(ROW[:3])], model=DETR)
+@pytest.mark.parametrize("model", [DETR, RT_DETR], ids=lambda model: model["name"])
+def test_more_objects_than_queries(model: dict[str, Any], tmp_path: Path) -> None:
+    findings = findings_of(tmp_path, [Drawn(ROW)], [Drawn(ROW[:3])], model=model)
     assert counts(findings) == {"more-than-queries": 1}
     assert findings["more-than-queries"].examples[0].text == "4 objects"
 
