@@ -39,7 +39,7 @@ SMALL_INPUT = {
 }
 # Data, weights or machines we lack here; what `detkit init` writes is run by tests/engine/test_init_config.py.
 ELSEWHERE = re.compile(
-    "ROOT|RUN|torchrun|torchvision:|detr:|detectron2:|yolox:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported|runs/ssd|coco/|comp4"
+    "ROOT|RUN|torchrun|torchvision:|detr:|detectron2:|hf:|yolox:|darknet:|[.]cfg|(my|tuned)[.]yaml|runs/my|my[.]onnx|exported|runs/ssd|coco/|comp4"
     "|camera:|better[.]yaml"
 )
 
