@@ -27,7 +27,7 @@ from detkit.weights.darknet_layers import (
     size_of,
 )
 
-# darknet's gelu is an approximation of ours, and it has no prelu
+# darknet computes gelu by an approximation, and has no prelu
 ACTIVATIONS = tuple(name for name in get_args(Activation) if name not in ("gelu", "prelu"))
 
 

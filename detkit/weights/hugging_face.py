@@ -106,7 +106,7 @@ def _config_of(family: Family, plain: dict[str, Any], file: Path) -> DetectorCon
         problem = error.errors(include_url=False)[0]
         where = [".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")]
         raise UserError(f"{file}: {': '.join(filter(None, where))}") from error
-    except (UserError, TypeError, ValueError) as error:  # a value of another type than is ever there
+    except (UserError, AttributeError, TypeError, ValueError) as error:  # a value of a type that is never there
         raise UserError(f"{file}: {error}") from error
 
 

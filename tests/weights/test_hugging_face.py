@@ -203,6 +203,7 @@ def test_the_published_configurations(name: str, fields: dict[str, Any]) -> None
             {"backbone_config": {"model_type": "timm_backbone", "backbone": "mobilenetv3_large_100"}},
             "backbone: detkit has resnet18, .* for it, found 'mobilenetv3_large_100'",
         ),
+        ({"backbone_config": "resnet50"}, "has no attribute"),
         ({"encoder_layers": None}, "encoder_layers: missing"),
         ({"num_queries": 0}, "num_queries: Input should be greater than or equal to 1"),
         ({"id2label": None}, 'id2label is missing; add the names of the classes: "id2label": '),
@@ -226,7 +227,8 @@ def test_files_that_are_not_there_or_not_json(tiny_detr: Path, tmp_path: Path) -
     shutil.copy(tiny_detr / "model.safetensors", tmp_path)
     with pytest.raises(UserError, match=r"config\.json: cannot read it: No such file"):
         load_detector(f"hf:{tmp_path}")
-    for content, message in (("{", "not JSON"), ("[]", "expected a JSON object, found list")):
+    deep = "[" * 100_000
+    for content, message in (("{", "not JSON"), (deep, "not JSON"), ("[]", "expected a JSON object, found list")):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match=rf"config\.json: {message}"):
             load_detector(f"hf:{tmp_path}")

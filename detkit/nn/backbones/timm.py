@@ -130,7 +130,7 @@ def _describe(model: str, options: str) -> tuple[list[dict[str, Any]], dict[str,
     try:
         with torch.device("meta"):
             network = timm.create_model(model, **json.loads(options))
-    except (TypeError, RuntimeError) as error:
+    except Exception as error:  # whatever the network makes of options that do not fit
         raise ValueError(f"options: timm's {model} cannot be built with {options}: {error}") from error
     levels = getattr(network, "feature_info", None)
     if not isinstance(levels, list) or not levels:

@@ -180,6 +180,10 @@ def test_counts_of_hgnetv2(model: str, count: int) -> None:
             {"weights": "ssld_stage1"},
             r"weights: hgnetv2_b0 has no 'ssld_stage1'; known: ssld_stage1_in22k_in1k, ssld_stage2_ft_in1k",
         ),
+        (
+            {"model": "convnextv2_tiny", "strides": (16,), "options": {"depths": [1]}},
+            r"options: timm's convnextv2_tiny cannot be built with \{\"depths\": \[1\]\}: list index out of range",
+        ),
         ({"options": {"depth": 3}}, r"options: timm's hgnetv2_b0 cannot be built with \{\"depth\": 3\}: .*'depth'"),
     ],
 )
