@@ -20,6 +20,7 @@ from detkit.nn.backbones.staged import StagedBackbone
 from detkit.nn.blocks import ConvBlock
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # of weights of convolutions: of images, of clips
 
 
 def replace_modules(network: ModuleT, constant: bool) -> ModuleT:
@@ -38,7 +39,10 @@ def replace_modules(network: ModuleT, constant: bool) -> ModuleT:
     for module in network.modules():
         if isinstance(module, FastConv2d):
             module.constant = constant
-    return network.to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        if parameter.ndim in MEMORY_FORMATS:
+            parameter.data = parameter.data.contiguous(memory_format=MEMORY_FORMATS[parameter.ndim])
+    return network
 
 
 class FastSequential(nn.Sequential):

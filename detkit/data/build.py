@@ -8,18 +8,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detkit.data.checks import Check, check_images
+from detkit.data.clips import ClipsConfig, read_clips
 from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.dataset import ImageDataset
+from detkit.data.moving_shapes import MovingShapesConfig, read_moving_shapes
 from detkit.data.shapes import ShapesConfig, read_shapes
 from detkit.data.voc import VOCConfig, read_voc
 from detkit.data.yolo import YOLODataConfig, read_yolo
 from detkit.structures import COLUMNS, Column
 
-DataConfig = Annotated[VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig, Field(discriminator="name")]
+DataConfig = Annotated[
+    VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig | ClipsConfig | MovingShapesConfig,
+    Field(discriminator="name"),
+]
 
 
 def build_dataset(
-    config: VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig,
+    config: DataConfig,
     split: Literal["train", "val"],
     check: Check = check_images,
     columns: Collection[Column] = COLUMNS,
@@ -37,3 +42,7 @@ def build_dataset(
             return read_yolo(config, split, check, columns)
         case ShapesConfig():
             return read_shapes(config, split, check, columns)
+        case ClipsConfig():
+            return read_clips(config, split, check)
+        case MovingShapesConfig():
+            return read_moving_shapes(config, split, check)

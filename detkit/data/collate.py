@@ -19,6 +19,12 @@ def canvas_size(infos: Iterable[ImageInfo], stride: int) -> Size:
     return height, width
 
 
+def batch_shape(items: Sequence[tuple[Sample, ImageInfo]], stride: int) -> tuple[int, ...]:
+    """`[B, H, W, 3]`, of clips `[B, T, H, W, 3]`."""
+    clip = items[0][0].image.shape[:-3]
+    return (len(items), *clip, *canvas_size((info for _, info in items), stride), 3)
+
+
 def collate(
     items: Sequence[tuple[Sample, ImageInfo]],
     stride: int,
@@ -29,13 +35,14 @@ def collate(
     """Images on a common canvas of zeros, of `canvas_size`.
 
     They lie in its upper left corner, or at the offset of their letterbox, which leaves as much on the other side.
-    In memory the images are `[B, H, W, 3]` (torch's channels_last), so that each is resized straight into its part.
+    In memory the images are `[B, H, W, 3]` (torch's channels_last), clips `[B, T, H, W, 3]`, so that each is resized
+    straight into its part.
 
     interpolations  of the resizes, one of OpenCV's for each image; bilinear unless given
-    out             uint8 `[B, H, W, 3]` memory for the images, with any content
+    out             uint8 memory for the images, of `batch_shape`, with any content
     """
     if out is None:
-        out = np.empty((len(items), *canvas_size((info for _, info in items), stride), 3), np.uint8)
+        out = np.empty(batch_shape(items, stride), np.uint8)
     if interpolations is None:
         interpolations = [cv2.INTER_LINEAR] * len(items)
     samples = [
@@ -43,7 +50,7 @@ def collate(
         for canvas, (sample, info), interpolation in zip(out, items, interpolations, strict=True)
     ]
     return Batch(
-        torch.from_numpy(out).permute(0, 3, 1, 2),
+        torch.from_numpy(out).movedim(-1, 1),
         tuple(info for _, info in items),
         tuple(Target(sample.objects.to_tensors()) for sample in samples) if with_targets else None,
         tuple(torch.from_numpy(sample.proposals) for sample in samples if sample.proposals is not None) or None,
@@ -51,12 +58,13 @@ def collate(
 
 
 def _draw(canvas: np.ndarray, sample: Sample, info: ImageInfo, interpolation: int) -> Sample:
-    """Resizes the picture into its part of `canvas`, `[H, W, 3]`; returns the sample in pixels of the canvas."""
+    """Resizes the picture or clip into its part of `canvas`, `[..., H, W, 3]`; returns the sample in pixels of that."""
     (h, w), (x, y) = info.input_size, info.offset
-    sample = resize_sample(sample, info.input_size, interpolation, out=canvas[y : y + h, x : x + w])
-    for border in (canvas[:y], canvas[y + h :], canvas[y : y + h, :x], canvas[y : y + h, x + w :]):
+    sample = resize_sample(sample, info.input_size, interpolation, out=canvas[..., y : y + h, x : x + w, :])
+    beside = canvas[..., y : y + h, :, :]
+    for border in (canvas[..., :y, :, :], canvas[..., y + h :, :, :], beside[..., :x, :], beside[..., x + w :, :]):
         border[:] = 0
     if info.offset == (0, 0):
         return sample
-    height, width = canvas.shape[:2]
+    height, width = canvas.shape[-3:-1]
     return on_canvas(sample, y, x, (height, width))

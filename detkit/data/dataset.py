@@ -18,7 +18,7 @@ from detkit.config import UserError
 from detkit.data.checks import Check, DataError, LabelPolicy, RawImage, check_images
 from detkit.data.pictures import read_picture, reduction
 from detkit.data.transforms.geometry import scale_objects
-from detkit.structures import Categories, EncodedMasks, GroundTruth, ImageId, Objects, Sample, Size
+from detkit.structures import Categories, Clip, EncodedMasks, GroundTruth, ImageId, Objects, Sample, Size
 from detkit.structures.masks import NO_MASK
 
 MAX_CLASSES_LISTED = 40  # the summary counts the objects of each class where there are at most this many
@@ -108,13 +108,25 @@ class ImageDataset:
         part.summary = part._summarise()
         return part
 
-    def load(self, index: int, at_least: Size | None = None, proposals: np.ndarray | None = None) -> Sample:
+    def load(
+        self,
+        index: int,
+        at_least: Size | None = None,
+        proposals: np.ndarray | None = None,
+        clip: Clip | None = None,
+    ) -> Sample:
         """Decodes one image, upright and in RGB whatever the file has.
 
         at_least   (h, w): a JPEG may come smaller, with all that lies on it, but not smaller than this
         proposals  float32 `[R, 4]` xyxy in original pixels, which the sample is to have
+        clip       the frames around it that the sample is to have, where the data set is of videos
         Raises DataError if the file is not as it was when it was checked.
         """
+        if clip is not None:
+            raise DataError(
+                f"{self.name}: has single pictures, and this detector takes clips of {clip.frames} frames; give it "
+                "videos, data: {name: clips}"
+            )
         truth, path = self.ground_truth(index), self.path(index)
         try:
             image = read_picture(path, at_least)

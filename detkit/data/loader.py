@@ -25,14 +25,14 @@ from pydantic import Field
 from torch.utils.data import DataLoader, get_worker_info
 
 from detkit.config import Config, PathText, UserError
-from detkit.data.collate import canvas_size, collate
+from detkit.data.collate import batch_shape, collate
 from detkit.data.dataset import ImageDataset
 from detkit.data.proposal_folder import ProposalFolder
 from detkit.data.repeat_factors import repeat_factors
 from detkit.data.sampler import BatchSampler, Key
 from detkit.data.transfer import BufferPool, SentBatch
 from detkit.data.transforms import Augment
-from detkit.structures import COLUMNS, Batch, Column, ImageId, ImageInfo, Objects, Sample, Size
+from detkit.structures import COLUMNS, Batch, Clip, Column, ImageId, ImageInfo, Objects, Sample, Size
 
 Place = Callable[[ImageId, Size, int | None], ImageInfo]  # a detector's resize rule: (id, (h, w) of the picture, draw)
 
@@ -79,14 +79,14 @@ def build_loader(
     repeat_threshold: float | None = None,
     draft: bool = False,
     columns: Collection[Column] = COLUMNS,
+    clip: Clip | None = None,
 ) -> Loader[Batch]:
     """Batches of `batch_size` images on each of `world_size` ranks; call `loader.set_epoch` before every epoch.
 
     place, stride     the detector's resize rule, and the multiple to which batches are padded
     augment           applied to every image before it is resized; None in evaluation
     seed              of the order, the augmentation and the draws
-    shuffle           training: a new order every epoch, and a `draw` for `place`. Otherwise images come in the order of
-                      the data set and `draw` is None
+    shuffle           training: a new order every epoch, and a `draw` for `place`; else the order of the data set
     aspect_grouping   batches of only upright or only wide images, if `shuffle`
     with_targets      whether batches carry the objects
     draw_every        batches that share a draw; 0: each image has its own
@@ -94,6 +94,7 @@ def build_loader(
     repeat_threshold  as in `LoaderConfig`, if `shuffle`
     draft             as in `LoaderConfig`
     columns           what the objects of the batches have beside boxes, where the data have it
+    clip              the frames around each image that its detector takes; None: the image alone
     """
     sampler = BatchSampler(
         dataset.aspect_ratios,
@@ -107,7 +108,7 @@ def build_loader(
         repeats=repeat_factors(dataset, repeat_threshold) if repeat_threshold else None,
     )
     pool = BufferPool(workers)
-    batches = Batches(dataset, augment, proposals, place, stride, with_targets, pool, draft, columns)
+    batches = Batches(dataset, augment, proposals, place, stride, with_targets, pool, draft, columns, clip)
     return Loader(batches, sampler, workers=workers, pin_memory=torch.cuda.is_available())
 
 
@@ -125,7 +126,9 @@ class Batches:
         pool: BufferPool,
         draft: bool,
         columns: Collection[Column] = COLUMNS,
+        clip: Clip | None = None,
     ) -> None:
+        self.clip = clip
         self.augment, self.proposals = augment, proposals
         self.place, self.stride, self.with_targets, self.pool = place, stride, with_targets, pool
         self.draft = draft
@@ -139,8 +142,7 @@ class Batches:
         items, interpolations = [item[:2] for item in prepared], [item[2] for item in prepared]
         if get_worker_info() is None:
             return collate(items, self.stride, self.with_targets, interpolations)
-        shape = (len(items), *canvas_size((info for _, info in items), self.stride), 3)
-        memory, slot = self.pool.take(shape)
+        memory, slot = self.pool.take(batch_shape(items, self.stride))
         return SentBatch(collate(items, self.stride, self.with_targets, interpolations, memory), slot)
 
     def _prepare(self, key: Key) -> tuple[Sample, ImageInfo, int]:
@@ -151,8 +153,7 @@ class Batches:
                 sample = self.augment(sample, key.seed, key.epoch, self._others)
                 interpolation = self.augment.interpolation(key.seed, key.epoch)
             sample = replace(sample, objects=_with_columns(sample.objects, self.columns))
-            height, width = sample.image.shape[:2]
-            return sample, self.place(sample.image_id, (height, width), key.draw), interpolation
+            return sample, self.place(sample.image_id, sample.size, key.draw), interpolation
         except UserError:
             raise
         except Exception as error:
@@ -165,7 +166,7 @@ class Batches:
             height, width = self.place(truth.image_id, truth.size, None).input_size
             at_least = (2 * height, 2 * width)
         proposals = None if self.proposals is None else self.proposals.load(self.dataset.path(index))
-        return self.dataset.load(index, at_least, proposals)
+        return self.dataset.load(index, at_least, proposals, self.clip)
 
     def _others(self, rng: np.random.Generator, count: int) -> list[Sample]:
         """Any images of the data set, as they are, for augmentations that mix several."""

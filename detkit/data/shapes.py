@@ -1,6 +1,5 @@
 """The built-in data set: drawn from a seed, written once as a VOC devkit and as COCO, read like any other.
 
-root/about.json                                 its settings; marks a folder that detkit drew and may replace
 root/VOC2007/{JPEGImages,Annotations,SegmentationObject,ImageSets/Main/{train,val}.txt}
 root/annotations/instances_{train,val}.json     the same objects; `difficult` is written as `iscrowd`
 
@@ -13,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ from detkit.data.coco import COCOConfig, read_coco
 from detkit.data.coco_keypoints import write_keypoints
 from detkit.data.coco_segmentation import DECIMALS, write_segmentation
 from detkit.data.dataset import ImageDataset
+from detkit.data.drawn_set import ensure_drawn
 from detkit.data.shapes_drawing import CLASS_NAMES, KEYPOINT_NAMES, SKELETON, DrawnObject, draw_picture
 from detkit.data.voc import VOCConfig, read_voc
 from detkit.data.voc_segmentation import write_objects
@@ -85,55 +85,10 @@ def read_shapes(
 
 
 def ensure_shapes(config: ShapesConfig) -> None:
-    """Writes the set beside `root` and renames it, so that `root` is never half a set.
-
-    A set that detkit drew with other settings is replaced. Raises DataError if `root` holds anything else.
-    """
-    root = Path(config.root)
-    if _read_settings(root) == _drawing_settings(config):
-        return
-    try:
-        _replace(root, config)
-    except OSError as error:
-        raise DataError(f"data.root: cannot draw the built-in set in {root}: {error.strerror}") from error
-
-
-def _replace(root: Path, config: ShapesConfig) -> None:
-    """Draws the set in a temporary folder and moves it to `root`."""
-    settings = _drawing_settings(config)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as aside:
-        drawn = Path(aside) / "new"
-        _write(drawn, config)
-        if _read_settings(root) not in (None, settings):
-            with contextlib.suppress(FileNotFoundError):  # another process has just moved it
-                root.rename(Path(aside) / "old")
-        try:
-            drawn.rename(root)
-        except OSError:
-            if _read_settings(root) != settings:  # otherwise another process was faster
-                raise
-
-
-def _drawing_settings(config: ShapesConfig) -> dict[str, Any]:
-    """Everything that the pictures depend on."""
-    settings = {"num_train": config.num_train, "num_val": config.num_val, "seed": config.seed}
-    return {"generator": "detkit.data.shapes", "version": VERSION, **settings}
-
-
-def _read_settings(root: Path) -> dict[str, Any] | None:
-    """The settings of the set in `root`; None if there is nothing. Raises DataError if detkit did not draw it."""
-    try:
-        about = json.loads((root / "about.json").read_text(encoding="utf-8"))
-        if about["generator"] == "detkit.data.shapes":
-            return dict(about)
-    except (OSError, ValueError, TypeError, KeyError):
-        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-            return None
-    raise DataError(
-        f"data.root: {root} exists and was not drawn by detkit (its about.json does not say so); nothing was changed. "
-        "Give data.root another folder, or move this one away"
-    )
+    """Writes the set to `root` unless it is there; see `ensure_drawn`."""
+    drawing = {"num_train": config.num_train, "num_val": config.num_val, "seed": config.seed}
+    settings = {"generator": "detkit.data.shapes", "version": VERSION, **drawing}
+    ensure_drawn(Path(config.root), settings, partial(_write, config=config))
 
 
 def _write(root: Path, config: ShapesConfig) -> None:
@@ -152,7 +107,6 @@ def _write(root: Path, config: ShapesConfig) -> None:
                 _write_xml(voc / "Annotations" / f"{stem}.xml", stem, size, objects)
                 _append_coco(coco, stem, size, objects)
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
-    (root / "about.json").write_text(json.dumps(_drawing_settings(config), indent=2) + "\n")
 
 
 def _draw_all(

@@ -92,7 +92,7 @@ class SentBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Arrays, not tensors: those are pickled, where torch would share the memory of each tensor."""
         batch = self.batch
-        images = batch.images.permute(0, 2, 3, 1)
+        images = batch.images.movedim(1, -1)
         sent = images.numpy() if self.slot is None else (self.slot, tuple(images.shape))
         objects = batch.targets and [target.objects.to_arrays() for target in batch.targets]
         proposals = batch.proposals and [boxes.numpy() for boxes in batch.proposals]
@@ -107,7 +107,7 @@ def _receive(
 ) -> Batch:
     images = _POOLS[sent[0].pool].images(*sent) if isinstance(sent, tuple) else sent
     return Batch(
-        torch.from_numpy(images).permute(0, 3, 1, 2),
+        torch.from_numpy(images).movedim(-1, 1),
         infos,
         None if objects is None else tuple(Target(columns.to_tensors()) for columns in objects),
         None if proposals is None else tuple(map(torch.from_numpy, proposals)),

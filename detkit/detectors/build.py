@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from detkit.config import UserError
 from detkit.detectors.atss import ATSSConfig, build_atss
 from detkit.detectors.cascade_rcnn import CascadeRCNNConfig, build_cascade_rcnn
 from detkit.detectors.d_fine import DFINEConfig, build_d_fine
@@ -33,7 +34,8 @@ from detkit.detectors.yolov5 import YOLOv5Config, build_yolov5
 from detkit.detectors.yolov6 import YOLOv6Config, build_yolov6
 from detkit.detectors.yolov7 import YOLOv7Config, build_yolov7
 from detkit.detectors.yolox import YOLOXConfig, build_yolox
-from detkit.structures import Categories, Column
+from detkit.nn.backbones.time_pooling import ClipStagedConfig
+from detkit.structures import Categories, Clip, Column
 
 DetectorConfig = Annotated[
     SlidingWindowConfig
@@ -99,5 +101,26 @@ def learned_columns(config: DetectorConfig) -> tuple[Column, ...]:
 
 
 def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetector:
-    """The detector in plain modules; see `detkit.accelerate` for faster ones."""
-    return BUILDERS[type(config)](config, categories)
+    """The detector in plain modules; see `detkit.accelerate` for faster ones. Raises UserError, see `clip_of`."""
+    clip = clip_of(config)
+    detector = BUILDERS[type(config)](config, categories)
+    detector.input.clip = clip
+    return detector
+
+
+def clip_of(config: DetectorConfig) -> Clip | None:
+    """The frames that the detector takes for each image; None: the image alone.
+
+    Raises UserError for a backbone of clips in a detector that cannot have one.
+    """
+    backbone = config.backbone
+    if not isinstance(backbone, ClipStagedConfig):
+        return None
+    if isinstance(config, SlidingWindowConfig | RCNNConfig):
+        raise UserError(
+            f"model.backbone: {backbone.name} takes clips, of which {config.name} cannot take crops; use fast_rcnn, "
+            "faster_rcnn or a detector of another family"
+        )
+    if backbone.time_pooling == "none":
+        raise UserError("model.backbone.time_pooling: none leaves maps with a time axis, for which there is no head")
+    return backbone.clip

@@ -42,6 +42,7 @@ def training_loader(
         repeat_threshold=settings.loader.repeat_threshold,
         draft=settings.loader.draft,
         columns=columns,
+        clip=detector.input.clip,
     )
 
 
@@ -73,4 +74,5 @@ def evaluation_loader(
         world_size=distributed.world_size() if divided else 1,
         with_targets=with_targets,
         proposals=proposals,
+        clip=detector.input.clip,
     )

@@ -1,6 +1,7 @@
 """A detector's input spec: how large it wants its images and how their pixels become numbers.
 
-Shapes: uint8 `[B, 3, H, W]` RGB -> float32 `[B, 3, H, W]`, normalised, one constant on the padding.
+Shapes: uint8 `[B, 3, H, W]` RGB -> float32 `[B, 3, H, W]`, normalised, one constant on the padding. Clips are
+`[B, 3, T, H, W]`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.config import Config
-from detkit.structures import ImageId, ImageInfo, Size
+from detkit.structures import Clip, ImageId, ImageInfo, Size
 
 
 class ShortSideConfig(Config):
@@ -83,7 +84,10 @@ class DarknetInputConfig(InputConfig):
 
 
 class ImageInput(nn.Module):
-    """Holds mean, std and channel order beside the weights, so that evaluation needs nothing but the checkpoint."""
+    """Holds mean, std and channel order beside the weights, so that evaluation needs nothing but the checkpoint.
+
+    clip  the frames that the detector takes for each image; None: the image alone. `build_detector` says so
+    """
 
     mean: Tensor
     std: Tensor
@@ -92,6 +96,7 @@ class ImageInput(nn.Module):
         super().__init__()
         self.config = config
         self.resize = config.resize
+        self.clip: Clip | None = None
         self.stride = stride  # H and W of a batch are padded to a multiple of this
         self.flip_channels = config.channel_order == "bgr"
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
@@ -133,7 +138,11 @@ class ImageInput(nn.Module):
         return torch.cat([corner, corner + sides], dim=1).float()
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """uint8 `[B, 3, H, W]` with pictures of `sizes`, int64 `[B, 2]` (h, w), on it."""
+        """uint8 `[B, 3, H, W]` with pictures of `sizes`, int64 `[B, 2]` (h, w), on it, or clips `[B, 3, T, H, W]`."""
+        if images.ndim == 5:  # the frames of a clip lie on the canvas alike
+            frames = images.shape[2]
+            normalised = self.forward(images.transpose(1, 2).flatten(0, 1), sizes.repeat_interleave(frames, dim=0))
+            return normalised.view(-1, frames, *normalised.shape[1:]).transpose(1, 2)
         if self.flip_channels:
             images = images.flip(1)
         # [B, 3, H, W] in memory too, whatever the batch has: the same numbers from every loader

@@ -1,6 +1,6 @@
 """Candidates of a batch -> a fixed number of detections an image: what every detector does last.
 
-Legend: B images, P candidates of all images together, K classes, D rows of an image.
+Legend: B images, P candidates of all images together, K classes, D rows of an image, T frames of a clip.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class DetectionRows:
     counts    int64 `[B]`
     masks     float32 `[B, D, S, S]`: the probability of each cell of the box; None: the detector has no masks
     heatmaps  float32 `[B, D, P, S, S]`: logits of each keypoint in the cells of the box; None: it has no keypoints
+    tubes     float32 `[B, D, T, 4]` xyxy: the boxes in each frame of the clip; None: it has only that of one frame
     """
 
     boxes: Tensor
@@ -62,6 +63,7 @@ class DetectionRows:
     counts: Tensor
     masks: Tensor | None = None
     heatmaps: Tensor | None = None
+    tubes: Tensor | None = None
 
     def to_detections(self, infos: Sequence[ImageInfo], categories: Categories) -> list[Detections]:
         """The detections of each image in its original pixels, on the CPU."""
@@ -77,6 +79,8 @@ class DetectionRows:
                 places, peaks = keypoints_of_heatmaps(self.heatmaps[i, :count].cpu(), boxes[i, :count])
                 keypoints = torch.cat([points_to_original(places, info), torch.full_like(peaks, 2.0)[..., None]], dim=2)
                 objects = replace(objects, keypoints=keypoints, extra={KEYPOINT_SCORES: peaks})
+            if self.tubes is not None:
+                objects = replace(objects, tubes=to_original(self.tubes[i, :count].cpu(), info))
             result.append(Detections(objects, categories))
         return result
 

@@ -1,10 +1,11 @@
 """Images and what is annotated on them, from the file to the batch.
 
-Legend: B images in a batch, P proposals of an image, H x W pixels.
+Legend: B images in a batch, P proposals of an image, T frames of a clip, H x W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -29,10 +30,10 @@ class GroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One decoded image and its objects on the way through augmentation.
+    """One decoded image, or a clip around one frame, and its objects on the way through augmentation.
 
-    image      uint8 `[H, W, 3]` RGB, upright (EXIF orientation applied)
-    objects    in pixels of `image`
+    image      uint8 `[H, W, 3]` RGB, upright (EXIF orientation applied); a clip is `[T, H, W, 3]`
+    objects    in pixels of `image`; of a clip those of its frame
     proposals  float32 `[P, 4]` xyxy in pixels of `image`, for detectors that are given them
     """
 
@@ -42,9 +43,24 @@ class Sample:
     proposals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        check_array("Sample", "image", self.image, np.ndarray, "uint8", (None, None, 3))
+        clip = (None,) if self.image.ndim == 4 else ()
+        check_array("Sample", "image", self.image, np.ndarray, "uint8", (*clip, None, None, 3))
         if self.proposals is not None:
             check_array("Sample", "proposals", self.proposals, np.ndarray, "float32", (None, 4))
+
+    @property
+    def size(self) -> Size:
+        height, width = self.image.shape[-3:-1]
+        return height, width
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 `[T, H, W, 3]`, the same memory; T is 1 unless this is a clip."""
+        return self.image if self.image.ndim == 4 else self.image[None]
+
+    def map_frames(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The image with each frame, `[H, W, 3]`, changed by `function`, all in the same way."""
+        return function(self.image) if self.image.ndim == 3 else np.stack([function(frame) for frame in self.image])
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,8 @@ class Target:
 class Batch:
     """What a detector is given.
 
-    images     uint8 `[B, 3, H, W]` RGB, padded with zeros to a common multiple of the stride
+    images     uint8 `[B, 3, H, W]` RGB, padded with zeros to a common multiple of the stride; clips have a time axis,
+               `[B, 3, T, H, W]`
     infos      B `ImageInfo`
     targets    B `Target`, or None when there is nothing to learn from
     proposals  B float32 `[P, 4]` xyxy in input pixels, for detectors with external proposals
@@ -107,7 +124,8 @@ class Batch:
     proposals: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_array("Batch", "images", self.images, Tensor, "uint8", (None, 3, None, None))
+        clip = (None,) if self.images.ndim == 5 else ()
+        check_array("Batch", "images", self.images, Tensor, "uint8", (None, 3, *clip, None, None))
         for name in ("infos", "targets", "proposals"):
             value = getattr(self, name)
             if value is not None and len(value) != len(self.images):

@@ -1,6 +1,6 @@
 """The objects of an image as columns.
 
-Legend: N objects of one image, P keypoints of an object, H x W pixels.
+Legend: N objects of one image, P keypoints of an object, T frames of a clip, H x W pixels.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Objects(Generic[ArrayT]):
     masks      N masks: `EncodedMasks` as a file or a detector has them, `MaskCrops` in augmentation and training
     keypoints  float32 `[N, P, 3]`: x, y in pixels and visibility (0 not labelled, 1 hidden, 2 visible)
     track_ids  int64 `[N]`: the same object in several frames
+    tubes      float32 `[N, T, 4]` xyxy: the boxes of the object in each frame of a clip
     extra      further columns by name, `[N, ...]` of any dtype: they travel with the others
     """
 
@@ -60,6 +61,7 @@ class Objects(Generic[ArrayT]):
     masks: EncodedMasks | MaskCrops[ArrayT] | None = field(default=None, metadata={})
     keypoints: ArrayT | None = field(default=None, metadata={"dtype": "float32", "shape": (None, 3)})
     track_ids: ArrayT | None = field(default=None, metadata={"dtype": "int64", "shape": ()})
+    tubes: ArrayT | None = field(default=None, metadata={"dtype": "float32", "shape": (None, 4)})
     extra: Mapping[str, ArrayT] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ class RandomAffineConfig(Transform):
     _checked = field_validator("scale")(check_limits)
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
-        rng, (height, width) = draws.rng, sample.image.shape[:2]
+        rng, (height, width) = draws.rng, sample.size
         size = (height, width) if self.size is None else (self.size, self.size)
         angle = np.radians(rng.uniform(-self.degrees, self.degrees))
         scale = rng.uniform(*self.scale)

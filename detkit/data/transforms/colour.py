@@ -42,10 +42,14 @@ def apply_colours(sample: Sample) -> Sample:
     """The sample with a picture on which no change of colour waits."""
     if not isinstance(sample, _Uncoloured):
         return sample
-    image = sample.image
-    for change in sample.changes:
-        image = change(image)
-    return Sample(**{**_columns(sample), "image": image})
+    waiting = sample.changes
+
+    def change(image: np.ndarray) -> np.ndarray:
+        for each in waiting:
+            image = each(image)
+        return image
+
+    return Sample(**{**_columns(sample), "image": sample.map_frames(change)})
 
 
 def _columns(sample: Sample) -> dict[str, Any]:

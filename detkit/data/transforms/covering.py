@@ -53,7 +53,7 @@ class CopyPasteConfig(Transform):
         objects, proposals = other.objects.take(chosen), other.proposals
         if proposals is not None:
             proposals = proposals[_parts_inside(proposals, objects.boxes).max(axis=1, initial=0) >= 0.5]
-        height, width = sample.image.shape[:2]
+        height, width = sample.size
         pixels = _pixels(objects, (height, width))
         image = cv2.copyTo(other.image, pixels.astype(np.uint8), sample.image.copy())
         pasted = replace(other, objects=objects, proposals=proposals)
@@ -143,14 +143,14 @@ class CutoutConfig(Transform):
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
         sample = apply_colours(sample)
-        height, width = sample.image.shape[:2]
+        height, width = sample.size
         side = max(1, round(self.size * min(height, width)))
         covered = np.zeros((height, width), np.bool_)
         for _ in range(self.holes):
             top, left = (int(draws.rng.integers(extent)) - side // 2 for extent in (height, width))
             covered[max(top, 0) : top + side, max(left, 0) : left + side] = True
         image = sample.image.copy()
-        image[covered] = FILL
+        image[..., covered, :] = FILL
         objects = _hide_points(sample.objects, covered)
         if (masks := masks_of(objects)) is not None:
             objects = replace(objects, masks=cover_masks(masks, covered))

@@ -70,6 +70,9 @@ def _move_objects(
         columns["area"] = (objects.area * areas / before).astype(np.float32)
     if (before_masks := masks_of(objects)) is not None:
         columns["masks"] = masks(before_masks)
+    if objects.tubes is not None:
+        moved_tubes = _cut(_frame(points, objects.tubes.reshape(-1, 4)), size)
+        columns["tubes"] = moved_tubes.reshape(objects.tubes.shape)
     if objects.keypoints is not None:
         columns["keypoints"] = _move_keypoints(objects.keypoints, points, size)
     proposals = None if sample.proposals is None else _cut(_frame(points, sample.proposals), size)
@@ -104,7 +107,7 @@ def _drop_unseen(sample: Sample, keep: np.ndarray) -> Sample:
 
 def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     """The sample mirrored left to right; `pairs` of keypoints change places."""
-    height, width = sample.image.shape[:2]
+    height, width = sample.size
     sign, start = np.array([-1, 1], np.float32), np.array([width, 0], np.float32)
     moved, _ = _move_objects(
         sample, (height, width), lambda points: start + sign * points, lambda masks: flip_masks(masks, width)
@@ -114,19 +117,20 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
         for one, two in pairs:
             order[[one, two]] = two, one
         moved = replace(moved, objects=replace(moved.objects, keypoints=moved.objects.keypoints[:, order]))
-    return replace(moved, image=cv2.flip(sample.image, 1))
+    return replace(moved, image=sample.map_frames(lambda frame: cv2.flip(frame, 1)))
 
 
 def take_window(sample: Sample, window: Window) -> Sample:
     """The part of the picture in the window, with the objects and proposals that it shows, cut off at its borders."""
     top, left, (height, width) = window.top, window.left, window.size
-    bottom, right = min(top + height, sample.image.shape[0]), min(left + width, sample.image.shape[1])
-    cut = replace(sample, image=sample.image[max(top, 0) : bottom, max(left, 0) : right])
-    if cut.image.shape[:2] != window.size:
+    bottom, right = min(top + height, sample.size[0]), min(left + width, sample.size[1])
+    cut = replace(sample, image=sample.image[..., max(top, 0) : bottom, max(left, 0) : right, :])
+    if cut.size != window.size:
         cut = apply_colours(cut)  # before there is a canvas, which keeps its colour
         y, x = max(-top, 0), max(-left, 0)
-        below, beside = height - y - cut.image.shape[0], width - x - cut.image.shape[1]
-        image = cv2.copyMakeBorder(cut.image, y, below, x, beside, cv2.BORDER_CONSTANT, value=window.fill)
+        borders = (y, height - y - cut.size[0], x, width - x - cut.size[1])
+        constant = cv2.BORDER_CONSTANT
+        image = cut.map_frames(lambda frame: cv2.copyMakeBorder(frame, *borders, constant, value=window.fill))
         cut = replace(cut, image=image)
     moved, visible = _shift_objects(cut, top, left, window.size)
     keep = (visible >= MIN_VISIBLE) | sample.objects.ignore if window.keep is None else window.keep
@@ -152,17 +156,20 @@ def resize_sample(
 ) -> Sample:
     """The sample stretched to `size` (h, w); bilinear unless another of OpenCV's interpolations is given.
 
-    out  uint8 `[h, w, 3]` that becomes the image
+    out  uint8 `[h, w, 3]` that becomes the image, of a clip `[T, h, w, 3]`
     """
     sample = apply_colours(sample)
-    height, width = sample.image.shape[:2]
-    if (height, width) == size:
+    if sample.size == size:
         if out is None:
             return sample
         out[:] = sample.image
         return replace(sample, image=out)
-    image = cv2.resize(sample.image, size[::-1], dst=out, interpolation=interpolation)
-    return replace(scale_objects(sample, (height, width), size), image=image)
+    if out is None:
+        out = np.empty((*sample.image.shape[:-3], *size, 3), np.uint8)
+    resized = replace(scale_objects(sample, sample.size, size), image=out)
+    for frame, into in zip(sample.frames, resized.frames, strict=True):
+        cv2.resize(frame, size[::-1], dst=into, interpolation=interpolation)
+    return resized
 
 
 def scale_objects(sample: Sample, before: Size, size: Size) -> Sample:
@@ -194,5 +201,7 @@ def warp(sample: Sample, matrix: np.ndarray, size: Size, fill: Colour = FILL) ->
     )
     sides = moved.objects.boxes[:, 2:] - moved.objects.boxes[:, :2]
     keep = (visible >= MIN_VISIBLE) & (sides >= MIN_SIDE).all(axis=1) | moved.objects.ignore
-    image = cv2.warpAffine(sample.image, pixels, size[::-1], flags=cv2.INTER_LINEAR, borderValue=fill)
+    image = sample.map_frames(
+        lambda frame: cv2.warpAffine(frame, pixels, size[::-1], flags=cv2.INTER_LINEAR, borderValue=fill)
+    )
     return replace(_drop_unseen(moved, keep & (visible > 0)), image=image)

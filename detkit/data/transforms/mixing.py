@@ -53,7 +53,7 @@ class MosaicConfig(Transform):
         canvas, parts = np.full((side, side, 3), FILL[0], np.uint8), []
         for number, picture in enumerate(pictures):
             picture = self._fit(picture)
-            height, width = picture.image.shape[:2]
+            height, width = picture.size
             row, column = divmod(number, self.grid)
             (top, above), (bottom, below) = self._place(height, rows, row)
             (left, before), (right, after) = self._place(width, columns, column)
@@ -69,7 +69,7 @@ class MosaicConfig(Transform):
         return [0, *inner, self.grid * self.size]
 
     def _fit(self, picture: Sample) -> Sample:
-        height, width = picture.image.shape[:2]
+        height, width = picture.size
         scale = self.size / max(height, width)
         return resize_sample(picture, (max(1, round(scale * height)), max(1, round(scale * width))))
 
@@ -113,5 +113,5 @@ def draw_other(sample: Sample, scale: Limits, draws: Draws) -> Sample:
     (other,) = draws.others(1)
     if draws.rng.random() < 0.5:
         other = flip(other, draws.flip_pairs)
-    height, width = sample.image.shape[:2]
+    height, width = sample.size
     return place_scaled(other, (height, width), scale, draws.rng)

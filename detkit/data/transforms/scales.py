@@ -35,11 +35,11 @@ class ScaleJitterConfig(Transform):
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
         factor = np.exp(draws.rng.uniform(*np.log(self.scale)))
-        height, width = (max(round(side / factor), 1) for side in sample.image.shape[:2])
+        height, width = (max(round(side / factor), 1) for side in sample.size)
         # The window may begin anywhere inside the picture, or the picture anywhere inside the window.
         top, left = (
             round(draws.rng.uniform(min(0, free), max(0, free)))
-            for free in (sample.image.shape[0] - height, sample.image.shape[1] - width)
+            for free in (sample.size[0] - height, sample.size[1] - width)
         )
         return take_window(sample, Window(top, left, (height, width)))
 
@@ -52,7 +52,7 @@ class TranslateConfig(Transform):
     max_part: float = Field(0.2, ge=0, lt=0.5)
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
-        height, width = sample.image.shape[:2]
+        height, width = sample.size
         left, right = (round(width * move) for move in draws.rng.uniform(-self.max_part, self.max_part, 2))
         top, bottom = (round(height * move) for move in draws.rng.uniform(-self.max_part, self.max_part, 2))
         return take_window(sample, Window(top, left, (height + bottom - top, width + right - left)))
@@ -73,7 +73,7 @@ class JitterConfig(Transform):
     _checked = field_validator("scale")(check_limits)
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
-        size, square = self._draw(sample.image.shape[0], sample.image.shape[1], draws.rng)
+        size, square = self._draw(sample.size[0], sample.size[1], draws.rng)
         return take_window(resize_sample(sample, size), square)
 
     def _draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[Size, Window]:
@@ -110,7 +110,7 @@ def place_scaled(sample: Sample, size: Size, limits: Limits, rng: np.random.Gene
     Where it is larger than the canvas, a random part of it is seen; where it is smaller, grey follows at the right and
     at the bottom.
     """
-    height, width = sample.image.shape[:2]
+    height, width = sample.size
     scale = rng.uniform(*limits) * min(size[0] / height, size[1] / width)
     free = np.array([size[1] - scale * width, size[0] - scale * height])
     offset = rng.uniform(np.minimum(free, 0), 0)

@@ -32,8 +32,8 @@ class ExpandConfig(Transform):
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
         ratio = draws.rng.uniform(1, self.max_ratio)
-        size = [round(side * ratio) for side in sample.image.shape[:2]]
-        top, left = (-int(draws.rng.integers(0, size[axis] - sample.image.shape[axis] + 1)) for axis in (0, 1))
+        size = [round(side * ratio) for side in sample.size]
+        top, left = (-int(draws.rng.integers(0, size[axis] - sample.size[axis] + 1)) for axis in (0, 1))
         return take_window(sample, Window(top, left, (size[0], size[1]), fill=MEAN))
 
 
@@ -71,7 +71,7 @@ def _iou_crop(sample: Sample, rng: np.random.Generator) -> Window | None:
 
 def _try_crops(sample: Sample, rng: np.random.Generator, boxes: np.ndarray, min_iou: float) -> Window | None:
     """The first of `CROP_TRIALS` windows that overlaps a box by this IoU and has the centre of one inside, or None."""
-    height, width = sample.image.shape[:2]
+    height, width = sample.size
     for _ in range(CROP_TRIALS):
         scale = rng.uniform(MIN_CROP, 1)
         ratio = rng.uniform(max(0.5, scale**2), min(2, 1 / scale**2))  # so that no side passes the picture's
@@ -104,7 +104,7 @@ class ResizeCropConfig(Transform):
     probability: float | None = Field(0.5, ge=0, le=1)
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
-        rng, shape = draws.rng, sample.image.shape[:2]
+        rng, shape = draws.rng, sample.size
         scale = rng.choice(DETR_SHORT_SIDES) / min(shape)
         shortest, longest = DETR_WINDOW
         drawn = [round(rng.integers(shortest, min(round(s * scale), longest), endpoint=True) / scale) for s in shape]
@@ -120,7 +120,7 @@ class CropConfig(Transform):
     probability: float | None = Field(0.5, ge=0, le=1)
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
-        height, width = sample.image.shape[:2]
+        height, width = sample.size
         x1, y1 = sample.objects.boxes[:, :2].min(axis=0, initial=np.inf)
         x2, y2 = sample.objects.boxes[:, 2:].max(axis=0, initial=0)
         left, right = _draw_interval(draws.rng, width, x1, x2)

@@ -1,4 +1,4 @@
-"""Backbones: images to feature levels.
+"""Backbones: images or clips to feature levels.
 
 `build_backbone` builds the module of a `BackboneConfig`. `load_classifier` initialises the fully connected layers of a
 detector with those of the classifier that the backbone was trained in.
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from detkit.nn.backbones.alexnet import AlexNetConfig, CaffeNetConfig, build_alexnet, build_caffenet
+from detkit.nn.backbones.c3d import C3DConfig, build_c3d
 from detkit.nn.backbones.convnext import ConvNeXtConfig, build_convnext
 from detkit.nn.backbones.csp_darknet import CSPDarknetConfig, build_csp_darknet
 from detkit.nn.backbones.csp_darknet53 import CSPDarknet53Config, build_csp_darknet53
@@ -34,6 +35,7 @@ from detkit.nn.backbones.staged import StagedBackbone, download_classifier
 from detkit.nn.backbones.swin import SwinConfig, build_swin
 from detkit.nn.backbones.timm import TimmConfig, build_timm
 from detkit.nn.backbones.vgg import SSDVGGConfig, VGGConfig, build_ssd_vgg, build_vgg
+from detkit.nn.backbones.video_resnet import S3DConfig, VideoResNetConfig, build_s3d, build_video_resnet
 
 BackboneConfig = Annotated[
     ResNetConfig
@@ -54,7 +56,10 @@ BackboneConfig = Annotated[
     | LeNetConfig
     | AlexNetConfig
     | CaffeNetConfig
-    | InceptionConfig,
+    | InceptionConfig
+    | C3DConfig
+    | VideoResNetConfig
+    | S3DConfig,
     Field(discriminator="name"),
 ]
 
@@ -99,6 +104,12 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_caffenet(config)
         case InceptionConfig():
             return build_inception(config)
+        case C3DConfig():
+            return build_c3d(config)
+        case VideoResNetConfig():
+            return build_video_resnet(config)
+        case S3DConfig():
+            return build_s3d(config)
 
 
 @torch.no_grad()

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig
+from detkit.structures import Clip
 
 TimePooling = Literal["mean", "max", "none"]
 
@@ -18,9 +20,15 @@ TimePooling = Literal["mean", "max", "none"]
 class ClipStagedConfig(StagedConfig):
     """The fields that all backbones of clips share. `strides` are those of space; time has its own in each backbone."""
 
+    frames: int = Field(16, ge=1)  # of a clip; the one that it is of is in the middle
+    frame_step: int = Field(1, ge=1)  # frames of the video from one of the clip to the next
     # of every level over all its frames. mean: as the detection heads of AVA (arXiv 1705.08421) and SlowFast; max: as
     # ToI pooling (arXiv 1703.10664); none: the levels keep their time axis
     time_pooling: TimePooling = "mean"
+
+    @property
+    def clip(self) -> Clip:
+        return Clip(self.frames, self.frame_step, before=self.frames // 2)
 
 
 class PoolTime(nn.Module):

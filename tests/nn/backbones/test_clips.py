@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from detkit.nn.backbones.clips import ClipBackboneConfig, build_clip_backbone
+from detkit.nn.backbones import BackboneConfig, build_backbone
 from detkit.nn.backbones.staged import StagedBackbone
 from detkit.nn.backbones.video_resnet import FrozenBatchNorm3d
 
@@ -43,11 +43,11 @@ SHAPES = {
 
 def build(name: str, **fields: Any) -> StagedBackbone:
     """With all levels unless `strides` are given, and batch norms that learn unless `norm` is given."""
-    adapter: Any = TypeAdapter(ClipBackboneConfig)
+    adapter: Any = TypeAdapter(BackboneConfig)
     config = adapter.validate_python({"name": name})
     strides = tuple(stride for stride in config.stage_strides if stride is not None)
     norm = {} if name == "c3d" else {"norm": "bn"}
-    return build_clip_backbone(adapter.validate_python({"name": name, "strides": strides, **norm, **fields}))
+    return build_backbone(adapter.validate_python({"name": name, "strides": strides, **norm, **fields}))
 
 
 def clip(frames: int, side: int, batch: int = 1) -> Tensor:
@@ -176,10 +176,10 @@ def test_what_does_not_exist_is_refused() -> None:
         ({"name": "r3d_18", "strides": (32,)}, "strides: r3d_18 has 2, 4, 8, 16, found [32]"),
         ({"name": "c3d", "strides": (64,)}, "strides: c3d has 1, 2, 4, 8, 16, 32, found [64]"),
         ({"name": "s3d", "weights": "KINETICS"}, "is not a torchvision weights entry of s3d; known: KINETICS400_V1"),
-        ({"name": "resnet50"}, "'c3d', 'r3d_18', 'mc3_18', 'r2plus1d_18', 's3d'"),
+        ({"name": "c3d", "frames": 0}, "greater than or equal to 1"),
     ):
         with pytest.raises(ValidationError, match=re.escape(message)):
-            TypeAdapter(ClipBackboneConfig).validate_python(fields)
+            TypeAdapter(BackboneConfig).validate_python(fields)
 
 
 def test_s3d_takes_the_momentum_of_its_running_statistics() -> None:
