@@ -1,8 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= runs
+SECONDS ?= 30
+SEED ?= 0
 
-.PHONY: install train quick test test-slow lint parity bench export-report schema
+.PHONY: install train quick test test-slow fuzz lint parity bench export-report schema
 
 install: .venv/installed
 
@@ -24,6 +26,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

@@ -67,8 +67,9 @@ def _take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
     are up to 7e-4 from those in float64 (SSDLite320), 6e-5 with this one.
     """
     norm.bias.fill_(1.0)
-    norm.running_mean.copy_(inputs[0].mean(dim=(0, 2, 3)))
-    norm.running_var.copy_(inputs[0].var(dim=(0, 2, 3), correction=0))
+    others = (0, *range(2, inputs[0].ndim))  # of clips, time is one of them
+    norm.running_mean.copy_(inputs[0].mean(dim=others))
+    norm.running_var.copy_(inputs[0].var(dim=others, correction=0))
 
 
 def _last_layers(detector: AnyDetector) -> Iterator[tuple[Any, Sequence[Aim]]]:

@@ -31,9 +31,34 @@ from detkit.config_yaml import (
     read_value,
 )
 
+# What a terminal obeys, what ends a line outside of a list, and what no terminal can be sent.
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|\n(?!  )")
+LONGEST_LINE = 2000  # characters of a line of a message; of a longer one the middle is left out
+
 
 class UserError(Exception):
-    """A mistake the user can mend: the tools print the message and leave with status 2, without a stack trace."""
+    """A mistake the user can mend: the tools print the message and leave with status 2, without a stack trace.
+
+    The message is one line, or one and a list whose lines begin with two blanks. It quotes what stands in files, which
+    may be anything: other ends of lines and control characters are written as escapes, and lines are cut to
+    `LONGEST_LINE`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
+
+
+def printable(message: str) -> str:
+    """A message in the form of a `UserError`, whatever it quotes."""
+    text = _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], message)
+    return "\n".join(_shortened(line) for line in text.split("\n"))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2 - 3
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 class ConfigError(UserError):

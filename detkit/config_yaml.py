@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
-# PyYAML lets the others through for numbers such as `0b_`, and for brackets in brackets without end.
-YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+# PyYAML lets the others through: for values that are not of the type that their tag states (`!!int ''`, `!!bool 7`,
+# `!!timestamp x`), for numbers such as `0b_`, and for brackets in brackets without end.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+MANY_VALUES, MANY_COPIES = 100_000, 10  # values of a file and its aliases, and how many times as many as it writes out
 
 
 class TextDict(dict[str, Any]):
@@ -29,7 +31,30 @@ class TextList(list[Any]):
 
 
 class Loader(yaml.SafeLoader):
-    """Only true and false are booleans, `1e-4` is a number, and every key is text."""
+    """Only true and false are booleans, `1e-4` is a number, and every key is text.
+
+    Aliases of aliases can stand for more values than any memory holds, and such a file is refused.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        counts: dict[int, int] = {}
+        if node is not None and _count_values(node, counts) > max(MANY_VALUES, MANY_COPIES * len(counts)):
+            raise yaml.MarkedYAMLError(
+                problem=f"its aliases (*name) stand for {counts[id(node)]} values; write out what they stand for",
+                problem_mark=node.start_mark,
+            )
+        return node
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """The values below a node, those of an alias wherever it stands; `counts` are those of each node by its id."""
+    if id(node) not in counts:
+        counts[id(node)] = 1  # of a node within itself, which is refused later
+        nodes = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if not isinstance(node, yaml.ScalarNode):
+            counts[id(node)] += sum(_count_values(each, counts) for each in nodes)
+    return counts[id(node)]
 
 
 class TextLoader(Loader):

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What each room may import of detkit, besides itself. Rooms that stand side by side are on one line.
-LEAVES = {"config", "files"}
+LEAVES = {"config", "files", "pickles"}
 OPS = {"structures"}
 NN = DATA = EVALUATION = {"ops", "formats", *OPS, *LEAVES}
 DETECTORS = {"nn", *NN}
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"config_yaml"},
     "config_yaml": set(),
     "files": {"config"},
+    "pickles": {"config"},
     "structures": set(),
     "formats": {"structures", "config"},
     "ops": OPS,

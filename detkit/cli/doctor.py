@@ -54,7 +54,7 @@ def _doctor(options: argparse.Namespace) -> None:
     refuse_overwriting([options.json], [options.config, options.run, options.class_map])
     config = load_named(options.config, options.set)
     if options.fix:
-        check_folder(options.fix, Path(config.data.root))
+        check_folder(options.fix, config.data)
     store = _detections(options, config) if options.run else None
     diagnosis = diagnose(config, store=store)
     if options.json:

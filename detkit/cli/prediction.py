@@ -34,6 +34,7 @@ def predict(arguments: Sequence[str] | None = None) -> int:
     )
     add_prediction(parser)
     parser.add_argument("--track", metavar="NAME", help="number the objects of a video: bytetrack or sort")
+    parser.add_argument("--tubes", action="store_true", help="join the detections of a video over time")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="most pictures detected at once (8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--font", type=Path, metavar="FILE", help="of the names in drawings")
@@ -103,7 +104,8 @@ def _predict(options: argparse.Namespace) -> None:
     from detkit.engine.prediction.run import predict_files
     from detkit.engine.prediction.settings import PredictionConfig
 
-    tree = {**prediction_settings(options), "track": options.track, "batch_size": options.batch_size}
+    tree = {**prediction_settings(options), "track": options.track, "tubes": options.tubes}
+    tree["batch_size"] = options.batch_size
     config = parse_config(tree, PredictionConfig, where="predict")
     try:
         summary = predict_files(

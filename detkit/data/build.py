@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from detkit.data.action_tubes import ActionTubesConfig, read_action_tubes
+from detkit.data.ava import AVAConfig, read_ava
 from detkit.data.checks import Check, check_images
 from detkit.data.clips import ClipsConfig, read_clips
 from detkit.data.coco import COCOConfig, read_coco
@@ -18,7 +20,14 @@ from detkit.data.yolo import YOLODataConfig, read_yolo
 from detkit.structures import COLUMNS, Column
 
 DataConfig = Annotated[
-    VOCConfig | COCOConfig | YOLODataConfig | ShapesConfig | ClipsConfig | MovingShapesConfig,
+    VOCConfig
+    | COCOConfig
+    | YOLODataConfig
+    | ShapesConfig
+    | ClipsConfig
+    | AVAConfig
+    | ActionTubesConfig
+    | MovingShapesConfig,
     Field(discriminator="name"),
 ]
 
@@ -44,5 +53,9 @@ def build_dataset(
             return read_shapes(config, split, check, columns)
         case ClipsConfig():
             return read_clips(config, split, check)
+        case AVAConfig():
+            return read_ava(config, split, check)
+        case ActionTubesConfig():
+            return read_action_tubes(config, split, check)
         case MovingShapesConfig():
             return read_moving_shapes(config, split, check)

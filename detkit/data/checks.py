@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -52,6 +52,8 @@ class FilesConfig(Config):
                   `drop_box` drops the object. `drop_image` drops the image, also if its file is missing or unreadable
     check_images  decode every picture once before training; false reads only the headers of the files
     """
+
+    has_videos: ClassVar[bool] = False  # whether its images are frames of videos
 
     root: PathText
     classes: tuple[str, ...] | None = None
@@ -272,4 +274,4 @@ def _size_fault(image: RawImage, size: Size) -> str | None:
 def _report(name: str, problems: Sequence[str]) -> str:
     more = [f"... and {len(problems) - MAX_LINES} more"] if len(problems) > MAX_LINES else []
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{name}: {count}", *(f"  {line}" for line in [*problems[:MAX_LINES], *more]), _POLICIES])
+    return "\n  ".join([f"{name}: {count}", *problems[:MAX_LINES], *more, _POLICIES])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,9 +27,12 @@ def choose_classes(
 
     The labels of `images` are indices into `categories`, those of the result into its own, where a merged class stands
     in the place of its first. An object of a class that nobody chose is left out, whatever else is wrong with it; one
-    without a class (label -1) stays. Raises DataError if `categories` lack a class, or if no object is left; `where` is
-    the data in its message.
+    without a class (label -1) stays. Raises DataError if `categories` lack a class or have a name that cannot be
+    written, or if no object is left; `where` is the data in its message.
     """
+    for name in categories.names:
+        if re.search("[\\ud800-\\udfff]", name):
+            raise DataError(f"{where}: the class {name!a} has half of a character, which no file can hold; rename it")
     if not config.merge and not isinstance(config.classes, tuple):
         return list(images), categories, {}
     merged = merge_classes(categories.names, config.merge)

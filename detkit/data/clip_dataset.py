@@ -1,6 +1,6 @@
 """Videos as a data set: their annotated frames are its images, and each can be loaded with the frames around it.
 
-Legend: I images, M objects of all images, V videos, F frames of all videos, T frames of a clip, N objects of one image.
+Legend: I images, M objects of all images, F frames of a video, T frames of a clip, N objects of one image.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ import numpy as np
 from typing_extensions import override
 
 from detkit.config import UserError
+from detkit.data.check_cache import picture_sizes
 from detkit.data.checks import Check, DataError, LabelPolicy, RawImage, check_images
 from detkit.data.dataset import ImageDataset, plural
+from detkit.data.frame_files import FrameFiles
 from detkit.data.pictures import read_picture
 from detkit.structures import Categories, Clip, Objects, Sample, Size
 from detkit.structures.clips import split_frame_id
-
-MAX_FRAMES = 10**6  # of a video: the six digits of a frame's number
 
 
 @dataclass(frozen=True, slots=True)
 class RawVideo:
     """One video as its file has it.
 
+    name    another one than that of every other video
     frames  the pictures of its frames, one after the other
     images  of its frames those that are annotated; their ids are `frame_id(name, number)` with the place in `frames`
     """
 
     name: str
-    frames: Sequence[str]
+    frames: FrameFiles
     images: Sequence[RawImage]
 
 
@@ -51,8 +52,8 @@ class ClipDataset(ImageDataset):
         notes: Mapping[str, int] | None = None,
         check: Check = check_images,
     ) -> None:
-        """As `ImageDataset`. Raises DataError too if the frames of a video have several sizes."""
-        self._video_names = np.array([video.name for video in videos])
+        """As `ImageDataset`. Raises DataError too if the frames of a video have several sizes, or if a track has two
+        boxes in one frame."""
         super().__init__(
             [image for video in videos for image in video.images],
             name=name,
@@ -62,54 +63,61 @@ class ClipDataset(ImageDataset):
             notes=notes,
             check=check,
         )
-        places = [split_frame_id(self.image_id(index)) for index in range(len(self))]
         index_of = {video.name: index for index, video in enumerate(videos)}
-        self._video_of_image = np.array([index_of[place[0]] for place in places if place])  # [I]
-        self._number_of_image = np.array([place[1] for place in places if place])  # [I]
-        self._keep_frames(videos)
+        places = [_place(self.image_id(index)) for index in range(len(self))]
+        self._video_of_image = np.array([index_of[video] for video, _ in places])  # [I]
+        self._number_of_image = np.array([number for _, number in places])  # [I] frame within its video
+        self._frames = self._readable_frames(videos)
         self._check_sizes()
         self._index_tracks()
 
-    def _keep_frames(self, videos: Sequence[RawVideo]) -> None:
-        """Without the pictures that the check has dropped."""
-        annotated = {image.path for video in videos for image in video.images}
-        gone = annotated - set(self._paths.tolist())
-        frames = [[(number, path) for number, path in enumerate(video.frames) if path not in gone] for video in videos]
-        self._frame_paths = np.array([path for video in frames for _, path in video])  # [F]
-        self._frame_numbers = np.array([number for video in frames for number, _ in video])  # [F] within its video
-        self._frame_starts = np.cumsum([0, *map(len, frames)])  # [V + 1]
+    def _readable_frames(self, videos: Sequence[RawVideo]) -> list[FrameFiles]:
+        """The frames of each video, without pictures that the check has dropped because they cannot be read."""
+        checked = set(self._paths.tolist())
+        dropped = sorted({image.path for video in videos for image in video.images} - checked)
+        sizes = picture_sizes(dropped, decode=True, name=self.name)
+        unreadable = {path for path, size in zip(dropped, sizes, strict=True) if isinstance(size, str)}
+        if not unreadable:
+            return [video.frames for video in videos]
+        return [
+            video.frames.without([_place(image.image_id)[1] for image in video.images if image.path in unreadable])
+            for video in videos
+        ]
 
     def _check_sizes(self) -> None:
-        for video in np.unique(self._video_of_image):
-            rows = np.flatnonzero(self._video_of_image == video)
-            other = rows[(self._sizes[rows] != self._sizes[rows[0]]).any(axis=1)]
-            if len(other):
-                first, second = ("{1} x {0}".format(*self._sizes[row]) for row in (rows[0], other[0]))
-                raise DataError(
-                    f"{self.name}: video {self._video_names[video]}: frames of one size are expected, but frame "
-                    f"{self._number_of_image[rows[0]]} is {first} and frame {self._number_of_image[other[0]]} is "
-                    f"{second} (w x h); scale them to one size, or make two videos of them"
-                )
+        _, first, video = np.unique(self._video_of_image, return_index=True, return_inverse=True)  # first image of each
+        differing = np.flatnonzero((self._sizes != self._sizes[first[video]]).any(axis=1))
+        if len(differing):
+            row = differing[0]
+            one, other = ("{1} x {0}".format(*self._sizes[image]) for image in (first[video[row]], row))
+            raise DataError(
+                f"{self.name}: the frames of a video are expected to have one size, but "
+                f"{self.image_id(int(first[video[row]]))} has {one} and {self.image_id(int(row))} has {other} (w x h); "
+                "scale them to one size, or make two videos of them"
+            )
 
     def _index_tracks(self) -> None:
-        """What `_tubes` looks up: the boxes of all objects in the order of their keys, which are distinct numbers."""
-        if self.objects.track_ids is None:
+        """What `_boxes_in` looks up: the boxes of all objects in the order of their keys, which are distinct."""
+        tracks = self.objects.track_ids
+        self._tracks = np.unique(np.zeros(0, np.int64) if tracks is None else tracks)
+        if tracks is None:
             return
         image = self.image_of_object
-        self._tracks = np.unique(self.objects.track_ids)
-        keys = self._track_keys(self._video_of_image[image], self.objects.track_ids, self._number_of_image[image])
+        keys = self._keys_of(self._video_of_image[image], tracks, self._number_of_image[image])
         order = np.argsort(keys)
         self._keys, self._key_boxes = keys[order], self.objects.boxes[order]
         twice = np.flatnonzero(np.diff(self._keys) == 0)
         if len(twice):
             row = order[twice[0]]
             raise DataError(
-                f"{self.name}: {self.image_id(int(image[row]))}: track {self.objects.track_ids[row]} has two boxes in "
-                "this frame; give them two tracks"
+                f"{self.name}: {self.image_id(int(image[row]))}: track {tracks[row]} has two boxes in this frame; give "
+                "them two tracks"
             )
 
-    def _track_keys(self, videos: np.ndarray, tracks: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        keys: np.ndarray = (videos * len(self._tracks) + np.searchsorted(self._tracks, tracks)) * MAX_FRAMES + numbers
+    def _keys_of(self, videos: np.ndarray, tracks: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """int64, one for every track in every frame."""
+        longest = int(self.lengths().max())
+        keys: np.ndarray = (videos * len(self._tracks) + np.searchsorted(self._tracks, tracks)) * longest + numbers
         return keys
 
     @override
@@ -121,17 +129,17 @@ class ClipDataset(ImageDataset):
         return part
 
     def every(self, step: int) -> ClipDataset:
-        """With only those images whose number in their video is a multiple of `step`."""
-        indices = np.flatnonzero(self._number_of_image % step == 0)
-        part = self.take(indices.tolist())
+        """With only every `step`-th of the annotated frames of each video, from its first."""
+        _, first, video = np.unique(self._video_of_image, return_index=True, return_inverse=True)
+        part = self.take(np.flatnonzero((np.arange(len(self)) - first[video]) % step == 0).tolist())
         part.notes = self.notes.copy()
-        part.notes["annotated frame passed over"] += len(self) - len(part)
+        part.notes["frame passed over (train_every)"] += len(self) - len(part)
         part.summary = part._summarise()
         return part
 
     def lengths(self) -> np.ndarray:
-        """int64 `[V]`: frames of each video."""
-        return np.diff(self._frame_starts)
+        """int64: how many frames each video has."""
+        return np.array([len(frames) for frames in self._frames])
 
     @override
     def load(
@@ -145,18 +153,20 @@ class ClipDataset(ImageDataset):
         if clip is None:
             return super().load(index, at_least, proposals)
         sample = super().load(index, None, proposals)
-        start, end = self._frame_starts[self._video_of_image[index] :][:2].tolist()
-        place = int(np.searchsorted(self._frame_numbers[start:end], self._number_of_image[index]))
-        places = clip.positions(place, end - start)
-        pictures = {place: sample.image}
-        for other in places:
-            if other not in pictures:
-                pictures[other] = self._picture(str(self._frame_paths[start + other]), sample)
-        image = np.stack([pictures[other] for other in places])
-        objects = sample.objects
-        if clip.tubes:
-            objects = self._with_tubes(objects, index, self._frame_numbers[start:end][places])
-        return replace(sample, image=image, objects=objects)
+        numbers = self._clip_numbers(index, clip)
+        frames = self._frames[self._video_of_image[index]]
+        pictures = {int(self._number_of_image[index]): sample.image}
+        for number in numbers.tolist():
+            if number not in pictures:
+                pictures[number] = self._picture(frames.path(number), sample)
+        objects = self._with_tubes(sample.objects, index, numbers) if clip.tubes else sample.objects
+        return replace(sample, image=np.stack([pictures[number] for number in numbers.tolist()]), objects=objects)
+
+    def _clip_numbers(self, index: int, clip: Clip) -> np.ndarray:
+        """int64 `[T]`: the frames of the clip of an image. Those without a picture are stepped over."""
+        numbers = self._frames[self._video_of_image[index]].numbers()
+        position = int(np.searchsorted(numbers, self._number_of_image[index]))
+        return np.take(numbers, clip.positions(position, len(numbers)))
 
     def _picture(self, path: str, sample: Sample) -> np.ndarray:
         try:
@@ -169,21 +179,51 @@ class ClipDataset(ImageDataset):
         return image
 
     def _with_tubes(self, objects: Objects[np.ndarray], index: int, numbers: np.ndarray) -> Objects[np.ndarray]:
-        """With their boxes in the frames of these numbers; an object that is not in all of them is ignored."""
+        """With their boxes in the frames of these numbers; an object that is not in all of them is ignored, and has its
+        box of this image in those in which it is not."""
+        tubes = np.repeat(objects.boxes[:, None], len(numbers), axis=1)
+        if not len(objects):
+            return replace(objects, tubes=tubes)
         if objects.track_ids is None:
             raise DataError(
                 f"{self.name}: this detector learns tubes, and the objects have no tracks; number the same object "
                 "alike in all frames"
             )
-        tubes = np.repeat(objects.boxes[:, None], len(numbers), axis=1)
-        video = np.full((len(objects), 1), self._video_of_image[index])
-        keys = self._track_keys(video, objects.track_ids[:, None], numbers[None])
-        rows = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        there = self._keys[rows] == keys
+        videos = np.full((len(objects), 1), self._video_of_image[index])
+        rows, there = self._rows_of(videos, objects.track_ids[:, None], numbers[None])
         tubes[there] = self._key_boxes[rows[there]]
         return replace(objects, tubes=tubes, ignore=objects.ignore | ~there.all(axis=1))
+
+    def _rows_of(self, videos: np.ndarray, tracks: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each track in each frame the row of `_key_boxes`, and whether it has one."""
+        keys = self._keys_of(videos, tracks, numbers)
+        rows = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        return rows, self._keys[rows] == keys
+
+    @override
+    def describe(self, clip: Clip | None) -> list[str]:
+        """The summary, and of how many objects there is no tube if the clip is to have such."""
+        tracks = self.objects.track_ids
+        if clip is None or not clip.tubes or tracks is None:
+            return super().describe(clip)
+        image = self.image_of_object
+        numbers = np.stack([self._clip_numbers(index, clip) for index in range(len(self))])  # [I, T]
+        there = self._rows_of(self._video_of_image[image][:, None], tracks[:, None], numbers[image])[1]  # [M, T]
+        partial = int((~there.all(axis=1) & ~self.objects.ignore).sum())
+        text = f"{plural(partial, 'object')} not in all {clip.frames} frames of the clip, and so ignored"
+        if partial and partial == int((~self.objects.ignore).sum()):
+            text += ": every one of them, so that nothing can be learned; are all frames annotated?"
+        return [*super().describe(clip), *([text] if partial else [])]
 
     @override
     def _lacking(self) -> list[str]:
         videos = {place[0] for place in map(split_frame_id, self._image_ids) if place}
         return [f"frames of {plural(len(videos), 'video')}", *super()._lacking()]
+
+
+def _place(image_id: object) -> tuple[str, int]:
+    """The video and the number of a frame."""
+    place = split_frame_id(image_id)
+    if place is None:
+        raise ValueError(f"image_id of a frame: expected VIDEO/NUMBER as `frame_id` gives, got {image_id!r}")
+    return place

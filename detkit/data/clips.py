@@ -8,47 +8,71 @@ frames     of a video: a folder with a picture of each frame, in the order of th
            In their place `file` may name a video file, which is taken apart once (see `video_frames`)
 annotated  the frames that are; without it all of them. The others are only seen beside these
 tracks     objects; `frames` are those in which an object is, counted from 0, and `boxes` are xyxy in continuous pixels.
-           `id` may number the tracks of a video; without it that is their place in the list
+           `id` may number the tracks of a video, all or none; without it that is their place in the list
 Paths are relative to `root`. Other keys are not read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
-from detkit.config import Config, PathText, parse_config
-from detkit.data.checks import Box, Check, DataError, FilesConfig, NoValidation, RawImage, RawObject, check_images
+from detkit.config import Config, ConfigError, PathText, parse_config
+from detkit.data.checks import (
+    MAX_LINES,
+    Box,
+    Check,
+    DataError,
+    FilesConfig,
+    NoValidation,
+    RawImage,
+    RawObject,
+    check_images,
+)
 from detkit.data.classes import choose_classes
-from detkit.data.clip_dataset import MAX_FRAMES, ClipDataset, RawVideo
-from detkit.data.pictures import IMAGE_SUFFIXES
+from detkit.data.clip_dataset import ClipDataset, RawVideo
+from detkit.data.frame_files import FrameFiles, frames_in
 from detkit.data.video_frames import unpack_video
 from detkit.structures import Categories
 from detkit.structures.clips import frame_id
 
-Number = Annotated[int, Field(ge=0, lt=MAX_FRAMES)]
+Number = Annotated[int, Field(ge=0)]
+MAX_LENGTH = 300  # of a line that tells of a mistake
+MISSING = "frame without a picture stepped over"
 
 
-class ClipsConfig(FilesConfig):
+class VideosConfig(FilesConfig):
+    """Settings of every data set of videos that is read from files.
+
+    train_every  only every n-th of the annotated frames of a video is trained on, as neighbours show almost the same
+    """
+
+    has_videos: ClassVar[bool] = True
+
+    name: str
+    train_every: int = Field(1, ge=1)
+
+
+class ClipsConfig(VideosConfig):
     """Videos in the format above.
 
-    root         the folder that the paths in the files are relative to
-    train        JSON file; likewise val, whose classes are those of the training file by name. null: there is no
-                 validation
-    train_every  of the annotated frames those are trained on whose number is a multiple of this, as neighbours show
-                 almost the same
-    unpacked     folder for the frames of video files, which are JPEGs; null: `frames` in `root`
+    root      the folder that the paths in the files are relative to
+    train     JSON file; likewise val, whose classes are those of the training file by name. null: there is no
+              validation
+    unpacked  folder for the frames of video files, which are JPEGs; null: `frames` in `root`
     """
 
     name: Literal["clips"] = "clips"
     train: PathText = "train.json"
     val: PathText | None = "val.json"
-    train_every: int = Field(1, ge=1)
     unpacked: PathText | None = None
 
 
@@ -82,66 +106,86 @@ class _Video(_Row):
     def _one_source(self) -> _Video:
         if (self.frames is None) == (self.file is None):
             raise ValueError(f"video {self.name!r}: expected either `frames` or `file`")
+        if len({track.id is None for track in self.tracks}) > 1:
+            raise ValueError(f"video {self.name!r}: expected an `id` in all of its tracks or in none")
         return self
 
 
-class _File(_Row):
-    classes: tuple[str, ...] = Field(min_length=1)
-    videos: tuple[_Video, ...] = Field(min_length=1)
+class _Classes(_Row):
+    classes: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _classes_once(self) -> _Classes:
+        _check_once("classes", self.classes)
+        return self
+
+
+class _File(_Classes):
+    videos: tuple[_Video, ...]
 
     @model_validator(mode="after")
     def _names_once(self) -> _File:
-        for key, names in (("classes", self.classes), ("videos", [video.name for video in self.videos])):
-            name, count = Counter(names).most_common(1)[0]
-            if count > 1:
-                raise ValueError(f"{key}: {name!r} is there {count} times; expected once")
+        _check_once("videos", [video.name for video in self.videos])
         return self
+
+
+FileT = TypeVar("FileT", bound=_Classes)
+
+
+def _check_once(key: str, names: Sequence[str]) -> None:
+    if not names:
+        raise ValueError(f"{key}: expected at least one, found none")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{key}: {name!r} is there {count} times; expected once")
 
 
 def read_clips(config: ClipsConfig, split: Literal["train", "val"], check: Check = check_images) -> ClipDataset:
     """Reads one split. Raises DataError naming the file, the video, the track and the fix."""
-    name = config.train if split == "train" else config.val
-    if name is None:
-        raise NoValidation("data.val: null: there is no validation split; to have one, set it to a JSON file")
-    path, train = Path(config.root, name), Path(config.root, config.train)
-    content = _read(path)
-    classes = content.classes
-    if split == "val" and train.is_file():
-        classes = _read(train).classes
-    unpacked = Path(config.unpacked or Path(config.root, "frames"))
+    path, train = split_file(config.root, config.train, config.val, split), Path(config.root, config.train)
+    content = _read(path, _File)
+    classes = _read(train, _Classes).classes if split == "val" and train.is_file() else content.classes
     categories = Categories(classes, tuple(range(1, len(classes) + 1)))
-    videos = [_raw_video(video, classes, path, Path(config.root), unpacked) for video in content.videos]
-    return build_clips(videos, categories, config, split, path, check, config.train_every)
+    notes = Counter[str]()
+    videos = [_raw_video(video, classes, path, config, notes) for video in content.videos]
+    return build_clips(videos, categories, config, split, path, check, notes)
+
+
+def split_file(root: str, train: str, val: str | None, split: Literal["train", "val"]) -> Path:
+    """The annotations of a split. Raises NoValidation if there are none to evaluate on."""
+    name = train if split == "train" else val
+    if name is None:
+        raise NoValidation("data.val: null: there is no validation split; to have one, name its file")
+    return Path(root, name)
 
 
 def build_clips(
     videos: Sequence[RawVideo],
     categories: Categories,
-    config: FilesConfig,
+    config: VideosConfig,
     split: Literal["train", "val"],
     path: Path,
     check: Check,
-    train_every: int = 1,
-    notes: Mapping[str, int] | None = None,
+    notes: Mapping[str, int],
 ) -> ClipDataset:
     """The data set of videos that a file at `path` describes, with the classes that `config` chooses."""
     images = [image for video in videos for image in video.images]
     images, categories, left_out = choose_classes(images, categories, config, str(path))
     chosen = iter(images)
-    videos = [RawVideo(video.name, video.frames, [next(chosen) for _ in video.images]) for video in videos]
+    videos = [replace(video, images=[next(chosen) for _ in video.images]) for video in videos]
     dataset = ClipDataset(
         videos,
-        name=f"clips {split} ({path.name})",
+        name=f"{config.name} {split} ({path.name})",
         categories=categories,
         on_bad_label=config.on_bad_label,
         decode=config.check_images,
         check=check,
-        notes={**(notes or {}), **left_out},
+        notes={**notes, **left_out},
     )
-    return dataset.every(train_every) if split == "train" and train_every > 1 else dataset
+    return dataset.every(config.train_every) if split == "train" and config.train_every > 1 else dataset
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path, schema: type[FileT]) -> FileT:
     try:
         content: Any = json.loads(path.read_bytes())
     except FileNotFoundError as error:
@@ -151,18 +195,18 @@ def _read(path: Path) -> _File:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a mapping with `classes` and `videos`, found {type(content).__name__}")
-    return parse_config(content, _File, where=str(path))
+    try:
+        return parse_config(content, schema, where=str(path))
+    except ConfigError as error:
+        lines = [line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]}..." for line in str(error).splitlines()]
+        more = [f"  and {len(lines) - MAX_LINES - 1:,} more"] if len(lines) > MAX_LINES + 1 else []
+        raise DataError("\n".join([*lines[: MAX_LINES + 1], *more])) from error
 
 
-def _raw_video(video: _Video, classes: Sequence[str], path: Path, root: Path, unpacked: Path) -> RawVideo:
+def _raw_video(video: _Video, classes: Sequence[str], path: Path, config: ClipsConfig, notes: Counter[str]) -> RawVideo:
     where = f"{path.name}: video {video.name}"
-    if video.file is not None:
-        frames = unpack_video(root / video.file, unpacked / video.name)
-    elif isinstance(video.frames, str):
-        frames = frames_in(root / video.frames, where)
-    else:
-        frames = [str(root / name) for name in video.frames or ()]
-    annotated = range(len(frames)) if video.annotated is None else sorted(set(video.annotated))
+    frames = _frames_of(video, where, config)
+    annotated = sorted(set(range(len(frames)) if video.annotated is None else video.annotated))
     objects: defaultdict[int, list[RawObject]] = defaultdict(list)
     for place, track in enumerate(video.tracks):
         number = place if track.id is None else track.id
@@ -171,52 +215,52 @@ def _raw_video(video: _Video, classes: Sequence[str], path: Path, root: Path, un
         for frame, box in zip(track.frames, track.boxes, strict=True):
             title = f"track {number} ({track.class_name})"
             objects[frame].append(RawObject(title, label, box, problem, {"track_ids": number}))
-    return RawVideo(video.name, frames, images_of(video.name, where, frames, annotated, objects))
+    images = images_of(video.name, where, frames, annotated, objects)
+    if isinstance(video.frames, tuple):
+        unseen = sorted(set(range(len(frames))) - set(annotated))
+        missing = [number for number in unseen if not os.path.isfile(frames.path(number))]
+        if missing and config.on_bad_label != "drop_image":
+            raise DataError(f"{where}: frame {missing[0]}: the picture {frames.path(missing[0])} does not exist")
+        notes[MISSING] += len(missing)
+        frames = frames.without(missing)
+    return RawVideo(video.name, frames, images)
+
+
+def _frames_of(video: _Video, where: str, config: ClipsConfig) -> FrameFiles:
+    root = Path(config.root)
+    if video.file is not None:
+        # Two files never share a folder, whatever videos are called in different splits.
+        digest = hashlib.sha256(video.file.encode(errors="surrogatepass")).hexdigest()[:8]
+        folder = Path(config.unpacked or root / "frames", f"{Path(video.file).stem}-{digest}")
+        return FrameFiles.of(unpack_video(root / video.file, folder))
+    if isinstance(video.frames, str):
+        return frames_in(root / video.frames, where)
+    if not video.frames:
+        raise DataError(f"{where}: `frames` is an empty list; expected a picture of each frame")
+    return FrameFiles.of([str(root / name) for name in video.frames])
 
 
 def images_of(
     video: str,
     where: str,
-    frames: Sequence[str],
+    frames: FrameFiles,
     annotated: Sequence[int],
     objects: Mapping[int, Sequence[RawObject]],
 ) -> list[RawImage]:
-    """The annotated frames of a video. Raises DataError for an object in a frame that the video has not, or that is
-    not among the annotated ones."""
+    """The annotated frames of a video, in this order. Raises DataError for an object in a frame that the video has not,
+    or that is not among the annotated ones."""
+    known = set(annotated)
     for frame in sorted({*objects, *annotated}):
         if frame >= len(frames):
             raise DataError(
                 f"{where}: has {len(frames)} frames, 0 to {len(frames) - 1}, and something is annotated in frame "
                 f"{frame}; is a frame missing, or are they counted from 1?"
             )
-        if frame not in annotated:
+        if frame not in known:
             raise DataError(f"{where}: {objects[frame][0].where} is in frame {frame}, which `annotated` does not list")
     return [
-        RawImage(frame_id(video, frame), frames[frame], f"{where}, frame {frame}", None, tuple(objects.get(frame, ())))
+        RawImage(
+            frame_id(video, frame), frames.path(frame), f"{where}, frame {frame}", None, tuple(objects.get(frame, ()))
+        )
         for frame in annotated
     ]
-
-
-def frames_in(folder: Path, where: str) -> list[str]:
-    """The pictures in a folder, in the order of their names, numbers in them by their value."""
-    try:
-        names = [item.name for item in folder.iterdir() if item.suffix.lower() in IMAGE_SUFFIXES]
-    except OSError as error:
-        raise DataError(f"{where}: the folder of its frames, {folder}, cannot be read: {error.strerror}") from error
-    if not names:
-        raise DataError(f"{where}: the folder of its frames, {folder}, has no picture")
-    return [str(folder / name) for name in sorted(names, key=_natural)]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts frame2 before frame10."""
-    parts, digits = [], ""
-    for letter in [*name, ""]:
-        if letter.isdecimal() and letter.isascii():
-            digits += letter
-        else:
-            if digits:
-                parts.append((int(digits), ""))
-                digits = ""
-            parts.append((-1, letter))
-    return parts

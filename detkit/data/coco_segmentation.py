@@ -15,6 +15,7 @@ from detkit.structures.masks import Polygons, read_counts
 
 # px from the picture's corner. Drawing a polygon takes memory by its length, so that a wrong number could take all.
 MAX_COORDINATE = 1e5
+MAX_PIXELS = 2**31  # of a picture with run lengths; pycocotools counts them in 32 bits
 MAX_SHOWN = 40  # characters of run lengths in a message
 DECIMALS = 4  # of a px, in files that are written
 
@@ -143,7 +144,7 @@ def _runs(size: Any, counts: Any) -> list[int] | None:
             return None
     if not all(isinstance(rows, list) and all(type(n) is int and n >= 0 for n in rows) for rows in (size, runs)):
         return None
-    return runs if len(size) == 2 and sum(runs) == size[0] * size[1] else None
+    return runs if len(size) == 2 and sum(runs) == size[0] * size[1] <= MAX_PIXELS else None
 
 
 def _mask_box(size: Any, counts: Any) -> Box | None:

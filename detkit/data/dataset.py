@@ -142,6 +142,10 @@ class ImageDataset:
         sample = Sample(image, objects, truth.image_id, proposals)
         return sample if size == truth.size else scale_objects(sample, truth.size, size)
 
+    def describe(self, clip: Clip | None) -> list[str]:  # noqa: ARG002
+        """Paragraphs: the summary, and what is unusual for a detector that takes such clips."""
+        return [self.summary]
+
     def _summarise(self) -> str:
         names, ignore = self.categories.names, self.objects.ignore
         per_class = np.bincount(self.objects.labels[~ignore], minlength=len(names))

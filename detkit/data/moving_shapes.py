@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -40,6 +40,8 @@ class MovingShapesConfig(Config):
     train_every  as in `ClipsConfig`
     seed         another seed draws another set
     """
+
+    has_videos: ClassVar[bool] = True
 
     name: Literal["moving_shapes"] = "moving_shapes"
     root: PathText = "datasets/moving_shapes"

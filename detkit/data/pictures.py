@@ -189,8 +189,8 @@ def _header(file: BinaryIO, num_bytes: int) -> ImageFile.ImageFile | None:
 def _decode(picture: ImageFile.ImageFile | None, data: bytes, at_least: Size | None = None) -> np.ndarray:
     """`picture` (see `_header`), which is the file of the content `data`, as `read_picture` returns it."""
     orientation = 1 if picture is None else _orientation(picture, io.BytesIO(data))
-    if picture is not None and picture.format == "PNG" and data.rfind(b"IEND") < 0:  # OpenCV would also print it
-        raise OSError("it is cut short: the end of a PNG is missing")
+    if picture is not None and picture.format == "PNG":
+        _check_png(data)
     if picture is None or _has_16_bit_colours(picture):
         image = to_8_bits(_all_bits(data))
     else:
@@ -257,6 +257,17 @@ def _orientation(picture: ImageFile.ImageFile, file: BinaryIO) -> int:
     except Exception:  # broken metadata is no fault of the picture; see read_picture for what Pillow raises
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _check_png(data: bytes) -> None:
+    """Raises OSError unless all parts of a PNG are there, up to its end: OpenCV takes memory for what they claim."""
+    start = 8
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        start += 12 + length
+        if kind == b"IEND":
+            return
+    raise OSError("it is cut short: the end of a PNG is missing")
 
 
 def _png_exif(file: BinaryIO) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -53,6 +53,8 @@ class ShapesConfig(Config):
     num_val    images to evaluate on
     seed       another seed draws another set
     """
+
+    has_videos: ClassVar[bool] = False
 
     name: Literal["shapes"] = "shapes"
     root: PathText = "datasets/shapes"

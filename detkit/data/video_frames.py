@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from detkit.config import UserError
 from detkit.data.checks import DataError
 
 QUALITY = 95  # of the JPEGs
@@ -19,16 +20,16 @@ DONE = "frames.txt"  # in a folder whose video is unpacked as a whole: what the 
 def unpack_video(path: Path, folder: Path) -> list[str]:
     """The frames of a video file as JPEGs in `folder`, into which they are written unless they are there already.
 
-    Raises DataError if the video cannot be decoded to its end, or if `folder` holds anything else.
+    Raises DataError if anything of the video cannot be decoded, or if `folder` holds anything else.
     """
     try:
         status = path.stat()
-    except OSError as error:
-        raise DataError(f"the video {path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"the video {path} cannot be read: {getattr(error, 'strerror', error)}") from error
     stamp = f"{path.name} {status.st_size} {status.st_mtime_ns}"
-    if not (folder / DONE).is_file() or (folder / DONE).read_text(encoding="utf-8").splitlines()[:1] != [stamp]:
-        _unpack(path, folder, stamp)
-    count = int((folder / DONE).read_text(encoding="utf-8").splitlines()[1])
+    count = _count_unpacked(folder, stamp)
+    if count is None:
+        count = _unpack(path, folder, stamp)
     return [str(folder / _name(number)) for number in range(count)]
 
 
@@ -36,44 +37,55 @@ def _name(number: int) -> str:
     return f"{number:06d}.jpg"
 
 
-def _unpack(path: Path, folder: Path, stamp: str) -> None:
-    if folder.exists() and any(folder.iterdir()) and not (folder / DONE).is_file():
+def _count_unpacked(folder: Path, stamp: str) -> int | None:
+    """How many frames of the video that `stamp` describes are in the folder; None if they are not."""
+    try:
+        written, count = (folder / DONE).read_text(encoding="utf-8").splitlines()
+        return int(count) if written == stamp else None
+    except (OSError, ValueError):
+        return None
+
+
+def _unpack(path: Path, folder: Path, stamp: str) -> int:
+    """Writes the frames beside `folder` and renames them, so that it is never half a video. Returns their number."""
+    if folder.exists() and not (folder / DONE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(
             f"{folder} exists and does not hold the frames of {path}; nothing was changed. Set data.unpacked to "
             "another folder, or move this one away"
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder.parent) as aside:
             new, count = Path(aside) / "new", 0
             new.mkdir()
-            for count, image in enumerate(decoded(path), start=1):
+            for count, image in enumerate(_decoded(path), start=1):
                 bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
                 content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
                 (new / _name(count - 1)).write_bytes(content.tobytes())
             (new / DONE).write_text(f"{stamp}\n{count}\n", encoding="utf-8")
-            if folder.exists():
-                shutil.move(folder, Path(aside) / "old")
-            new.rename(folder)
+            if _count_unpacked(folder, stamp) is None:  # otherwise another process was faster
+                if folder.exists():
+                    shutil.move(folder, Path(aside) / "old")
+                new.rename(folder)
     except OSError as error:
-        raise DataError(f"{folder}: the frames of {path} cannot be written: {error.strerror}") from error
+        if _count_unpacked(folder, stamp) is None:
+            raise DataError(f"{folder}: the frames of {path} cannot be written: {error.strerror}") from error
+    return count
 
 
-def decoded(path: Path) -> Iterator[np.ndarray]:
-    """uint8 `[H, W, 3]` RGB, one frame after the other. Raises DataError where the file is broken."""
-    import av
+def _decoded(path: Path) -> Iterator[np.ndarray]:
+    """uint8 `[H, W, 3]` RGB, one frame after the other. Raises DataError if any of them is damaged or missing."""
+    from detkit.data.decoding import VideoReader  # imports FFmpeg, which most data sets do not need
 
-    count = 0
     try:
-        with av.open(f"file:{path}") as container:
-            if not container.streams.video:
-                raise DataError(f"the video {path} has no pictures")
-            for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
-                count += 1
-    except av.FFmpegError as error:
+        with VideoReader(path) as video:
+            for image, _ in video:
+                yield image
+            fault = video.fault()
+    except UserError as error:
+        raise DataError(str(error)) from error
+    if fault is not None:
         raise DataError(
-            f"the video {path} cannot be decoded after frame {count}: {error.strerror}; replace the file"
-        ) from error
-    if not count:
-        raise DataError(f"the video {path} has no frame that can be decoded; replace the file")
+            f"{fault}, so that the numbers of its frames are not certain; replace the file, or unpack it with another "
+            "program and name the folder in `frames`"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +71,7 @@ class YOLODescription:
         """
         given = self.content.get("path")
         path = self.folder if given in NOTHING else self.folder / str(given)
-        if path.is_dir():
+        if os.path.isdir(path):  # which is False for a name that no folder can have
             return path, False
         if find(entries[0], [self.folder], folder=True)[0]:
             return self.folder, True
@@ -157,8 +159,8 @@ def _class_names(content: Mapping[str, Any], path: Path, folder: Path) -> dict[i
     if not isinstance(names, dict) or not names or not all(isinstance(n, str) and n.strip() for n in names.values()):
         found = content.get("names")
         raise DataError(f"{path}: names: expected the names of the classes, as [cat, dog], found {found!r}")
-    numbers = [int(number) if number.isascii() and number.isdigit() else -1 for number in names]
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+    numbers = [number for text in names if (number := small_number(text)) is not None]
+    if len(set(numbers)) < len(names):
         raise DataError(f"{path}: names: expected the numbers of the classes as keys, found {', '.join(names)}")
     texts = [name.strip() for name in names.values()]
     name, count = Counter(texts).most_common(1)[0]
@@ -174,9 +176,16 @@ def _point_shape(content: Mapping[str, Any], path: Path) -> PointShape | None:
     shape = content.get("kpt_shape")
     if shape in NOTHING:
         return None
-    if not isinstance(shape, list) or len(shape) != 2 or not shape[0].isdecimal() or shape[1] not in ("2", "3"):
+    first, second = shape if isinstance(shape, list) and len(shape) == 2 else (None, None)
+    points = small_number(first)
+    if points is None or second not in ("2", "3"):
         raise DataError(f"{path}: kpt_shape: expected [points, 2 or 3], found {shape!r}")
-    return (int(shape[0]), int(shape[1])) if int(shape[0]) else None
+    return (points, int(second)) if points else None
+
+
+def small_number(text: Any) -> int | None:
+    """The number of a class or a point that is written with digits alone; None for anything else."""
+    return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def _flip_pairs(flips: Any, points: int, where: str) -> list[tuple[int, int]] | None:
@@ -184,7 +193,7 @@ def _flip_pairs(flips: Any, points: int, where: str) -> list[tuple[int, int]] | 
     if flips in NOTHING:
         return None
     texts = flips if isinstance(flips, list) else []
-    order = [int(text) if isinstance(text, str) and text.isdecimal() else -1 for text in texts]
+    order = [-1 if (number := small_number(text)) is None else number for text in texts]
     if sorted(order) != list(range(points)) or any(order[other] != index for index, other in enumerate(order)):
         raise DataError(
             f"{where}: flip_idx: expected the numbers 0 to {points - 1}, each pair of points exchanged, found {flips!r}"

@@ -94,7 +94,9 @@ def _read_list(path: Path, root: Path) -> tuple[list[Path], int]:
         raise DataError(f"{path}: expected UTF-8 text, the path of a picture a line; this file is none")
     folders = [path.parent, root]
     lines = [line.strip() for line in text.splitlines()]
-    names = [line for line in lines if line and (line[0] != "#" or any((base / line).is_file() for base in folders))]
+    names = [
+        line for line in lines if line and (line[0] != "#" or any(os.path.isfile(base / line) for base in folders))
+    ]
     if not names:
         raise DataError(f"{path} is empty: expected the path of a picture a line")
     return locate(names, folders, str(path))

@@ -118,6 +118,7 @@ class LineReader:
             fault = f"{fault}, found {quoted}"
         return RawObject(where, label, NO_BOX if fault else _box(shares, size), fault, further)
 
+    @np.errstate(over="ignore")  # of shares that are refused
     def _further_columns(self, shares: Sequence[float], size: Size) -> tuple[dict[str, Any], str | None]:
         """The keypoints or the mask of a line, as far as it has them and they are read, and the problem."""
         further: dict[str, Any] = {}

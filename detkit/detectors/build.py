@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from detkit.config import UserError
+from detkit.detectors.act import ACTConfig, build_act
 from detkit.detectors.atss import ATSSConfig, build_atss
 from detkit.detectors.cascade_rcnn import CascadeRCNNConfig, build_cascade_rcnn
 from detkit.detectors.d_fine import DFINEConfig, build_d_fine
@@ -46,6 +46,7 @@ DetectorConfig = Annotated[
     | MaskRCNNConfig
     | KeypointRCNNConfig
     | SSDConfig
+    | ACTConfig
     | RetinaNetConfig
     | FCOSConfig
     | ATSSConfig
@@ -75,6 +76,7 @@ BUILDERS: dict[type[Any], Callable[[Any, Categories], AnyDetector]] = {
     MaskRCNNConfig: build_mask_rcnn,
     KeypointRCNNConfig: build_keypoint_rcnn,
     SSDConfig: build_ssd,
+    ACTConfig: build_act,
     RetinaNetConfig: build_retinanet,
     FCOSConfig: build_fcos,
     ATSSConfig: build_atss,
@@ -101,7 +103,7 @@ def learned_columns(config: DetectorConfig) -> tuple[Column, ...]:
 
 
 def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetector:
-    """The detector in plain modules; see `detkit.accelerate` for faster ones. Raises UserError, see `clip_of`."""
+    """The detector in plain modules; see `detkit.accelerate` for faster ones. Raises ValueError, see `clip_of`."""
     clip = clip_of(config)
     detector = BUILDERS[type(config)](config, categories)
     detector.input.clip = clip
@@ -111,16 +113,18 @@ def build_detector(config: DetectorConfig, categories: Categories) -> AnyDetecto
 def clip_of(config: DetectorConfig) -> Clip | None:
     """The frames that the detector takes for each image; None: the image alone.
 
-    Raises UserError for a backbone of clips in a detector that cannot have one.
+    Raises ValueError for a backbone of clips in a detector that cannot have one.
     """
+    if isinstance(config, ACTConfig):
+        return config.clip
     backbone = config.backbone
     if not isinstance(backbone, ClipStagedConfig):
         return None
     if isinstance(config, SlidingWindowConfig | RCNNConfig):
-        raise UserError(
+        raise ValueError(
             f"model.backbone: {backbone.name} takes clips, of which {config.name} cannot take crops; use fast_rcnn, "
             "faster_rcnn or a detector of another family"
         )
     if backbone.time_pooling == "none":
-        raise UserError("model.backbone.time_pooling: none leaves maps with a time axis, for which there is no head")
+        raise ValueError("model.backbone.time_pooling: none leaves maps with a time axis, for which there is no head")
     return backbone.clip

@@ -20,4 +20,4 @@ class DenoisedDetector(SingleShotDetector[Any]):
         sizes = batch.sizes()
         images = self.input(batch.images, sizes)
         targets = batch.targets if self.training else None
-        return self.head(self.features(images), sizes, (images.shape[2], images.shape[3]), targets)
+        return self.head(self.features(images), sizes, (images.shape[-2], images.shape[-1]), targets)

@@ -150,7 +150,7 @@ class FasterRCNN(RegionBasedDetector[FasterRCNNOutputs]):
         return self.rpn.propose(self._rpn_outputs(self.features(images), images, sizes))
 
     def _rpn_outputs(self, features: list[Tensor], images: Tensor, sizes: Tensor) -> RPNOutputs:
-        canvas = (images.shape[2], images.shape[3])
+        canvas = (images.shape[-2], images.shape[-1])
         outputs: RPNOutputs = self.rpn(features, self.input.windows(sizes), canvas)
         return outputs
 

@@ -48,7 +48,7 @@ class SingleShotDetector(Detector[OutputsT]):
         self.head = head
 
     def network(self, images: Tensor, sizes: Tensor) -> OutputsT:
-        outputs: OutputsT = self.head(self.features(images), sizes, (images.shape[2], images.shape[3]))
+        outputs: OutputsT = self.head(self.features(images), sizes, (images.shape[-2], images.shape[-1]))
         return outputs
 
     def features(self, images: Tensor) -> list[Tensor]:

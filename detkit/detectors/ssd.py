@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from detkit.config import Config
 from detkit.detectors.single_shot import SingleShotDetector
@@ -35,17 +36,17 @@ class SSD(SingleShotDetector[SSDOutputs]):
     """Default boxes of growing size on ever coarser levels."""
 
 
-class SSDConfig(Config):
-    """Defaults: SSD300 on VOC."""
+class PriorBasedConfig(Config):
+    """What SSD and ACT share. Defaults: SSD300 on VOC."""
 
-    name: Literal["ssd"] = "ssd"
+    name: str
     backbone: BackboneConfig = SSDVGGConfig()
     neck: SSDNeckConfig | None = ExtraLevelsConfig()  # null: the backbone's levels as they are
     head: SSDHeadConfig = SSDHeadConfig()
     input: SSDInputConfig = SSDInputConfig()
 
     @model_validator(mode="after")
-    def _levels_agree(self) -> SSDConfig:
+    def _levels_agree(self) -> Self:
         levels = len(self.backbone.strides) + (self.neck.num_extra_levels if self.neck else 0)
         sizes, resize = self.head.priors.min_sizes, self.input.resize
         if len(sizes) != levels:
@@ -62,6 +63,10 @@ class SSDConfig(Config):
         if resize.train_sizes and self.head.priors.steps:
             raise ValueError("input.resize.train_sizes: head.priors.steps are those of one input size; use steps: null")
         return self
+
+
+class SSDConfig(PriorBasedConfig):
+    name: Literal["ssd"] = "ssd"
 
 
 def build_ssd(config: SSDConfig, categories: Categories) -> SSD:

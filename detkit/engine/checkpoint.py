@@ -11,6 +11,7 @@ import torch
 
 from detkit.config import UserError
 from detkit.files import replacing
+from detkit.structures import Categories
 
 MARK = "detkit checkpoint "
 FORMAT = f"{MARK}1"
@@ -75,6 +76,13 @@ def check_parts(state: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(
             f"{path}: 'categories' should have a list of names and one of as many ids, found {state['categories']!r}"
         )
+    try:
+        Categories.from_plain(state["categories"])
+    except (LookupError, TypeError, ValueError) as error:
+        keypoints = state["categories"]["keypoints"]
+        raise CheckpointError(
+            f"{path}: 'categories' should have keypoints with names, pairs, skeleton and sigmas, found {keypoints!r}"
+        ) from error
 
 
 def check_numbers(weights: Mapping[str, Any], source: object) -> None:

@@ -169,6 +169,7 @@ def evaluate_detector(
             store,
             coco_backend=settings.eval.coco_backend,
             max_detections=settings.eval.max_detections,
+            link=settings.eval.link,
         )
         amp = settings.eval.amp
         evaluation = evaluate(detector, loader, store, evaluators, device=device, amp=amp, dataset_label=dataset_label)
@@ -225,6 +226,8 @@ def check_effect(detector: AnyDetector, overrides: Sequence[str], protocols: Seq
     reasons: dict[str, str] = {}
     if not set(protocols) & set(LIMITED_PROTOCOLS):
         reasons["eval.max_detections"] = "without --protocol coco"
+    if "tubes" not in protocols:
+        reasons |= {path: "without --protocol tubes" for path in given if path.startswith("eval.link")}
     if not set(protocols) & set(COCO_PROTOCOLS):
         reasons["eval.coco_backend"] = "without --protocol coco"
     if detector.proposals is None:

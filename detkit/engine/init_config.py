@@ -19,7 +19,7 @@ from detkit.data.transforms import used_columns
 from detkit.detectors.build import learned_columns
 from detkit.detectors.faster_rcnn import TwoStageConfig
 from detkit.detectors.retinanet import RetinaNetConfig
-from detkit.detectors.ssd import SSDConfig
+from detkit.detectors.ssd import PriorBasedConfig
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
 from detkit.engine.anchor_report import anchor_cell, box_shapes
@@ -122,7 +122,7 @@ def _anchors(config: RunConfig, sides: np.ndarray) -> tuple[Changes, str]:
                 smallest = _spread(sides, levels + 1)[:levels].tolist()  # of each level, before its octave scales
                 changes = {"model.head.anchors.sizes": [[size] for size in smallest]}
                 return changes, f"anchors from {smallest[0]:g} px; those of the last level begin at {smallest[-1]:g} px"
-            case SSDConfig(head=head):
+            case PriorBasedConfig(head=head):
                 edges = _spread(sides, len(head.priors.min_sizes) + 1).tolist()
                 priors = {"model.head.priors.min_sizes": edges[:-1], "model.head.priors.max_sizes": edges[1:]}
                 return priors, f"priors from {edges[0]:g} to {edges[-1]:g} px"

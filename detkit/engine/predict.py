@@ -19,7 +19,7 @@ from detkit.data.pictures import decode_picture, read_picture, to_8_bits
 from detkit.data.transforms import resize_sample
 from detkit.detectors.detector import AnyDetector
 from detkit.engine.proposal_search import ProposalSource, source_of
-from detkit.structures import Detections, Objects, Sample
+from detkit.structures import Clip, Detections, Objects, Sample
 
 AnyImage: TypeAlias = str | Path | bytes | np.ndarray | Image.Image | Tensor
 
@@ -33,13 +33,15 @@ def predict(
 ) -> list[Detections]:
     """Detections of each picture, uint8 `[H, W, 3]` RGB, in its own pixels. Runs on the device of the detector.
 
+    A detector of clips takes `[T, H, W, 3]`, and detects in the frame that the clip is of.
+
     `proposals` is for a detector that is given them; None: the source of its configuration, built at every call.
     `scale` multiplies the size of the detector's input.
 
     Raises UserError for a picture of another form or without pixels, and if the outputs of the network are nan.
     """
     for index, image in enumerate(images):
-        check_image(index, image)
+        check_image(index, image, detector.input.clip)
     if not len(images):
         return []
     return [_ordinary(detections) for detections in _predict(detector, images, proposals, scale)]
@@ -53,8 +55,8 @@ def _predict(
     proposals = proposals or source_of(detector)
     items = []
     for index, image in enumerate(images):
-        info = detector.input.place(index, image.shape[:2], scale=scale)
         sample = Sample(image, Objects.empty(), index, proposals.of_picture(image) if proposals else None)
+        info = detector.input.place(index, sample.size, scale=scale)
         items.append((resize_sample(sample, info.input_size), info))
     batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)
     outputs = detector(batch)
@@ -75,7 +77,7 @@ def predict_each(detector: AnyDetector, images: Iterable[AnyImage]) -> Iterator[
     proposals = source_of(detector)
     for index, image in enumerate(images):
         pixels = as_image(image)
-        check_image(index, pixels)
+        check_image(index, pixels, detector.input.clip)
         yield predict(detector, [pixels], proposals=proposals)[0]
 
 
@@ -100,8 +102,14 @@ def as_image(image: AnyImage) -> np.ndarray:
     return image  # type: ignore[return-value]
 
 
-def check_image(index: int, image: object) -> None:
-    """Raises UserError, which names the picture by its index, unless it is uint8 `[H, W, 3]` with pixels."""
+def check_image(index: int, image: object, clip: Clip | None = None) -> None:
+    """Raises UserError, which names the picture by its index, unless it is uint8 `[H, W, 3]` with pixels.
+
+    clip  what the detector takes instead; None: it takes pictures
+    """
+    if clip is not None:
+        _check_clip(index, image, clip)
+        return
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         if image.size:
             return
@@ -116,3 +124,15 @@ def check_image(index: int, image: object) -> None:
         elif str(image.dtype).removeprefix("torch.") != "uint8":
             fix = "convert it to uint8; values in [0, 1] are multiplied by 255 first"
     raise UserError(f"image {index}: expected uint8 [H, W, 3] RGB, found {found}; {fix}")
+
+
+def _check_clip(index: int, image: object, clip: Clip) -> None:
+    """As `check_image`, for uint8 `[T, H, W, 3]`."""
+    pixels = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size and image.ndim == 4
+    if pixels and (image.shape[0], image.shape[3]) == (clip.frames, 3):  # type: ignore[attr-defined]
+        return
+    found = list(image.shape) if isinstance(image, np.ndarray | Tensor) else type(image).__name__
+    raise UserError(
+        f"image {index}: this detector takes clips of {clip.frames} frames, uint8 [{clip.frames}, H, W, 3] RGB, found "
+        f"{found}; give it a video file, or such a clip"
+    )

@@ -6,13 +6,13 @@ import re
 from copy import copy
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from detkit.config import Config
 from detkit.data.build import DataConfig
 from detkit.data.loader import LoaderConfig
-from detkit.data.transforms import AugmentList, open_augment, parse_augment
-from detkit.detectors.build import DetectorConfig
+from detkit.data.transforms import AugmentList, mixing, open_augment, parse_augment
+from detkit.detectors.build import DetectorConfig, clip_of
 from detkit.engine.amp import AMP
 from detkit.engine.distributed import DEVICES
 from detkit.engine.ema import EMAConfig
@@ -76,3 +76,17 @@ class RunConfig(RunSettings, _ModelAndData):
     """The top of every YAML file in `configs/`."""
 
     at_test: ClassVar[tuple[str, ...]] = ("model", "data", "loader", "eval", "device")
+
+    @model_validator(mode="after")
+    def _clips_come_from_videos(self) -> RunConfig:
+        clip = clip_of(self.model)
+        if clip is None:
+            return self
+        if not self.data.has_videos:
+            raise ValueError(
+                f"data.name: the model takes clips of {clip.frames} frames; expected videos, as clips or "
+                f"moving_shapes, found {self.data.name}"
+            )
+        if mixed := mixing(self.augment):
+            raise ValueError(f"augment: {mixed[0]} joins pictures, which clips cannot be; leave it out")
+        return self

@@ -63,6 +63,7 @@ def show(config: RunConfig, split: Split, folder: Path, *, count: int = 10, epoc
     with torch.device("meta"):  # no weights: only the input and the proposals are asked for
         detector = build_detector(without_public_weights(config.model), dataset.categories)
     image_input = ImageInput(config.model.input, detector.input.stride)
+    image_input.clip = detector.input.clip
     proposals = _proposals_of(config, detector)
     loader = _loader(config, split, dataset, detector, proposals[1] if proposals else None)
     loader.set_epoch(epoch)
@@ -102,10 +103,12 @@ def _loader(
 
 
 def _network_inputs(loader: Loader[Batch], image_input: ImageInput) -> Iterator[Sample]:
-    """What the network gets of each image, padding included: its pixels are normalised and put back."""
+    """What the network gets of each image, padding included: its pixels are normalised and put back. Of a clip its own
+    frame."""
     for batch in loader:
         assert batch.targets is not None
-        pixels = image_input(batch.images, batch.sizes()) * image_input.std + image_input.mean
+        own = batch.images if image_input.clip is None else batch.images[:, :, image_input.clip.before]
+        pixels = image_input(own, batch.sizes()) * image_input.std + image_input.mean
         if image_input.flip_channels:
             pixels = pixels.flip(1)
         images = pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

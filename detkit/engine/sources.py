@@ -57,7 +57,7 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
     state = upgrade_state(load_last(path.parent) if Path(source).is_dir() else load_checkpoint(path))
     check_parts(state, path)
     check_numbers(state["model"], path)
-    tree = upgrade_config(parse_yaml(state["config"], f"{path}: its configuration"))
+    tree = _configuration(state["config"], f"{path}: its configuration")
     if "model" not in tree:
         raise CheckpointError(
             f"{path}: its detector was built in Python, so there is no configuration to build it from; build it as "
@@ -65,7 +65,8 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
         )
     # The checkpoint has the weights of the backbone too. Their public name is not checked again, because only
     # torchvision knows it, which takes seconds to import.
-    weights = {key: value for key, value in tree["model"]["backbone"].items() if key == "weights"}
+    backbone = tree["model"].get("backbone") if isinstance(tree["model"], dict) else None
+    weights = {"weights": backbone["weights"]} if isinstance(backbone, dict) and "weights" in backbone else {}
     plain = override(tree, ["model.backbone.weights=null"]) if weights else tree
     config = parse_config(plain, RunConfig, where=f"{path}: its configuration")
     model = change(config.model)
@@ -73,6 +74,14 @@ def load_detector(source: str | Path, overrides: Sequence[str] = ()) -> tuple[An
     load_weights(detector, state["model"], path)
     model = model.model_copy(update={"backbone": model.backbone.model_copy(update=weights)})
     return detector.eval(), config.model_copy(update={"model": model})
+
+
+def _configuration(text: str, where: str) -> dict[str, Any]:
+    """The sections of a configuration that a file brings, in their present form."""
+    tree = parse_yaml(text, where)
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{where}: expected a mapping of sections at the top, found {tree!r}")
+    return upgrade_config(tree)
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ def _load_exported(path: Path, overrides: Sequence[str]) -> tuple[AnyDetector, R
     if text is None:
         return detector, None
     where = f"{path}: its configuration"
-    return detector, parse_config(upgrade_config(parse_yaml(text, where)), RunConfig, where=where)
+    return detector, parse_config(_configuration(text, where), RunConfig, where=where)
 
 
 def _is_public(source: str) -> bool:

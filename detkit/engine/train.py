@@ -344,8 +344,8 @@ class Run:
         threshold = self.settings.loader.repeat_threshold
         batch, images = train.batch_size, train.batch_size * train.accumulate * processes
         lines = [
-            self.data.train.summary,
-            self.data.val.summary if self.data.val else NO_VALIDATION,
+            *self.data.train.describe(self.detector.input.clip),
+            *(self.data.val.describe(self.detector.input.clip) if self.data.val else [NO_VALIDATION]),
             f"{type(self.detector).__name__}: {sum(p.numel() for p in parameters):,} parameters, {trained:,} trained; "
             f"{len(self.detector.categories)} classes; {processes} x {self.device}",
             *self.detector.notes,

@@ -25,8 +25,16 @@ def upgrade_config(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with backbones addressed by level, thresholds beside the other fields (0.1) a learning rate for
     the backbone alone and augmentation as a mapping (0.2) -> the present form.
 
-    One that has the present form already is returned as it is.
+    One that has the present form already is returned as it is, and so is what no version wrote: the check of the
+    configuration says what is wrong with it.
     """
+    try:
+        return _upgraded_config(tree)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return copy.deepcopy(dict(tree))
+
+
+def _upgraded_config(tree: Mapping[str, Any]) -> dict[str, Any]:
     upgraded: dict[str, Any] = copy.deepcopy(dict(tree))
     _name_the_part(upgraded)
     if isinstance(upgraded.get("augment"), Mapping):
@@ -46,7 +54,17 @@ def upgrade_config(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint with class names, counters among the weights and no count of images -> the present form."""
+    """A checkpoint with class names, counters among the weights and no count of images -> the present form.
+
+    What no version wrote is returned as it is: `check_parts` says what is wrong with it.
+    """
+    try:
+        return _upgraded_state(state)
+    except (TypeError, ValueError, RuntimeError):
+        return dict(state)
+
+
+def _upgraded_state(state: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = dict(state)
     if "class_names" in upgraded:
         upgraded["categories"] = Categories.of_names(upgraded.pop("class_names")).to_plain()

@@ -44,6 +44,7 @@ class Validation:
             self.store,
             coco_backend=self.config.coco_backend,
             max_detections=self.config.max_detections,
+            link=self.config.link,
         )
         self.has_objects = has_objects(dataset)
 

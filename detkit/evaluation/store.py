@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from detkit.structures import COLUMNS, Categories, Column, Detections, EncodedMasks, GroundTruth, ImageId, Objects
+from detkit.structures.clips import split_frame_id
 from detkit.structures.masks import NO_MASK
 
 
@@ -42,6 +43,12 @@ class DetectionStore:
     def columns(self) -> tuple[Column, ...]:
         """What objects that count have beside boxes: masks, keypoints with a labelled one."""
         return tuple(column for column in COLUMNS if self.num_with(column))
+
+    @property
+    def has_tubes(self) -> bool:
+        """Whether the images are frames of videos, whose objects have tracks."""
+        images = self.ground_truth
+        return all(image.objects.track_ids is not None and split_frame_id(image.image_id) for image in images)
 
     @property
     def num_objects(self) -> int:

@@ -21,8 +21,11 @@ def fits(size: Size, canvas: Size | None, pictures: Pictures) -> bool:
 
 
 def on_canvas(images: Tensor, canvas: Size | None, pictures: Pictures) -> Tensor:
-    """uint8 `[B, 3, h, w]`, filled up on the right and below. Raises UserError if they do not fit."""
-    height, width = images.shape[2:]
+    """uint8 `[B, 3, h, w]` or clips `[B, 3, T, h, w]`, filled up on the right and below.
+
+    Raises UserError if they do not fit.
+    """
+    height, width = images.shape[-2:]
     if not fits((height, width), canvas, pictures):
         assert canvas is not None
         limit = "of" if pictures == "resize" else "of at most"

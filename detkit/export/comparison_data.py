@@ -25,6 +25,7 @@ from detkit.structures import Batch, Objects, Sample, Size
 
 BATCH_SIZES = (1, 2, 7)  # of the first batches; the others are as large as the last of these
 DRAWN = ((480, 640), (640, 480))  # (h, w) px of drawn pictures, where they fit
+DRAWN_SPEED = 4  # px a frame, of drawn clips
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,9 @@ def comparison_data(
     part = dataset.take(indices)
     workers, chosen = settings.loader.workers, settings.loader.proposals
     folder = proposals_for(detector, part, Path(settings.data.root), workers=workers, chosen=chosen)
-    samples = tuple(part.load(i, proposals=folder.load(part.path(i)) if folder else None) for i in range(len(part)))
+    proposals = [folder.load(part.path(i)) if folder else None for i in range(len(part))]
+    clip = detector.input.clip
+    samples = tuple(part.load(i, proposals=boxes, clip=clip) for i, boxes in enumerate(proposals))
     return ComparisonData(samples, part, f"{plural(len(part), 'picture')} of the validation data ({dataset.name})")
 
 
@@ -79,7 +82,7 @@ def batches(detector: AnyDetector, data: ComparisonData) -> Iterator[Batch]:
 
 def batch_of(detector: AnyDetector, samples: tuple[Sample, ...]) -> Batch:
     """At least one picture, resized by the detector's input spec."""
-    items = [(sample, detector.input.place(sample.image_id, _size_of(sample.image))) for sample in samples]
+    items = [(sample, detector.input.place(sample.image_id, sample.size)) for sample in samples]
     return collate(items, detector.input.stride, with_targets=False)
 
 
@@ -90,10 +93,6 @@ def _ends(count: int) -> list[int]:
         size = BATCH_SIZES[min(len(ends), len(BATCH_SIZES) - 1)]
         ends.append(min((ends[-1] if ends else 0) + size, count))
     return ends
-
-
-def _size_of(image: np.ndarray) -> Size:
-    return image.shape[0], image.shape[1]
 
 
 def _fits(detector: AnyDetector, size: Size, canvas: Size | None, pictures: Pictures) -> bool:
@@ -123,6 +122,8 @@ def _drawn(detector: AnyDetector, count: int, canvas: Size | None, pictures: Pic
         height, width = sizes[which % len(sizes)]
         image = cv2.resize(draw_picture(np.random.default_rng(index))[0], (width, height))
         proposals = source.of_picture(image) if source else None
+        if (clip := detector.input.clip) is not None:  # the picture moves
+            image = np.stack([np.roll(image, DRAWN_SPEED * frame, axis=1) for frame in range(clip.frames)])
         samples.append(Sample(image, Objects.empty(), index, proposals))
     return ComparisonData(tuple(samples), None, "1 drawn picture" if count == 1 else f"{count} drawn pictures")
 

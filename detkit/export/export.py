@@ -154,6 +154,7 @@ def describe(detector: AnyDetector, form: Form, trained: RunConfig | None, licen
         classes=detector.categories.to_plain(),
         input=detector.input.config,
         stride=detector.input.stride,
+        clip=detector.input.clip,
         pictures=form.pictures,
         raw=form.raw,
         batch=form.batch,

@@ -28,6 +28,7 @@ PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 AXES = {  # names of the sides of an input, for those that may change
     "images": ("batch", "channels", "height", "width"),
+    "clips": ("batch", "channels", "frames", "height", "width"),  # in the place of images
     "sizes": ("batch", "sides"),
     "original_sizes": ("batch", "sides"),
     "proposals": ("batch", "proposals", "corners"),
@@ -90,8 +91,9 @@ def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None
 def _names_of_axes(program: ExportedProgram) -> dict[str, dict[int, str]]:
     """By input and place, of those that may change."""
     shapes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.name in AXES}
+    names = {**AXES, "images": AXES["clips"]} if len(shapes["images"]) == 5 else AXES
     return {
-        name: {place: AXES[name][place] for place, side in enumerate(shape) if not isinstance(side, int)}
+        name: {place: names[name][place] for place, side in enumerate(shape) if not isinstance(side, int)}
         for name, shape in shapes.items()
     }
 
@@ -101,17 +103,40 @@ def take_outputs(source: Path, metadata: Metadata, path: Path) -> None:
     import onnx
 
     model = onnx.load(source)
-    extracted = onnx.utils.Extractor(model).extract_model(
-        [value.name for value in model.graph.input], [*metadata.outputs]
-    )
-    # An output that is a constant, such as SSD's priors, comes from no node, and is forgotten.
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in metadata.outputs]
-    present = {tensor.name for tensor in extracted.graph.initializer}
-    extracted.graph.initializer.extend(tensor for tensor in constants if tensor.name not in present)
-    extracted.ir_version = model.ir_version
-    onnx.helper.set_model_props(extracted, {KEY: metadata.to_text()})
+    graph, used = model.graph, set(metadata.outputs)
+    for place in reversed(range(len(graph.node))):  # each stands behind those whose outputs it takes
+        node = graph.node[place]
+        if used.isdisjoint(node.output):
+            del graph.node[place]
+        else:
+            used |= _values_taken(node)
+    for values in (graph.initializer, graph.value_info):
+        for place in reversed(range(len(values))):
+            if values[place].name not in used:
+                del values[place]
+    outputs = {value.name: value for value in map(_copy, graph.output)}
+    del graph.output[:]
+    graph.output.extend(outputs[name] for name in metadata.outputs)
+    onnx.helper.set_model_props(model, {KEY: metadata.to_text()})
     with writing(path):
-        onnx.save(extracted, path)
+        onnx.save(model, path)
+
+
+def _values_taken(node: Any) -> set[str]:
+    """The names of the inputs of a node of ONNX, those too that only a graph within it takes, as that of a loop."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            names |= {value.name for value in graph.output}
+            for inner in graph.node:
+                names |= _values_taken(inner)
+    return names
+
+
+def _copy(value: Any) -> Any:
+    copied = type(value)()
+    copied.CopyFrom(value)
+    return copied
 
 
 def write_openvino(onnx: Path, metadata: Metadata, path: Path) -> None:

@@ -6,6 +6,7 @@ Legend: B images, H x W pixels of the canvas, P proposals of an image, D detecti
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,13 +22,14 @@ from detkit.ops.boxes import clip_to_windows
 
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 # What some detectors give of each detection besides: the name of the output, and its column of `DetectionRows`.
-FURTHER = {"masks": "masks", "keypoint_heatmaps": "heatmaps"}
+FURTHER = {"masks": "masks", "keypoint_heatmaps": "heatmaps", "tubes": "tubes"}
 
 
 class Whole(nn.Module):
     """
-    images          uint8 `[B, 3, H, W]` RGB. `pictures` is `exact`: each resized as the detector's input spec says, in
-                    the upper left corner of its canvas or in the middle of its letterbox; other pixels are not read.
+    images          uint8 `[B, 3, H, W]` RGB, or clips `[B, 3, T, H, W]`. `pictures` is `exact`: each resized as the
+                    detector's input spec says, in the upper left corner of its canvas or in the middle of its
+                    letterbox; other pixels are not read.
                     `resize`: as they are, all of one size
     sizes           int64 `[B, 2]`: (h, w) of each picture on its canvas
     original_sizes  int64 `[B, 2]`: (h, w) of each picture before it was resized; None: boxes stay in input pixels
@@ -75,6 +77,9 @@ class Whole(nn.Module):
             windows = F.pad(original_sizes.flip(1), (2, 0)).to(boxes.dtype)
             filled = torch.arange(boxes.shape[1], device=boxes.device) < rows.counts[:, None]
             boxes = torch.where(filled[..., None], clip_to_windows(boxes, windows[:, None]), 0.0)
+            if rows.tubes is not None:
+                tubes = (rows.tubes - offset[:, None, None]) / scale[:, None, None]
+                rows = replace(rows, tubes=clip_to_windows(tubes, windows[:, None, None]))
             results |= dict(zip(DETECTIONS, (boxes, rows.scores, rows.labels, rows.counts), strict=True))
             for name, column in FURTHER.items():
                 if (value := getattr(rows, column)) is not None:

@@ -11,7 +11,7 @@ from detkit.config import Config, UserError
 from detkit.data.dataset import plural
 from detkit.nn.input import InputConfig
 from detkit.nn.proposals import ProposalsConfig
-from detkit.structures import Categories
+from detkit.structures import Categories, Clip
 
 KEY = "detkit"  # under which the text stands in the metadata of a file
 Pictures = Literal["exact", "resize"]
@@ -24,6 +24,7 @@ class Metadata(Config):
     classes        those of `Categories.to_plain`
     input          the detector's input spec
     stride         px: H and W of a canvas are multiples of it
+    clip           the frames that it takes for each image; null: the image alone
     pictures       exact: the file takes pictures on their canvas; resize: as they are, and resizes them itself
     raw            the file gives the outputs of the network, no detections
     precision      of its weights and computations
@@ -41,6 +42,7 @@ class Metadata(Config):
     classes: dict[str, Any]
     input: InputConfig
     stride: int
+    clip: Clip | None = None
     pictures: Pictures
     raw: bool
     precision: Literal["float32", "int8"] = "float32"

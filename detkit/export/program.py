@@ -38,6 +38,8 @@ class Form:
 
 def complete_form(form: Form, detector: AnyDetector) -> Form:
     """The form with the batch and canvas that follow from the detector and from `raw`."""
+    if form.pictures == "resize" and detector.input.clip is not None:
+        raise UserError("--input resize: this detector takes clips, which a file cannot resize; leave it out")
     rule, fixed = detector.input.resize, form.raw or detector.needs_fixed_canvas
     batch = form.batch or (1 if form.raw else None)
     if form.pictures == "resize" and not isinstance(rule, KeepConfig):
@@ -70,7 +72,7 @@ def export_program(detector: AnyDetector, form: Form, *, raw_too: bool = False) 
     """
     module = Whole(detector.eval(), form.pictures, detections=not form.raw, raw=form.raw or raw_too)
     inputs = example_inputs(detector, form)
-    dims = _dynamic_dims(form)
+    dims = _dynamic_dims(form, inputs["images"].ndim)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about torch
         program = torch.export.export(
@@ -97,7 +99,8 @@ def example_inputs(detector: AnyDetector, form: Form) -> dict[str, Tensor]:
     batch = form.batch or 2  # torch.export takes a size of 1 for one that never changes
     stride = detector.input.stride
     height, width = form.canvas or (-(-256 // stride) * stride, -(-320 // stride) * stride)
-    inputs = {"images": torch.zeros(batch, 3, height, width, dtype=torch.uint8)}
+    frames = () if detector.input.clip is None else (detector.input.clip.frames,)
+    inputs = {"images": torch.zeros(batch, 3, *frames, height, width, dtype=torch.uint8)}
     if form.pictures == "exact":
         inputs["sizes"] = torch.tensor([[height, width]]).repeat(batch, 1)
         if not form.raw:
@@ -107,8 +110,8 @@ def example_inputs(detector: AnyDetector, form: Form) -> dict[str, Tensor]:
     return inputs
 
 
-def _dynamic_dims(form: Form) -> dict[str, dict[int, object]]:
+def _dynamic_dims(form: Form, image_dims: int) -> dict[str, dict[int, object]]:
     batch = {} if form.batch else {0: Dim("batch")}
-    sides = {} if form.canvas else {2: Dim.AUTO, 3: Dim.AUTO}
+    sides = {} if form.canvas else {image_dims - 2: Dim.AUTO, image_dims - 1: Dim.AUTO}
     count = {} if form.raw else {1: Dim("proposals")}
     return {"images": batch | sides, "sizes": batch, "original_sizes": batch, "proposals": batch | count}

@@ -44,15 +44,15 @@ def calibration_inputs(
     folder, workers = settings.loader.proposals, settings.loader.workers
     proposals = proposals_for(detector, dataset, Path(settings.data.root), workers=workers, chosen=folder)
     boxes = (proposals.load(dataset.path(index)) if proposals else None for index in range(len(dataset)))
-    return (_inputs(detector, form, dataset.load(index, None, part)) for index, part in enumerate(boxes))
+    samples = (dataset.load(index, None, part, detector.input.clip) for index, part in enumerate(boxes))
+    return (_inputs(detector, form, sample) for sample in samples)
 
 
 def _inputs(detector: AnyDetector, form: Form, sample: Sample) -> dict[str, np.ndarray]:
     placing = detector.input
     if form.pictures == "resize":
         placing = ImageInput(placing.config.model_copy(update={"resize": KeepConfig()}), stride=1)
-    height, width = sample.image.shape[:2]
-    info = placing.place(sample.image_id, (height, width))
+    info = placing.place(sample.image_id, sample.size)
     batch = collate([(sample, info)], placing.stride, with_targets=False)
     inputs = {"images": on_canvas(batch.images.contiguous(), form.canvas, form.pictures)}
     if form.pictures == "exact":

@@ -118,7 +118,7 @@ class ProgramAndFile(Runner):
 
     @override
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        batch, _, height, width = inputs["images"].shape
+        batch, *_, height, width = inputs["images"].shape
         self.shapes.add((batch, (height, width)))
         expected = self.program(**{name: torch.from_numpy(value) for name, value in inputs.items()})
         self._compare(expected, {name: torch.tensor(value) for name, value in self.file(inputs).items()})
@@ -139,7 +139,7 @@ class ProgramAndFile(Runner):
                 value, other = value.flatten(0, 1)[one_rows], other.flatten(0, 1)[other_rows]
             for owner in filter(name.startswith, owners):
                 value, other = value[rows[owner][0]], other[rows[owner][1]]
-            largest = difference(value, other, boxes=name.endswith(".boxes"))
+            largest = difference(value, other, boxes=name.endswith((".boxes", "tubes")))
             self.differences[name] = max(largest, self.differences.get(name, 0.0))
 
     def _match_regions(
@@ -284,7 +284,7 @@ def _batches_in_torch(detector: AnyDetector, data: ComparisonData, metadata: Met
         yield from (batch_of(detector, (sample,)) for sample in data.samples)
         return
     for batch in batches(detector, data):
-        height, width = batch.images.shape[2:]
+        height, width = batch.images.shape[-2:]
         canvas = metadata.canvas or (height, width)
         yield replace(batch, images=F.pad(batch.images, (0, canvas[1] - width, 0, canvas[0] - height)))
 

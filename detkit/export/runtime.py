@@ -133,6 +133,7 @@ class ExportedDetector(Detector[DetectionRows]):
         if metadata.pictures == "resize":
             config = config.model_copy(update={"resize": KeepConfig()})
         super().__init__(ImageInput(config, metadata.stride), metadata.categories)
+        self.input.clip = metadata.clip
         self.runner, self.metadata = runner, metadata
         self.inside = inside if metadata.pictures == "resize" else None  # how the file itself resizes pictures
         self.further = {name: column for name, column in FURTHER.items() if name in metadata.outputs}

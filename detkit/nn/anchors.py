@@ -24,13 +24,16 @@ from detkit.structures import Size
 MEMORY = 16  # grids that are cached, one for each size of input
 
 
+Positive = Annotated[float, Field(gt=0)]
+
+
 class AnchorConfig(Config):
     """Anchors of every cell, a list of sizes for each level. Defaults: torchvision's R50-FPN."""
 
-    sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # input px, square root of the area
-    octave_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)  # each size times each of
+    sizes: tuple[tuple[Positive, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # px, square root of the area
+    octave_scales: tuple[Positive, ...] = Field((1.0,), min_length=1)  # each size times each of
     # them is a size; RetinaNet's are 1, 2^(1/3) and 2^(2/3)
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # h / w
+    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)  # h / w
     rounding: Literal["none", "corners", "sides"] = "corners"  # Detectron2, torchvision, py-faster-rcnn
     spacing: Literal["stride", "image"] = "image"  # input px between cells: the stride (Detectron2, py-faster-rcnn), or
     # padded image size // feature size (torchvision), which is smaller where a level rounds its size up
@@ -102,10 +105,10 @@ class PriorConfig(Config):
 
     at_test: ClassVar[tuple[str, ...]] = ("steps",)
 
-    min_sizes: tuple[float, ...] = (30, 60, 111, 162, 213, 264)
-    max_sizes: tuple[float | None, ...] = (60, 111, 162, 213, 264, 315)  # null: no second square
-    ratios: tuple[tuple[float, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # w/h, each with its inverse
-    steps: tuple[float, ...] | None = (8, 16, 32, 64, 100, 300)  # input px between cells; null: input / map size
+    min_sizes: tuple[Positive, ...] = (30, 60, 111, 162, 213, 264)
+    max_sizes: tuple[Positive | None, ...] = (60, 111, 162, 213, 264, 315)  # null: no second square
+    ratios: tuple[tuple[Positive, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))  # w/h, each with its inverse
+    steps: tuple[Positive, ...] | None = (8, 16, 32, 64, 100, 300)  # input px between cells; null: input / map size
     clip_sides: bool = False  # no prior is larger than the input (torchvision)
 
     @model_validator(mode="after")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from detkit.config import printable
+
 
 class Refusal(Exception):
     """An answer of one line that is not the detections; `status` is that of HTTP."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.status = status
         self.headers = dict(headers or {})
 

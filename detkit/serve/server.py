@@ -41,6 +41,10 @@ def serve(source: str, config: ServeConfig, *, device: str = "auto", overrides: 
     """
     with _bound(config) as listener, process_group(device) as own_device:
         detector = for_prediction(load_detector(source, overrides)[0].to(own_device))
+        if (clip := detector.input.clip) is not None:
+            raise UserError(
+                f"{source}: takes clips of {clip.frames} frames, and serve answers single pictures; use detkit predict"
+            )
         prediction = PredictionConfig(score_threshold=config.score_threshold, batch_size=config.max_batch)
         predict = build_predict(detector, source_of(detector), prediction)
         for note in notes_on_choice(prediction, detector):

@@ -244,6 +244,8 @@ def read_counts(counts: bytes) -> np.ndarray:
     runs -= np.where(digits[ends] & 16, 1 << (5 * (places[ends] + 1)), 0)
     for first in (1, 2):
         runs[first::2] = runs[first::2].cumsum()
+    if runs.min() < 0:
+        raise ValueError("expected run lengths as COCO compresses them, found one below 0")
     return runs
 
 

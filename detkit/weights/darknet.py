@@ -106,11 +106,14 @@ def load_darknet(
     detector = DarknetDetector(
         network, _image_input(sections[0]), categories, change(DarknetDetectorConfig()).selection
     )
-    network.to_empty(device="cpu")
+    weights = weights or cfg.with_suffix(".weights")
+    num_bytes = 4 * sum(parameter.numel() for parameter in network.parameters())
+    if not weights.is_file() or num_bytes <= weights.stat().st_size:
+        network.to_empty(device="cpu")  # otherwise the file is refused below, and a wrong .cfg may ask for any memory
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_running_stats()
-    load_darknet_weights(weights or cfg.with_suffix(".weights"), network.weighted_layers())
+    load_darknet_weights(weights, network.weighted_layers())
     return detector.eval()
 
 

@@ -6,7 +6,6 @@ The first section, `[net]`, describes the input and the training; each other is 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +56,7 @@ NEUTRAL: dict[str, dict[str, str]] = {
     "region": {"background": "0", "tree": "", "map": ""},
     "yolo": {"map": ""},
 }  # fmt: skip
+MAX_NUMBER = 2**31 - 1  # of an int of darknet
 NumberT = TypeVar("NumberT", int, float)
 
 
@@ -116,7 +116,7 @@ class Section:
             value = kind(text)
         except ValueError as error:
             raise self.error(f"expected {expected}, found {text!r}", key) from error
-        if not math.isfinite(value):
+        if not abs(value) <= MAX_NUMBER:  # nan is not
             raise self.error(f"expected {expected}, found {text!r}", key)
         return value
 

@@ -44,14 +44,17 @@ def build_network(sections: Sequence[Section]) -> Network:
     layers: list[nn.Module] = []
     inputs: list[tuple[int, ...]] = []
     with torch.device("meta"):
-        outputs = {IMAGE: torch.empty(1, 3, *size)}
+        try:
+            outputs = {IMAGE: torch.empty(1, 3, *size)}
+        except RuntimeError as error:
+            raise net.error(f"expected a smaller picture, found {size[1]} x {size[0]} (w x h)", "width") from error
         for index, section in enumerate(rest):
             sources = _sources(section, rest)
             tensors = [outputs[source] for source in sources]
             try:
                 layer = _build_layer(section, tensors[0], size).eval()
                 result = layer(*tensors)
-            except (RuntimeError, ValueError) as error:  # torch says which shape does not fit
+            except (RuntimeError, ValueError, TypeError, OverflowError) as error:  # torch says which shape does not fit
                 shapes = " and ".join(map(size_of, tensors))
                 raise section.error(f"does not fit its input {shapes}: {str(error).splitlines()[0]}") from error
             if isinstance(result, Tensor):

@@ -37,11 +37,11 @@ from detkit.nn.heads.roi import RoIConfig
 from detkit.nn.heads.rpn import RPNConfig
 from detkit.nn.input import InputConfig, ShortSideConfig
 from detkit.nn.necks.fpn import DenseFPNConfig
+from detkit.pickles import read_pickle
 from detkit.structures import Categories
 from detkit.weights.class_names import coco_categories, read_names
 from detkit.weights.coco_keypoints import COCO_KEYPOINTS
 from detkit.weights.files import Change, read_state, unchanged
-from detkit.weights.pickles import read_pickle
 
 Config = TwoStageConfig | RetinaNetConfig
 Kind = Literal["Faster R-CNN", "Mask R-CNN", "Keypoint R-CNN", "Cascade R-CNN", "RetinaNet"]

@@ -79,7 +79,7 @@ def load_hugging_face(source: str, change: Change = unchanged) -> AnyDetector:
     config_file = file.parent / "config.json"
     plain = read_json(config_file)
     model_type = plain.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(
             f"{config_file}: model_type: {model_type!r} is not known{nearest(str(model_type), list(FAMILIES))}"
         )

@@ -108,6 +108,12 @@ def make_batch(
             beside = boxes.repeat(3, axis=0) + rng.normal(0, 3, (3 * count, 4))
             proposals = np.concatenate([beside, anywhere]).clip(0, (width, height) * 2).astype(np.float32)
         objects = _with_columns(Objects(boxes, labels), detector, rng)
+        if (clip := detector.input.clip) is not None:  # the picture moves by 2 px a frame
+            image = np.stack([np.roll(image, 2 * frame, axis=1) for frame in range(clip.frames)])
+            if clip.tubes:
+                moves = 2 * np.arange(clip.frames, dtype=np.float32)[None, :, None] * np.array([1, 0, 1, 0], np.float32)
+                tubes = (objects.boxes[:, None] + moves).clip(0, np.array([width, height] * 2, np.float32))
+                objects = replace(objects, tubes=tubes)
         sample = Sample(image, objects, index, proposals)
         items.append((resize_sample(sample, info.input_size), info))
     return collate(items, detector.input.stride, with_targets=targets)
@@ -124,11 +130,11 @@ def enliven(detector: Detector) -> None:
     read = {
         layer for module in windows for layer in module.children()
     }  # Swin's: their weights are used, they never run
-    layers = [m for m in detector.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in read]
+    layers = [m for m in detector.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear) and m not in read]
     for layer in layers:
         if layer.bias is not None and layer.bias.requires_grad:
             layer.bias.zero_()  # a prior that is rare, such as YOLOv3's objectness, would stay alone
-        if isinstance(layer, nn.Conv2d) and not layer.weight.any():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d) and not layer.weight.any():
             nn.init.normal_(layer.weight)  # YOLOv6's last layers
     for parameter in detector.parameters():
         if parameter.requires_grad and parameter.ndim == 1 and not parameter.any():

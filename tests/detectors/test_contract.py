@@ -27,7 +27,7 @@ from tests.detectors.batches import (
 )
 from tests.detectors.export import check_export
 
-NUM_CLASSES = {"voc": 20, "coco": 80, "shapes": 6}
+NUM_CLASSES = {"voc": 20, "coco": 80, "shapes": 6, "moving_shapes": 8}
 POINTS = KeypointCategories(("head", "left foot", "right foot"), ((1, 2),))
 NAMES = [f"class {i}" for i in range(80)]
 BUILT_IN = [path for path in CONFIGS if path.parent == ROOT / "configs"]  # the published ones take minutes to export

@@ -282,7 +282,7 @@ def test_names_of_classes_come_from_a_file_and_shapes_must_fit(tmp_path: Path) -
 def test_a_source_without_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected detectron2:FILE or detectron2:FILE:NAMES"):
         load_detector("detectron2:")
-    with pytest.raises(UserError, match="cannot read this checkpoint: No such file"):
+    with pytest.raises(UserError, match="cannot read this file: No such file"):
         load_detector(f"detectron2:{tmp_path / 'none.pkl'}")
 
 

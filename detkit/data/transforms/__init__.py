@@ -10,7 +10,7 @@ mixing.py    mosaic and mixup; covering.py: copy-paste and cutout
 old_form.py  the form of `augment` until version 0.2
 """
 
-from detkit.data.transforms.augment import Augment, AugmentList, parse_augment, used_columns
+from detkit.data.transforms.augment import Augment, AugmentList, mixing, parse_augment, used_columns
 from detkit.data.transforms.geometry import on_canvas, resize_sample
 from detkit.data.transforms.old_form import list_of_mapping
 from detkit.data.transforms.presets import open_augment
@@ -19,6 +19,7 @@ __all__ = [
     "Augment",
     "AugmentList",
     "list_of_mapping",
+    "mixing",
     "on_canvas",
     "open_augment",
     "parse_augment",

@@ -79,6 +79,11 @@ def used_columns(entries: Sequence[Transform | Preset]) -> tuple[Column, ...]:
     return tuple(dict.fromkeys(column for entry in _opened(entries) for column in entry.uses))
 
 
+def mixing(entries: Sequence[Transform | Preset]) -> list[str]:
+    """The names of the entries of a list that take other samples of the data set."""
+    return [entry.name for entry in _opened(entries) if entry.mixes]
+
+
 def _opened(entries: Sequence[Transform | Preset]) -> list[Transform]:
     """The entries, those of presets in their place."""
     opened = [parse_augment(entry.name) if isinstance(entry, Preset) else [entry] for entry in entries]
@@ -112,7 +117,7 @@ class Augment:
     @property
     def mixes(self) -> bool:
         """Whether any entry takes other samples of the data set."""
-        return any(entry.mixes for entry in self.entries)
+        return bool(mixing(self.entries))
 
     @property
     def uses(self) -> tuple[Column, ...]:

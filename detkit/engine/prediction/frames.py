@@ -37,6 +37,7 @@ class Frame:
 
     index    from 0 in its video or stream; None: a picture
     seconds  from the start of the video or stream to the moment at which it is shown; None: a picture
+    clip     uint8 `[T, H, W, 3]`: what a detector of clips sees for it; None: the picture alone
     fps      frames a second of the video or stream, on average
     """
 
@@ -45,6 +46,12 @@ class Frame:
     index: int | None = None
     seconds: float | None = None
     fps: float = 25.0
+    clip: np.ndarray | None = None
+
+    @property
+    def seen(self) -> np.ndarray:
+        """What the detector is given."""
+        return self.image if self.clip is None else self.clip
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def build_predict(detector: AnyDetector, proposals: ProposalSource | None, confi
     def at_scale(scale: float) -> Predict:
         return partial(predict, detector, proposals=proposals, scale=scale)
 
+    if detector.input.clip is not None and (config.tta or config.tile):
+        raise UserError("tta and tile change pictures, and this detector takes clips; leave them out")
     views = [at_scale(1.0)]
     if "scales" in config.tta:
         _check_takes_scales(detector, at_scale)

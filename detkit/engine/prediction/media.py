@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from detkit.config import UserError
 from detkit.data.pictures import IMAGE_SUFFIXES
+from detkit.data.stream_urls import is_picture_url, is_url, without_password
 from detkit.engine.prediction.folders import VIDEO_SUFFIXES, LeftOut, Search, is_entered, select, walk
 from detkit.engine.prediction.frames import Medium
 from detkit.engine.prediction.naming import drawing_names, stream_name
 
 __all__ = ["LeftOut", "find_media", "is_picture_url", "is_url", "without_password"]
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def find_media(sources: Sequence[str], output: Path | None = None) -> tuple[list[Medium], list[LeftOut]]:
@@ -46,24 +45,6 @@ def find_media(sources: Sequence[str], output: Path | None = None) -> tuple[list
         known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
         raise UserError(f"{', '.join(sources)}: no picture or video here{reasons}; known: {known}")
     return media, search.left_out
-
-
-def is_url(source: str) -> bool:
-    """Whether the source has a scheme, as in rtsp://."""
-    return _URL.match(source) is not None
-
-
-def is_picture_url(source: str) -> bool:
-    """Whether a URL names a single picture, by the suffix of its path."""
-    return Path(urlsplit(source).path).suffix.lower() in IMAGE_SUFFIXES
-
-
-def without_password(source: str) -> str:
-    """The source as it may be shown: a URL without user, password and query, anything else as it is."""
-    if not is_url(source):
-        return source
-    parts = urlsplit(source)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _kind(path: Path) -> Literal["picture", "video"]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import cv2
 
 from detkit.config import UserError
+from detkit.data.decoding import VideoReader
 from detkit.data.pictures import count_pages, read_picture
-from detkit.engine.prediction.decoding import VideoReader
 from detkit.engine.prediction.folders import LeftOut
 from detkit.engine.prediction.frames import Fault, Frame, Medium
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import TypeAlias
@@ -17,7 +18,8 @@ from detkit.engine.distributed import process_group
 from detkit.engine.drawing import DrawingStyle
 from detkit.engine.lettering import notes_on_fonts
 from detkit.engine.prediction.ahead import ahead
-from detkit.engine.prediction.choice import drop_early, notes_on_choice
+from detkit.engine.prediction.choice import build_choice, drop_early, notes_on_choice
+from detkit.engine.prediction.clips import with_clips
 from detkit.engine.prediction.data_set import refuse_existing, write_data_sets
 from detkit.engine.prediction.frames import Fault, Frame, Medium
 from detkit.engine.prediction.inference import Predict, build_predict
@@ -30,10 +32,12 @@ from detkit.engine.prediction.saving import Crops, Drawings, Frames, Save, Saver
 from detkit.engine.prediction.settings import PredictionConfig
 from detkit.engine.prediction.summary import Summary
 from detkit.engine.prediction.tracking import Tracker, TrackerName
+from detkit.engine.prediction.tubes import linked
 from detkit.engine.proposal_search import source_of
 from detkit.engine.run_folder import claim_folder
 from detkit.engine.sources import load_detector
 from detkit.engine.speed import for_prediction
+from detkit.evaluation.protocols import LinkConfig
 from detkit.structures import Categories, Detections
 
 DATA_SETS = ("coco", "yolo", "voc")
@@ -68,13 +72,16 @@ def predict_files(
     media, left_out = find_media([str(file) for file in files], output)
     _check(media, output, config, save)
     with process_group(device) as own_device:
-        detector = for_prediction(load_detector(source, overrides)[0].to(own_device))
-        predict = build_predict(detector, source_of(detector), config)
+        loaded, trained = load_detector(source, overrides)
+        detector = for_prediction(loaded.to(own_device))
+        link = trained.eval.link if trained else LinkConfig()
+        predict = build_predict(detector, source_of(detector), _before_linking(config) if config.tubes else config)
         notes = [*detector.notes, *notes_on_choice(config, detector)]
         if "drawings" in save:
             notes += notes_on_fonts(detector.categories.names, style.font)
         summary = Summary(left_out=left_out, notes=notes)
-        drop_early(config, detector)
+        if not config.tubes:
+            drop_early(config, detector)
         try:
             with (
                 claim_folder(output),
@@ -82,8 +89,10 @@ def predict_files(
                 _writer(output, detector.categories, config, save, style, summary, stop) as writer,
             ):
                 depth, total = config.batch_size, sum(medium.kind == "picture" for medium in media)
-                read = ahead(summary.timed("reading", _read(media)), depth, patience=READING_PATIENCE)
+                read = ahead(summary.timed("reading", _read(media, detector)), depth, patience=READING_PATIENCE)
                 detected = _detect(read, detector, predict, depth, summary)
+                if config.tubes:
+                    detected = linked(detected, link, build_choice(config, detector.categories))
                 results = ahead(detected, depth, lambda: stop.signal is not None)
                 _write_all(results, writer, summary, total if total == len(media) else None)
             if stop.signal is not None:
@@ -130,6 +139,11 @@ def _check(media: Sequence[Medium], output: Path, config: PredictionConfig, save
         if all(medium.kind == "picture" for medium in media):
             raise UserError("--track numbers the objects of videos and streams, and there is none among these files")
         Tracker(config.track, 25.0)  # its library may be missing
+    if config.tubes:
+        if config.track:
+            raise UserError("--tubes joins the detections of a video, and so does --track: choose one")
+        if others := [medium.source for medium in media if medium.kind != "video"]:
+            raise UserError(f"--tubes joins the detections of videos that have an end, and {others[0]} is none")
     refuse_existing(output, [name for name in DATA_SETS if name in save])
     for medium in media if "drawings" in save else ():
         if medium.kind != "stream" and (output / medium.name).resolve() == medium.path.resolve():
@@ -149,10 +163,15 @@ def _savers(output: Path, save: Sequence[Save], style: DrawingStyle) -> list[Sav
     return savers
 
 
-def _read(media: Sequence[Medium]) -> Iterator[Read]:
+def _before_linking(config: PredictionConfig) -> PredictionConfig:
+    """All detections, as the score that counts is that of a tube."""
+    return config.model_copy(update={"score_threshold": 0.0, "class_thresholds": {}, "max_detections": None})
+
+
+def _read(media: Sequence[Medium], detector: AnyDetector) -> Iterator[Read]:
     for medium in media:
-        yield from read_medium(medium)
-        yield medium
+        items: Iterator[Read] = chain(read_medium(medium), [medium])
+        yield from items if detector.input.clip is None else with_clips(items, detector.input.clip)
 
 
 def _detect(
@@ -186,7 +205,7 @@ def _detect_batch(frames: Sequence[Frame], predict: Predict) -> list[tuple[Frame
     if not frames:
         return []
     try:
-        return list(zip(frames, predict([frame.image for frame in frames]), strict=True))
+        return list(zip(frames, predict([frame.seen for frame in frames]), strict=True))
     except torch.OutOfMemoryError as error:
         raise UserError(f"no memory for {len(frames)} pictures at once; use a smaller --batch-size") from error
     except UserError as error:

@@ -20,4 +20,5 @@ class PredictionConfig(Config):
     overlap: float = Field(0.2, ge=0, lt=1)  # of two neighbouring tiles, in parts of their size
     tta: tuple[Literal["flip", "scales"], ...] = ()  # also detects on changed pictures, and joins what it finds
     track: Literal["bytetrack", "sort"] | None = None  # ids of objects through the frames of a video
+    tubes: bool = False  # joins the detections of a video over time, when it has ended
     batch_size: int = Field(8, ge=1)  # the most pictures of one size, or tiles, at once

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from detkit.config import UserError
-from detkit.engine.prediction.decoding import Packet, VideoReader
+from detkit.data.decoding import Packet, VideoReader
 from detkit.files import writing
 from detkit.structures import Size
 

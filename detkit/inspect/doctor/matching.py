@@ -15,7 +15,7 @@ from detkit.detectors.build import DetectorConfig
 from detkit.detectors.faster_rcnn import TwoStageConfig
 from detkit.detectors.retinanet import RetinaNetConfig
 from detkit.detectors.sliding_window import SlidingWindowConfig
-from detkit.detectors.ssd import SSDConfig
+from detkit.detectors.ssd import PriorBasedConfig
 from detkit.detectors.yolov1 import YOLOv1Config
 from detkit.detectors.yolov2 import YOLOv2Config
 from detkit.detectors.yolov3 import YOLOv3Config
@@ -113,7 +113,7 @@ def matched_boxes(config: DetectorConfig, shapes: Shapes) -> Boxes | None:
             fix = f"Change model.head.anchors; {again}."
             overlaps_of = _on_canvases(shapes, anchors)
             return Boxes("anchor", rule.bg_threshold, rule.fg_threshold, below, fix, overlaps_of)
-        case SSDConfig(head=head):
+        case PriorBasedConfig(head=head):
             below = "all but the best one are background, on the object"
             fix = f"Change model.head.priors, min_sizes or ratios; {again}."
             return Boxes(

@@ -44,8 +44,11 @@ EMPTIED = "picture without any box left: not in the copy, as its objects would b
 SWAPPED = "picture whose annotated sides were swapped: look whether its boxes fit"
 
 
-def check_folder(folder: Path, root: Path) -> None:
-    """Raises UserError unless the folder is new or empty, and outside of the data's `root`."""
+def check_folder(folder: Path, data: DataConfig) -> None:
+    """Raises UserError unless the folder is new or empty and outside of that of the data, which are no videos."""
+    if data.has_videos:
+        raise UserError(f"--fix {folder}: mends pictures, and {data.name} has videos; correct their files by hand")
+    root = Path(data.root)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--fix {folder}: exists already and is not empty; name another folder")
     if root.resolve() in folder.resolve().parents:
@@ -58,7 +61,7 @@ def mend(config: RunConfig, folder: Path) -> list[str]:
     Returns lines for the user: what was changed, what only a person can decide, what the copy lacks, and the section
     `data` that reads it. Raises UserError if the folder holds anything, or cannot be written.
     """
-    check_folder(folder, Path(config.data.root))
+    check_folder(folder, config.data)
     data = config.data
     if isinstance(data, VOCConfig):  # otherwise the mark would be lost
         data = data.model_copy(update={"difficult": "ignore"})

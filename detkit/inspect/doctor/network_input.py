@@ -18,6 +18,7 @@ from detkit.detectors.detector import AnyDetector
 from detkit.engine.initialise import without_public_weights
 from detkit.engine.settings import RunConfig
 from detkit.inspect.doctor.reading import Split
+from detkit.nn.backbones.time_pooling import ClipStagedConfig
 from detkit.nn.input import ImageInput
 from detkit.structures import Categories, Size
 
@@ -77,6 +78,8 @@ class Shapes:
             self.detector: AnyDetector = build_detector(without_public_weights(config.model), categories)
         self.image_input = ImageInput(config.model.input, self.detector.input.stride)
         backbone, neck = self.detector.get_submodule("backbone"), getattr(self.detector, "neck", None)
+        chosen = config.model.backbone
+        self._frames = (chosen.frames,) if isinstance(chosen, ClipStagedConfig) else ()
         self._backbone, self._neck = backbone.eval(), None if neck is None else neck.eval()
         self.strides: tuple[int, ...] = tuple((backbone if neck is None else neck).out_strides)  # type: ignore[arg-type]
         self.map_sizes = lru_cache(maxsize=None)(self._map_sizes)
@@ -84,7 +87,7 @@ class Shapes:
     @torch.inference_mode()
     def _map_sizes(self, canvas: Size) -> list[Size]:
         """(h, w) in cells of each map of an input of the size `canvas`, finest first."""
-        levels = self._backbone(torch.empty((1, 3, *canvas), device="meta"))
+        levels = self._backbone(torch.empty((1, 3, *self._frames, *canvas), device="meta"))
         if self._neck is not None:
             levels = self._neck(levels)
         return [(level.shape[2], level.shape[3]) for level in levels]

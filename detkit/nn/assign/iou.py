@@ -14,7 +14,7 @@ from torch import Tensor
 from detkit.config import Config
 from detkit.nn.assign.assignment import BACKGROUND, Assigner, Assignment, spare_ignored
 from detkit.ops.iou import box_iou
-from detkit.structures import Target
+from detkit.structures import Objects, Target
 
 BETWEEN = -2  # of `match_by_iou`: neither object nor background
 
@@ -73,9 +73,13 @@ class BipartiteAssigner(Assigner):
         self.fg_threshold, self.ignored_iof = fg_threshold, ignored_iof
 
     def assign(self, boxes: Tensor, target: Target) -> Assignment:
-        matches = match_bipartite(boxes, target.not_ignored().boxes, self.fg_threshold)
+        matches = match_bipartite(self.overlaps(boxes, target.not_ignored()), self.fg_threshold)
         assignment = Assignment(matches, torch.ones_like(matches, dtype=torch.float32))
         return spare_ignored(assignment, boxes, target, self.ignored_iof)
+
+    def overlaps(self, boxes: Tensor, objects: Objects[Tensor]) -> Tensor:
+        """IoU `[M, N]` of objects and boxes `[N, 4]`."""
+        return box_iou(objects.boxes, boxes)
 
 
 def match_by_iou(
@@ -108,21 +112,21 @@ def match_by_iou(
     return torch.where(positive, match, result)
 
 
-def match_bipartite(boxes: Tensor, objects: Tensor, fg_threshold: float) -> Tensor:
+def match_bipartite(iou: Tensor, fg_threshold: float) -> Tensor:
     """SSD's matching (arXiv 1512.02325, section 2.2), as Caffe does it.
 
-    boxes `[N, 4]`, objects `[M, 4]` -> int64 `[N]`: index of an object or BACKGROUND. First, pair after pair, highest
+    IoU of objects and boxes `[M, N]` -> int64 `[N]`: index of an object or BACKGROUND. First, pair after pair, highest
     IoU first, each object gets one box that no other has; an object that overlaps no free box gets none. Then every box
     left whose best IoU is at least `fg_threshold` answers for that object.
     """
-    if len(objects) == 0 or len(boxes) == 0:
-        return boxes.new_full((len(boxes),), BACKGROUND, dtype=torch.int64)
-    iou = box_iou(objects, boxes)
+    num_objects, num_boxes = iou.shape
+    if num_objects == 0 or num_boxes == 0:
+        return iou.new_full((num_boxes,), BACKGROUND, dtype=torch.int64)
     best, match = iou.max(dim=0)
     matches = torch.where(best >= fg_threshold, match, BACKGROUND)
     free = iou.clone()  # 0 for boxes and objects that are paired already
     overlap, box = free.max(dim=1)  # the best free box of each object
-    for _ in range(len(objects)):
+    for _ in range(num_objects):
         winner = int(overlap.argmax())
         if overlap[winner] <= 0:
             break

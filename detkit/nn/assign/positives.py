@@ -23,12 +23,14 @@ class Positives:
     prediction  int64 `[P]`: its number in the image
     boxes       float32 `[P, 4]` xyxy in input px
     labels      int64 `[P]`
+    object      int64 `[P]`: the row of the object among those of all targets that are not ignored
     """
 
     image: Tensor
     prediction: Tensor
     boxes: Tensor
     labels: Tensor
+    object: Tensor
 
 
 def positives_of(assignments: Sequence[Assignment], targets: Sequence[Target]) -> Positives:
@@ -38,4 +40,4 @@ def positives_of(assignments: Sequence[Assignment], targets: Sequence[Target]) -
     counts = torch.tensor([len(each) for each in objects], device=index.device)
     row = (counts.cumsum(0) - counts)[image] + index[image, prediction]
     boxes, labels = torch.cat([each.boxes for each in objects]), torch.cat([each.labels for each in objects])
-    return Positives(image, prediction, boxes[row], labels[row])
+    return Positives(image, prediction, boxes[row], labels[row], row)

@@ -19,7 +19,7 @@ from typing_extensions import override
 from detkit.config import Config
 from detkit.nn.anchors import PriorConfig, PriorGrid
 from detkit.nn.assign.iou import BipartiteAssigner
-from detkit.nn.assign.positives import positives_of
+from detkit.nn.assign.positives import Positives, positives_of
 from detkit.nn.blocks import ConvBlock, per_anchor
 from detkit.nn.heads.class_rows import BACKGROUND, rows
 from detkit.nn.heads.head import Head
@@ -63,7 +63,7 @@ class SSDHeadConfig(Config):
 class SSDOutputs:
     """
     logits  `[B, A, K + 1]`
-    deltas  `[B, A, 4]`
+    deltas  `[B, A, 4]`; of tubelets `[B, A, 4 * T]`, the box of one frame after the other
     priors  `[A, 4]` xyxy in input px, by level, row, column and shape; they may leave the image
     """
 
@@ -73,12 +73,18 @@ class SSDOutputs:
 
 
 class SSDHead(Head[SSDOutputs]):
-    """A convolution for classes and one for boxes on every level."""
+    """A convolution for classes and one for boxes on every level.
 
-    def __init__(self, config: SSDHeadConfig, in_channels: Sequence[int], num_classes: int) -> None:
+    num_boxes  that each prior predicts: more than one in the frames of a clip
+    """
+
+    prefix = "ssd"  # of the names of its losses
+
+    def __init__(self, config: SSDHeadConfig, in_channels: Sequence[int], num_classes: int, num_boxes: int = 1) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
+        self.num_boxes = num_boxes
         self.coder = BoxCoder(weights=config.box_weights, clamp=config.clamp)
         self.assigner = BipartiteAssigner(config.fg_threshold, ignored_iof=config.ignored_iof)
         self.priors = PriorGrid(config.priors)
@@ -87,7 +93,7 @@ class SSDHead(Head[SSDOutputs]):
                 self._predictor(channels, count * width)
                 for channels, count in zip(in_channels, self.priors.per_cell, strict=True)
             )
-            for width in (num_classes + 1, 4)
+            for width in (num_classes + 1, 4 * num_boxes)
         )
 
     def _predictor(self, in_channels: int, out_channels: int) -> nn.Module:
@@ -113,7 +119,7 @@ class SSDHead(Head[SSDOutputs]):
     def forward(self, features: list[Tensor], sizes: Tensor, canvas: Size) -> SSDOutputs:
         logits, deltas = (
             torch.cat([per_anchor(conv(x), width) for conv, x in zip(convs, features, strict=True)], dim=1)
-            for convs, width in ((self.classifier, self.num_classes + 1), (self.regressor, 4))
+            for convs, width in ((self.classifier, self.num_classes + 1), (self.regressor, 4 * self.num_boxes))
         )
         feature_sizes = [(level.shape[2], level.shape[3]) for level in features]
         return SSDOutputs(logits, deltas, self.priors(feature_sizes, canvas))
@@ -129,10 +135,17 @@ class SSDHead(Head[SSDOutputs]):
         logits, weights = outputs.logits.float().flatten(0, 1), background_first(self.class_weights)
         losses = F.cross_entropy(logits, labels.flatten(), weights, reduction="none").view_as(labels)
         counted = positive | self._hard_background(losses.detach(), positive, background)
-        deltas = self.coder.encode(positives.boxes, outputs.priors[positives.prediction])
+        deltas = self.deltas_of(positives, outputs.priors[positives.prediction], targets)
         box = smooth_l1_loss(outputs.deltas[positive].float(), deltas, self.config.smooth_l1_beta).sum()
         count = positive.sum().clamp(min=1)
-        return {"ssd_class": losses[counted].sum() / count, "ssd_box": box / count}
+        return {
+            f"{self.prefix}_class": losses[counted].sum() / count,
+            f"{self.prefix}_box": box / self.num_boxes / count,
+        }
+
+    def deltas_of(self, positives: Positives, priors: Tensor, targets: Sequence[Target]) -> Tensor:  # noqa: ARG002
+        """What the positive predictions should be, `[P, 4 * num_boxes]`, from their priors `[P, 4]`."""
+        return self.coder.encode(positives.boxes, priors)
 
     def _hard_background(self, losses: Tensor, positive: Tensor, background: Tensor) -> Tensor:
         """Bool `[B, A]`: in each image the background priors with the highest loss, `negative_ratio` a positive one."""

@@ -18,8 +18,8 @@ from av.stream import Disposition
 from PIL import Image
 
 from detkit.config import UserError
+from detkit.data import decoding
 from detkit.data.pictures import read_picture
-from detkit.engine.prediction import decoding
 from detkit.engine.prediction.folders import LeftOut
 from detkit.engine.prediction.frames import Fault, Frame, Medium
 from detkit.engine.prediction.reading import read_medium

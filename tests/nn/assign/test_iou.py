@@ -175,29 +175,29 @@ def test_bipartite_gives_each_object_a_box_of_its_own() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [8, 0, 18, 10], [50, 0, 60, 10]], dtype=torch.float32)
     objects = torch.tensor([[2, 0, 12, 10], [1, 0, 11, 10]], dtype=torch.float32)
     # IoU of object 0: 80 / 120 and 40 / 160; of object 1: 90 / 110 and 30 / 170
-    assert match_bipartite(boxes, objects, 0.5).tolist() == [1, 0, BACKGROUND]
+    assert match_bipartite(box_iou(objects, boxes), 0.5).tolist() == [1, 0, BACKGROUND]
 
 
 def test_bipartite_prefers_the_pair_with_the_highest_iou_over_the_order() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 11]], dtype=torch.float32)
     objects = torch.tensor([[0, 0, 10, 12], [0, 0, 10, 11]], dtype=torch.float32)
     # object 1 is box 1; object 0, whose best is box 1 too (11 / 12), has to take box 0 (10 / 12)
-    assert match_bipartite(boxes, objects, 0.99).tolist() == [0, 1]
+    assert match_bipartite(box_iou(objects, boxes), 0.99).tolist() == [0, 1]
 
 
 def test_bipartite_then_every_box_above_the_threshold() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 5], [0, 0, 10, 4]], dtype=torch.float32)
     objects = torch.tensor([[0, 0, 10, 10]], dtype=torch.float32)
-    assert match_bipartite(boxes, objects, 0.5).tolist() == [0, 0, 0, BACKGROUND]  # IoU 1, .9, .5, .4
+    assert match_bipartite(box_iou(objects, boxes), 0.5).tolist() == [0, 0, 0, BACKGROUND]  # IoU 1, .9, .5, .4
 
 
 def test_bipartite_leaves_an_object_out_that_overlaps_no_free_box() -> None:
     boxes = torch.tensor([[0, 0, 10, 10]], dtype=torch.float32)
     objects = torch.tensor([[0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60]], dtype=torch.float32)
-    assert match_bipartite(boxes, objects, 0.5).tolist() == [1]
-    assert match_bipartite(boxes, objects[2:], 0.5).tolist() == [BACKGROUND]
-    assert match_bipartite(boxes, objects[:0], 0.5).tolist() == [BACKGROUND]
-    assert match_bipartite(boxes[:0], objects, 0.5).tolist() == []
+    assert match_bipartite(box_iou(objects, boxes), 0.5).tolist() == [1]
+    assert match_bipartite(box_iou(objects[2:], boxes), 0.5).tolist() == [BACKGROUND]
+    assert match_bipartite(box_iou(objects[:0], boxes), 0.5).tolist() == [BACKGROUND]
+    assert match_bipartite(box_iou(objects, boxes[:0]), 0.5).tolist() == []
 
 
 def test_bipartite_equals_taking_the_best_pair_again_and_again() -> None:
@@ -215,4 +215,4 @@ def test_bipartite_equals_taking_the_best_pair_again_and_again() -> None:
             expected[column] = row
             left[row] = 0
             left[:, column] = 0
-        assert torch.equal(match_bipartite(boxes, objects, 0.5), expected)
+        assert torch.equal(match_bipartite(iou, 0.5), expected)

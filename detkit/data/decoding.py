@@ -17,7 +17,7 @@ from av.stream import Disposition
 from typing_extensions import Self
 
 from detkit.config import UserError
-from detkit.engine.prediction.media import is_picture_url, is_url, without_password
+from detkit.data.stream_urls import is_picture_url, is_url, without_password
 
 Packet: TypeAlias = "av.Packet[Any]"
 
@@ -171,8 +171,11 @@ class VideoReader:
         videos = [stream for stream in self.container.streams.video if not _is_cover(stream)]
         if not videos:
             raise UserError(f"{self.shown}: there is no video in this file, only {self._contents()}")
+        known = [stream for stream in videos if stream.codec_context is not None]
+        if not known:
+            raise UserError(f"{self.shown}: FFmpeg has no decoder for this video; convert it to H.264 in an MP4")
         best = self.container.streams.best("video")
-        return best if best in videos else videos[0]
+        return best if best in known else known[0]
 
     def _contents(self) -> str:
         return "sound" if self.container.streams.audio else "other data"

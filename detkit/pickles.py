@@ -7,6 +7,7 @@ describe themselves. All others are refused. The standard library's `pickletools
 
 from __future__ import annotations
 
+import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,22 +61,15 @@ class _DType:
         return np.dtype(self.order + self.code)
 
 
-@dataclass(eq=False)
-class _Array:
-    """An array that is described but not yet filled."""
-
-    array: np.ndarray | None = None
-
-
 def read_pickle(file: Path) -> object:
     """What a pickle holds: dicts, lists, tuples, text, bytes, numbers and numpy arrays. No code of the file is run.
 
-    Raises UserError if it holds anything else, or is no pickle or cut short.
+    Text of Python 2 comes as Latin-1. Raises UserError if it holds anything else, or is no pickle or cut short.
     """
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: cannot read this checkpoint: {error.strerror or error}") from error
+        raise UserError(f"{file}: cannot read this file: {error.strerror or error}") from error
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(content):
@@ -88,7 +82,7 @@ def read_pickle(file: Path) -> object:
         ) from refusal
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError) as error:
         raise UserError(f"{file}: not a pickle of arrays, or one that is cut short") from error
-    return _value(result)
+    return result
 
 
 class _Machine:
@@ -203,8 +197,10 @@ class _Machine:
         match described, state:
             case _DType(), (_, str() as order, *_):
                 described.order = _order(order)
-            case _Array(array=None), (_, shape, _DType() as dtype, by_column, raw):
-                described.array = _filled(_bytes(raw), dtype, shape, "F" if by_column else "C")
+            case np.ndarray(), (_, shape, _DType() as dtype, by_column, raw):
+                content = _bytes(raw)
+                _check_shape(shape, dtype, content)
+                described.__setstate__((1, shape, dtype.numpy(), bool(by_column), content))  # type: ignore[arg-type]
             case dict(), dict():  # attributes of an OrderedDict, such as the versions of torch's state dicts
                 pass
             case _:
@@ -215,11 +211,11 @@ def _described(name: str, arguments: tuple[Any, ...]) -> Any:
     """What a call of one of `KNOWN` with these arguments would give."""
     match name, arguments:
         case "_reconstruct", (_Name(name="ndarray"), (0,), _):
-            return _Array()
+            return np.empty(0, np.uint8)  # its state, which follows, is its shape, type and content
         case "dtype", (str() as code, *_) if code.lstrip("<>=|") in DTYPES:
             return _DType(code.lstrip("<>=|"), _order(code[0]) if code[0] in "<>=|" else "<")
         case "_frombuffer", (raw, _DType() as dtype, shape, str() as order):
-            return _Array(_filled(_bytes(raw), dtype, shape, order))
+            return _filled(_bytes(raw), dtype, shape, order)
         case "scalar", (_DType() as dtype, raw):
             return _filled(_bytes(raw), dtype, (), "C").item()
         case "encode", (str() as text, "latin1" | "latin-1"):
@@ -245,21 +241,19 @@ def _bytes(raw: Any) -> bytes:
 
 
 def _filled(raw: bytes, dtype: _DType, shape: Any, order: str) -> np.ndarray:
-    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-        raise ValueError("no shape")
+    _check_shape(shape, dtype, raw)
     if order not in ("C", "F"):
         raise ValueError("no order of cells")
     return np.frombuffer(raw, dtype.numpy()).reshape(shape, order=order)  # type: ignore[call-overload, no-any-return]
 
 
+def _check_shape(shape: Any, dtype: _DType, raw: bytes) -> None:
+    """Raises ValueError unless an array of this shape has just these bytes."""
+    if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
+        raise ValueError("no shape")
+    if math.prod(shape) * dtype.numpy().itemsize != len(raw):
+        raise ValueError("another number of bytes than the shape has")
+
+
 def _kind(value: Any) -> str:
     return repr(value.name) if isinstance(value, _Name) else type(value).__name__.strip("_")
-
-
-def _value(value: Any, depth: int = 0) -> Any:
-    """With arrays in place of their descriptions, as deep as checkpoints go: a dict of parts, each a dict of arrays."""
-    if isinstance(value, _Array):
-        return value.array
-    if type(value) is dict and depth < 3:
-        return {key: _value(part, depth + 1) for key, part in value.items()}
-    return value

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detkit.engine.linking import LinkConfig, Tubelets, link_tubelets, suppress_tubes, tubelets_of_frame
+from detkit.evaluation.linking import LinkConfig, Tubelets, link_tubelets, suppress_tubes, tubelets_of
 from detkit.evaluation.tubes import Tube
 from tests.evaluation.scenes import Box, detected
 from tests.reference import tubes as reference
@@ -170,7 +170,7 @@ def test_tubes_that_overlap_are_suppressed_by_the_better_one() -> None:
 
 
 def test_frames_of_detections_link_by_class() -> None:
-    frames = [tubelets_of_frame(t, detected([A, A], [0.9, 0.8], [1, 0])) for t in range(15)]
+    frames = [tubelets_of(t, detected([A, A], [0.9, 0.8], [1, 0])) for t in range(15)]
     assert frames[0].boxes.shape == (2, 1, 4)
     np.testing.assert_allclose(frames[0].scores, [[0, 0.9], [0.8, 0]])
     tubes = link(frames, LinkConfig())
@@ -178,14 +178,14 @@ def test_frames_of_detections_link_by_class() -> None:
 
 
 def test_a_score_of_zero_does_not_extend_a_tube() -> None:
-    frames = [tubelets_of_frame(t, detected([A], [0.9], [int(t >= 5)])) for t in range(10)]
+    frames = [tubelets_of(t, detected([A], [0.9], [int(t >= 5)])) for t in range(10)]
     assert [tube.frames.tolist() for tube in link(frames)] == [list(range(5)), list(range(5, 10))]
 
 
 def test_nothing_to_link() -> None:
     assert link([]) == []
     assert link([frame(0), frame(1)]) == []
-    assert link([tubelets_of_frame(0, detected())]) == []
+    assert link([tubelets_of(0, detected())]) == []
 
 
 def test_tubelets_that_do_not_belong_together_are_refused() -> None:

@@ -12,25 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from detkit.config import Config
+from detkit.evaluation.protocols import LinkConfig
 from detkit.evaluation.tubes import Tube, tube_iou
 from detkit.ops.iou import box_iou
 from detkit.structures import Detections, ImageId
 from detkit.structures.objects import check_array
-
-
-class LinkConfig(Config):
-    """The defaults are the published ones. All thresholds are of mean IoU over frames, unless they say otherwise."""
-
-    nms_threshold: float = Field(0.3, ge=0, le=1)  # above it a tubelet is suppressed by a better one of its frame
-    per_frame: int = Field(10, ge=1)  # best tubelets of a class that start at one frame
-    min_overlap: float = Field(0.2, ge=0, le=1)  # of a tubelet with the end of the tube that it extends
-    max_misses: int = Field(5, ge=1)  # a tube ends after so many frames in a row without a tubelet to extend it
-    min_score: float = Field(0.01, ge=0)  # of a tube, the mean over its tubelets
-    min_frames: int = Field(15, ge=1)  # of a tube
-    tube_nms_threshold: float = Field(0.3, ge=0, le=1)  # spatio-temporal IoU, between tubes of a class
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +38,13 @@ class Tubelets:
         check_array("Tubelets", "scores", self.scores, np.ndarray, "float32", (len(self.boxes), None))
 
 
-def tubelets_of_frame(frame: int, detections: Detections) -> Tubelets:
-    """The detections of one frame as tubelets of K = 1."""
+def tubelets_of(start: int, detections: Detections) -> Tubelets:
+    """Detections as tubelets: their boxes in the frames of a clip that starts there, or those in one frame (K = 1)."""
     scores = np.zeros((len(detections), len(detections.categories)), np.float32)
     scores[np.arange(len(detections)), detections.labels.numpy()] = detections.scores.numpy()
-    return Tubelets(frame, detections.boxes.numpy()[:, None], scores)
+    tubes = detections.objects.tubes
+    boxes = detections.boxes[:, None] if tubes is None else tubes
+    return Tubelets(start, boxes.numpy(), scores)
 
 
 def link_tubelets(tubelets: Iterable[Tubelets], video: ImageId, config: LinkConfig | None = None) -> list[Tube]:
