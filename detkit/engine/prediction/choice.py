@@ -89,12 +89,12 @@ def drop_early(config: PredictionConfig, detector: AnyDetector) -> None:
     """Lets the detector itself drop what scores less than all thresholds of `config`, which spares it the suppression.
 
     The choice remains the same: in a greedy suppression a detection never depends on one that scores less. Where it
-    may, as when boxes are merged or scores of several views are averaged, nothing is changed.
+    may, as when boxes are merged or scores of several views or frames are averaged, nothing is changed.
     """
     selection, _ = _selection(detector)
     lowest = min([config.score_threshold, *config.class_thresholds.values()])
     greedy = selection is not None and (selection.nms_threshold is None or selection.suppression in ("nms", "diou"))
-    if selection is None or not greedy or config.tta or lowest <= selection.score_threshold:
+    if selection is None or not greedy or config.tta or config.tubes or lowest <= selection.score_threshold:
         return
     # A detection must score more than this, so one of exactly `lowest` stays. Scores are float32.
     below = float(np.nextafter(np.float32(lowest), np.float32(0)))

@@ -35,6 +35,7 @@ from detkit.engine.prediction.tracking import Tracker, TrackerName
 from detkit.engine.prediction.tubes import linked
 from detkit.engine.proposal_search import source_of
 from detkit.engine.run_folder import claim_folder
+from detkit.engine.settings import RunConfig
 from detkit.engine.sources import load_detector
 from detkit.engine.speed import for_prediction
 from detkit.evaluation.protocols import LinkConfig
@@ -72,16 +73,14 @@ def predict_files(
     media, left_out = find_media([str(file) for file in files], output)
     _check(media, output, config, save)
     with process_group(device) as own_device:
-        loaded, trained = load_detector(source, overrides)
-        detector = for_prediction(loaded.to(own_device))
-        link = trained.eval.link if trained else LinkConfig()
+        detector, trained = load_detector(source, overrides)
+        detector = for_prediction(detector.to(own_device))
         predict = build_predict(detector, source_of(detector), _before_linking(config) if config.tubes else config)
         notes = [*detector.notes, *notes_on_choice(config, detector)]
         if "drawings" in save:
             notes += notes_on_fonts(detector.categories.names, style.font)
         summary = Summary(left_out=left_out, notes=notes)
-        if not config.tubes:
-            drop_early(config, detector)
+        drop_early(config, detector)
         try:
             with (
                 claim_folder(output),
@@ -91,8 +90,7 @@ def predict_files(
                 depth, total = config.batch_size, sum(medium.kind == "picture" for medium in media)
                 read = ahead(summary.timed("reading", _read(media, detector)), depth, patience=READING_PATIENCE)
                 detected = _detect(read, detector, predict, depth, summary)
-                if config.tubes:
-                    detected = linked(detected, link, build_choice(config, detector.categories))
+                detected = _joined(detected, config, detector.categories, trained)
                 results = ahead(detected, depth, lambda: stop.signal is not None)
                 _write_all(results, writer, summary, total if total == len(media) else None)
             if stop.signal is not None:
@@ -161,6 +159,15 @@ def _savers(output: Path, save: Sequence[Save], style: DrawingStyle) -> list[Sav
     if any(name in save for name in DATA_SETS):
         savers.append(Frames(output))
     return savers
+
+
+def _joined(
+    items: Iterator[Detected], config: PredictionConfig, categories: Categories, trained: RunConfig | None
+) -> Iterator[Detected]:
+    """With the boxes of tubes, where the user asks for them."""
+    if not config.tubes:
+        return items
+    return linked(items, trained.eval.link if trained else LinkConfig(), build_choice(config, categories))
 
 
 def _before_linking(config: PredictionConfig) -> PredictionConfig:
