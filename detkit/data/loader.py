@@ -208,9 +208,9 @@ class Loader(DataLoader[ItemT]):
             generator=torch.Generator().manual_seed(0),
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        """Before a pass, if `keys` is a sampler that gives others in every epoch."""
-        self.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Before a pass, if `keys` is a sampler that gives others in every epoch; the first `start` are left out."""
+        self.sampler.set_epoch(epoch, start)  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[ItemT]:  # type: ignore[override]
         try:
@@ -258,6 +258,7 @@ def _unchanged(item: Any) -> Any:
 
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the training process ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the training process does with it, workers do not
     cv2.setNumThreads(0)  # a worker is one thread; more would compete with the other workers
     torch.set_num_threads(1)
 

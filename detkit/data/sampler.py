@@ -64,10 +64,11 @@ class BatchSampler(Sampler[list[Key]]):
         self.global_size = batch_size * world_size
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.draw_every = draw_every
-        self.epoch = 0
+        self.epoch = self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """`start`: batches of the epoch that are done, and not given again. `len` counts them all the same."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return sum(-(-self._group_size(group) // self.global_size) for group in self.groups)
@@ -76,7 +77,7 @@ class BatchSampler(Sampler[list[Key]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         batches = self._global_batches(rng)
         draws = rng.integers(2**31, size=len(batches)).tolist() if self.shuffle else [None] * len(batches)
-        for number, batch in enumerate(batches):
+        for number, batch in enumerate(batches[self.start :], self.start):
             if len(batch) < self.world_size:
                 batch = np.resize(batch, (self.world_size, 2))
             seeds = [

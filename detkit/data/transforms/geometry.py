@@ -55,7 +55,8 @@ def _move_objects(
     each box, float `[N]`. The picture stays, and so do objects and proposals of which nothing is visible.
 
     A box becomes the one around its moved corners. A keypoint outside is not labelled any more. A mask of which nothing
-    is left has an empty window; a cut box stays the cut box, and does not shrink to its mask.
+    is left has an empty window; a cut box stays the cut box, and does not shrink to its mask. An object that is outside
+    in a frame of a clip is ignored where its boxes in all of them, `tubes`, are asked for.
 
     points       moves points `[..., 2]`
     masks        moves masks to a picture of `size`
@@ -71,8 +72,9 @@ def _move_objects(
     if (before_masks := masks_of(objects)) is not None:
         columns["masks"] = masks(before_masks)
     if objects.tubes is not None:
-        moved_tubes = _cut(_frame(points, objects.tubes.reshape(-1, 4)), size)
-        columns["tubes"] = moved_tubes.reshape(objects.tubes.shape)
+        tubes = _cut(_frame(points, objects.tubes.reshape(-1, 4)), size)
+        in_all_frames = (box_areas(tubes) > 0).reshape(objects.tubes.shape[:2]).all(axis=1)
+        columns |= {"tubes": tubes.reshape(objects.tubes.shape), "ignore": objects.ignore | ~in_all_frames}
     if objects.keypoints is not None:
         columns["keypoints"] = _move_keypoints(objects.keypoints, points, size)
     proposals = None if sample.proposals is None else _cut(_frame(points, sample.proposals), size)

@@ -8,7 +8,7 @@ import pytest
 
 from detkit.data.transforms import on_canvas, resize_sample
 from detkit.data.transforms.geometry import MIN_VISIBLE, Window, flip, take_window, warp
-from detkit.structures import MaskCrops, Sample
+from detkit.structures import MaskCrops, Objects, Sample
 from tests.data.transforms.samples import (
     BOXES,
     COLOURS,
@@ -214,3 +214,16 @@ def test_a_turn_makes_a_box_larger_and_leaves_the_area() -> None:
     assert result.objects.area == pytest.approx([300], rel=1e-5)
     assert turned(0.5, (50, 50)).objects.area == pytest.approx([75], rel=1e-5)
     assert turned(0.5, (0, 50)).objects.area == pytest.approx([37.5], rel=1e-5)
+
+
+def test_an_object_that_leaves_the_window_in_a_frame_of_the_clip_is_ignored() -> None:
+    """Both stay, as their own frame shows them; the second has moved out of the window by the second frame."""
+    boxes = np.array([[10, 10, 30, 30], [60, 10, 80, 30]], np.float32)
+    tubes = np.stack([boxes, boxes + np.array([25, 0, 25, 0], np.float32)], axis=1)
+    objects = Objects(boxes, np.array([0, 1]), tubes=tubes)
+    clip = Sample(np.zeros((2, 50, 100, 3), np.uint8), objects, "video/000000")
+    cut = take_window(clip, Window(0, 5, (50, 80)))
+    assert cut.image.shape == (2, 50, 80, 3)
+    assert cut.objects.tubes is not None
+    assert cut.objects.tubes.tolist() == [[[5, 10, 25, 30], [30, 10, 50, 30]], [[55, 10, 75, 30], [80, 10, 80, 30]]]
+    assert cut.objects.ignore.tolist() == [False, True]
