@@ -11,7 +11,7 @@ from detkit.engine.settings import RunConfig
 from detkit.engine.train import train_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-STATED = re.compile(r"^# Seen to reach (\w+) (mAP|AP50) ([01]\.\d+)", re.MULTILINE)
+STATED = re.compile(r"^# Seen to reach (\w+) (mAP|AP50|video-mAP@0\.5) ([01]\.\d+)", re.MULTILINE)
 
 
 @pytest.mark.slow

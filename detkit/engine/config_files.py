@@ -12,7 +12,7 @@ from detkit.config import UserError, load_config, read_yaml
 from detkit.engine.settings import RunConfig
 
 PACKAGED = Path(__file__).parents[1] / "configs"
-SCORE = r"(?:COCO AP50|voc07 mAP|box AP|mAP|AP50|AP) \d+\.\d+|\d+\.\d+ AP\b"
+SCORE = r"(?:COCO AP50|voc07 mAP|video-mAP@0\.5|box AP|mAP|AP50|AP) \d+\.\d+|\d+\.\d+ AP\b"
 
 
 @dataclass(frozen=True, slots=True)
