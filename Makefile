@@ -4,7 +4,7 @@ RUNS ?= runs
 SECONDS ?= 30
 SEED ?= 0
 
-.PHONY: install train quick test test-slow fuzz lint parity bench export-report schema
+.PHONY: install train quick test test-slow fuzz lint parity bench gpu comparison export-report schema
 
 install: .venv/installed
 
@@ -50,6 +50,13 @@ bench: install
 	$(BIN)/python benchmarks/torchvision_detectors.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/detr.py
+
+gpu: install
+	$(BIN)/python benchmarks/gpu.py
+
+comparison: install
+	$(BIN)/python benchmarks/lineage.py
+	$(BIN)/python benchmarks/lineage.py --report
 
 export-report: install
 	$(BIN)/python benchmarks/export_report.py --runs $(RUNS)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detkit.cli.command import CONFIG, SOURCE, add_set, run_command
+from detkit.engine.prediction.interrupts import raising_sigterm
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +25,8 @@ def train(arguments: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> None:
     import detkit
 
-    detkit.train(options.config, output=options.output, set=options.set, init=options.init, resume=options.resume)
+    with raising_sigterm():
+        detkit.train(options.config, output=options.output, set=options.set, init=options.init, resume=options.resume)
 
 
 def overfit(arguments: Sequence[str] | None = None) -> int:

@@ -154,7 +154,7 @@ class Batches:
                 interpolation = self.augment.interpolation(key.seed, key.epoch)
             sample = replace(sample, objects=_with_columns(sample.objects, self.columns))
             return sample, self.place(sample.image_id, sample.size, key.draw), interpolation
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except Exception as error:
             raise RuntimeError(f"{self.dataset.path(key.image)}: {type(error).__name__}: {error}") from error
@@ -250,6 +250,15 @@ class _Results:
             return self.function(key)
         except UserError as error:
             return error
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            return UserError(f"out of memory while a batch was loaded; {LESS_MEMORY}")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error is numpy's, PyTorch's or Python's that there is no memory."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _unchanged(item: Any) -> Any:
@@ -264,6 +273,7 @@ def _init_worker(_: int) -> None:
 
 
 DEAD_WORKER = "DataLoader worker"  # how torch's messages of one begin
+LESS_MEMORY = "set loader.workers or train.batch_size lower"
 SHARED_MEMORY = "set loader.workers=0, or give the container more shared memory (docker run --shm-size=1g)"
 
 
@@ -273,10 +283,7 @@ def _explained(error: Exception) -> UserError:
     if isinstance(error.__cause__, UserError):  # raised by `explain` below, while torch waited for the worker
         return UserError(str(error.__cause__))
     if "Killed" in text:
-        return UserError(
-            "a worker of the loader was killed, as a system does when its memory runs out; set loader.workers or "
-            "train.batch_size lower"
-        )
+        return UserError(f"a worker of the loader was killed, as a system does when its memory runs out; {LESS_MEMORY}")
     if "Bus error" in text:
         return UserError(f"a worker of the loader ended, as shared memory is full; {SHARED_MEMORY}")
     return UserError(f"a worker of the loader ended: {text}; loader.workers=0 shows why")

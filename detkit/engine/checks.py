@@ -1,17 +1,19 @@
-"""What stops a training: settings that do not fit the device or the data, and numbers that are not finite."""
+"""What stops a training: settings that do not fit the device or the data, no memory, numbers that are not finite."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from detkit.config import UserError, nearest
 from detkit.data.dataset import ImageDataset
+from detkit.data.loader import lacks_memory
 from detkit.engine.settings import TrainConfig
-from detkit.structures import Categories, Column, ImageId
+from detkit.structures import Batch, Categories, Column, ImageId
 
 REMEDY = "start again with a lower train.optimizer.lr, a longer train.warmup or with train.clip_norm"
 
@@ -54,6 +56,21 @@ def class_weights(factors: Mapping[str, float], categories: Categories) -> Tenso
         if name not in categories.names:
             raise UserError(f"train.class_weights: the data have no class {name!r}{nearest(name, categories.names)}")
     return torch.tensor([factors.get(name, 1.0) for name in categories.names])
+
+
+@contextmanager
+def explaining_memory(batch: Batch, setting: str) -> Iterator[None]:
+    """Raises TrainingError where this batch finds no memory; `setting` is what has its size."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        height, width = batch.images.shape[-2:]
+        images = f"{len(batch)} image{'s' * (len(batch) != 1)} of {width} x {height} (w x h) px"
+        raise TrainingError(
+            f"out of memory in a batch of {images}; set {setting} lower, or the size in model.input"
+        ) from error
 
 
 def check_losses(losses: dict[str, float], image_ids: Sequence[ImageId], step: int) -> dict[str, float]:

@@ -93,6 +93,15 @@ def of_first(action: Callable[[], Value]) -> Value:
     return answer  # type: ignore[no-any-return]
 
 
+def any_of(value: bool) -> bool:
+    """Whether it is true in any process; cheaper than `gather`, for every step."""
+    if not dist.is_initialized():
+        return value
+    number = torch.tensor(int(value), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return bool(number.item())
+
+
 def gather(value: Any) -> list[Any]:
     """The plain Python value of every process, in order of rank."""
     if not dist.is_initialized():

@@ -28,12 +28,11 @@ def record_environment(folder: Path, device: torch.device) -> None:
     _write(folder, [*read_environments(folder), describe_environment(device)])
 
 
-def record_minutes(folder: Path) -> None:
-    """Adds to the last environment how long the training took since; a training that is killed has no such entry."""
+def record_minutes(folder: Path, minutes: float) -> None:
+    """Adds to the last environment how long the training took; a training that is killed has no such entry."""
     environments = read_environments(folder)
     if environments:
-        seconds = (_now() - datetime.fromisoformat(environments[-1]["started"])).total_seconds()
-        environments[-1]["minutes"] = round(seconds / 60, 2)
+        environments[-1]["minutes"] = round(minutes, 2)
         _write(folder, environments)
 
 

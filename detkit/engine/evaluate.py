@@ -17,6 +17,7 @@ from detkit.data.dataset import ImageDataset
 from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.amp import AMP, autocast
+from detkit.engine.checks import explaining_memory
 from detkit.engine.class_match import describe_match, listed, map_classes, shared_classes
 from detkit.engine.config_files import load_named
 from detkit.engine.loaders import evaluation_loader
@@ -55,8 +56,8 @@ def evaluate(
     if dataset_label is None:
         dataset_label = label_map(detector.categories, store.categories)
     for batch in tqdm(loader, desc="evaluating", leave=False, disable=not progress, dynamic_ncols=True):
-        batch = batch.to(device)
-        with autocast(device, amp):
+        with explaining_memory(batch, "eval.batch_size"), autocast(device, amp):
+            batch = batch.to(device)
             outputs = detector(batch)
         for info, detections in zip(batch.infos, detector.postprocess(outputs, batch.infos), strict=True):
             store.update(info.image_id, relabel(detections, dataset_label, store.categories))

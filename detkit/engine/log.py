@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from detkit.files import replacing, write_text, writing
 
 Item = TypeVar("Item")
+RECORDS = "metrics.jsonl"
 
 
 class RunLog:
@@ -23,7 +25,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, *, resume_step: int = 0, enabled: bool = True, log_every: int = 20) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / RECORDS
         self.enabled = enabled
         self.log_every = log_every
         self.records: list[dict[str, Any]] = []
@@ -32,16 +34,15 @@ class RunLog:
             return
         from detkit.engine.events import EventFile
 
-        if resume_step and self.path.exists():
-            lines = self.path.read_text().splitlines(keepends=True)
-            records = (json.loads(line) for line in lines if line.endswith("\n"))  # a killed writer may cut the last
-            self.records = [record for record in records if record["step"] <= resume_step]
+        self.records = read_records(self.path, resume_step)
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
         self.board = EventFile(folder, purge_step=resume_step + 1)
 
     def progress(self, items: Iterable[Item], *, done: int, total: int, title: str) -> Iterator[Item]:
         """Shows where the whole run stands and how long it will still take, with the latest losses."""
         self.bar = tqdm(items, initial=done, total=total, desc=title, disable=not self.enabled, dynamic_ncols=True)
+        self.bar._time = time.monotonic  # type: ignore[attr-defined]  # else the clock on the wall, which may jump
+        self.bar.start_t = self.bar.last_print_t = time.monotonic()
         yield from self.bar
 
     def passes(self, items: Iterable[Item], title: str) -> Iterable[Item]:
@@ -88,6 +89,15 @@ class RunLog:
                 file.write(json.dumps(record) + "\n")
             values = {f"{record['kind']}/{name}": record[name] for name in record if name not in ("kind", "step")}
             self.board.add(record["step"], values)
+
+
+def read_records(path: Path, step: int) -> list[dict[str, Any]]:
+    """The records of a run up to this step; none without the file."""
+    if not step or not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    records = (json.loads(line) for line in lines if line.endswith("\n"))  # a killed writer may cut the last
+    return [record for record in records if record["step"] <= step]
 
 
 class _Passes(Iterable[Item]):

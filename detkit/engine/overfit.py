@@ -117,7 +117,7 @@ def overfit(config: RunConfig, num_images: int = 8, minutes: float = 1.0) -> Ove
 class SameBatches(list[Batch]):
     """Batches that stay in memory, the same in every epoch."""
 
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int, start: int = 0) -> None: ...
 
 
 def _training_images(config: RunConfig, count: int) -> ImageDataset:

@@ -59,11 +59,12 @@ def _claim(make: Callable[[], _Claim]) -> Iterator[Path]:
     try:
         folder = distributed.of_first(first)
         _claimed.add(folder.resolve())
-        yield folder
-        _claimed.discard(folder.resolve())
+        try:
+            yield folder
+        finally:
+            _claimed.discard(folder.resolve())
     finally:
         for claim in claims:
-            _claimed.discard(claim.folder.resolve())
             claim.release()
 
 

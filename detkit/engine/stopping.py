@@ -1,10 +1,15 @@
-"""When a run ends: its epochs are done, its time is over, or its score rises no more."""
+"""When a run ends: its epochs are done, its time is over, its score rises no more, or SIGTERM asks it to."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
+from types import FrameType
 from typing import Any
+
+from typing_extensions import Self
 
 from detkit.config import UserError
 from detkit.data.dataset import ImageDataset
@@ -78,3 +83,31 @@ def check_patience(config: TrainConfig, val: ImageDataset | None) -> None:
     if config.patience and (val is None or not has_objects(val)):
         lack = "there are no validation data" if val is None else f"{val.name} has no object to measure"
         raise UserError(f"train.patience: {lack}, so there is no score to wait for; set train.patience=null")
+
+
+class Termination:
+    """A block in which SIGTERM is only noted, so that whoever runs it can save and leave, as schedulers expect.
+
+    It may come more than once: Slurm and torchrun both send it. Outside the main thread, where Python cannot handle
+    signals, the block changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.noted = False
+        self.before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+    def has_come(self) -> bool:
+        """Whether it came to any of the processes: all must ask."""
+        return distributed.any_of(self.noted)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.noted = True

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import signal
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,7 +18,6 @@ from torch.nn.utils import clip_grad_norm_
 from detkit.data.build import build_dataset
 from detkit.data.checks import NoValidation
 from detkit.data.dataset import ImageDataset
-from detkit.data.repeat_factors import describe_repeats
 from detkit.data.transforms import used_columns
 from detkit.detectors.build import build_detector, learned_columns
 from detkit.detectors.detector import AnyDetector
@@ -31,29 +31,31 @@ from detkit.engine.checks import (
     check_gradient,
     check_losses,
     class_weights,
+    explaining_memory,
 )
 from detkit.engine.ema import EMA
 from detkit.engine.environment import record_environment, record_minutes
 from detkit.engine.freeze import Freeze
+from detkit.engine.header import describe_run
 from detkit.engine.initialise import initialise, without_public_weights
 from detkit.engine.loaders import evaluation_loader, training_loader
-from detkit.engine.log import RunLog
+from detkit.engine.log import RECORDS, RunLog, read_records
 from detkit.engine.optim import build_optimizer, set_lr
+from detkit.engine.prediction.interrupts import Stopped
 from detkit.engine.proposal_search import proposals_for
+from detkit.engine.random_state import random_state, seed_epoch
 from detkit.engine.run import BEST, LAST, detector_state, has_checkpoint, load_training_state, save_config
 from detkit.engine.run_folder import claim_folder
 from detkit.engine.schedule import lr_factor
 from detkit.engine.settings import RunConfig, RunSettings
 from detkit.engine.sources import check_source, load_weights
 from detkit.engine.speed import accelerate
-from detkit.engine.stopping import Stopping, check_patience
+from detkit.engine.stopping import Stopping, Termination, check_patience
 from detkit.engine.throughput import Throughput
 from detkit.engine.validation import Validation
 from detkit.evaluation.evaluator import Evaluation
 from detkit.evaluation.report import format_table
 from detkit.structures import COLUMNS, Batch, Categories, Column, ImageId
-
-NO_VALIDATION = "no validation data: nothing is measured; last.pt is the result, and best.pt is not written"
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,10 @@ class Run:
     detector     the one that is trained; `evaluated` is the one that is validated and saved as the result: its
                  average where there is one, else itself
     epoch, step  epochs and optimizer steps done
+    batches      done of the epoch in progress; where SIGTERM ends a run, with the state of each process in `random`
     stopping     knows when it ends, and the best score so far
-    finished     nothing is left to do, the stage after gradient descent included
+    finished     nothing is left to learn, the stage after gradient descent included
+    validated    the weights were measured after the last epoch, or the run is new
     """
 
     def __init__(
@@ -168,8 +172,9 @@ class Run:
         self.train_proposals = proposals_for(detector, data.train, proposals, workers=workers, chosen=chosen)
         self.loader = training_loader(data.train, detector, settings, self.train_proposals, data.columns)
         self.validation = Validation(detector, data.val, settings, proposals) if data.val else None
-        self.epoch = self.step = self.images_seen = 0
-        self.finished = False
+        self.epoch = self.batches = self.step = self.images_seen = 0
+        self.finished, self.validated, self.random = False, True, list[dict[str, Tensor]]()
+        self.termination = Termination()
         self.throughput = Throughput(settings.loader.workers)
         self.stopping = Stopping(settings.train)
 
@@ -183,30 +188,33 @@ class Run:
             load_weights(self.ema.detector, state["model"], self.folder / LAST)
         self.epoch, self.step, self.finished = state["epoch"], state["step"], state["finished"]
         self.images_seen = state["images_seen"]
+        self.batches, self.random = state.get("batches", 0), state.get("random", [])
         best = load_checkpoint(self.folder / BEST) if (self.folder / BEST).exists() else None
-        self.stopping.resume(best, self.epoch, state.get("minutes", 0.0))
+        records = distributed.of_first(lambda: read_records(self.folder / RECORDS, self.step))
+        self.validated = not self.epoch or any(row["kind"] == "val" and row["epoch"] == self.epoch for row in records)
+        self.stopping.resume(best, self.epoch if self.validated else self.epoch - 1, state.get("minutes", 0.0))
 
     def run(self, stop_after: int | None = None) -> Evaluation | None:
         """The epochs that are left, each followed by a checkpoint and, if it is due, a validation.
 
         Returns the last evaluation; None if there was none.
         """
-        train, evaluation, first_step = self.settings.train, None, self.step
+        train, evaluation, first_step, began = self.settings.train, None, self.step, time.monotonic()
         if distributed.rank() == 0:
             save_config(self.folder, self.settings)
         record_environment(self.folder, self.device)
         self.log = RunLog(self.folder, resume_step=self.step, enabled=distributed.rank() == 0)
-        self.log.message(self.describe())
+        self.log.message(describe_run(self))
         has_stage = self.evaluated.finish_training is not None
         stop = self.stopping.reason(self.epoch) if self.epoch else None  # a new run has one step at least
         if stop and (self.finished or not has_stage):
             self.log.message(stop)
-        while not stop and self.epoch < (stop_after or math.inf):
-            self.train_epoch()
+        if not self.validated and self.is_due(stop):  # the run ended while it was measured
+            evaluation = self.validate()
             stop = self.stopping.reason(self.epoch)
-            self.finished = stop is not None and not has_stage
-            self.save()
-            if self.finished or (not stop and self.epoch % train.eval_every == 0):
+        while not stop and self.epoch < (stop_after or math.inf):
+            stop = self.train_and_save()
+            if self.is_due(stop):
                 evaluation = self.validate()
                 stop = self.stopping.reason(self.epoch)
         if stop and has_stage and not self.finished:
@@ -217,36 +225,57 @@ class Run:
         if evaluation:
             self.log.message(format_table(evaluation, self.settings.eval.protocol))
         self.log.close()
-        record_minutes(self.folder)
+        record_minutes(self.folder, (time.monotonic() - began) / 60)
         return evaluation
 
+    def is_due(self, stop: str | None) -> bool:
+        """Whether the weights are to be measured after this epoch; `stop`: why it is the last one."""
+        return self.finished or (not stop and self.epoch % self.settings.train.eval_every == 0)
+
+    def train_and_save(self) -> str | None:
+        """An epoch and its checkpoint; why the run ends after it, if it does. Raises Stopped after a SIGTERM."""
+        with self.termination:
+            self.train_epoch()
+            stop = self.stopping.reason(self.epoch)
+            self.finished = stop is not None and self.evaluated.finish_training is None
+            self.save()
+            leave = self.termination.has_come()
+        if leave:
+            self.log.message(f"SIGTERM: saved after step {self.step}")
+            raise Stopped(signal.SIGTERM)
+        return stop
+
     def train_epoch(self) -> None:
+        """The rest of the epoch, or of it what is done until the time is over or SIGTERM comes."""
         train, batches = self.settings.train, len(self.loader)
-        torch.manual_seed(epoch_seed(train.seed, self.epoch, distributed.rank()))
-        self.loader.set_epoch(self.epoch)
+        seed_epoch(train.seed, self.epoch, self.random, self.device)
+        self.loader.set_epoch(self.epoch, self.batches)
         self.detector.train()
         self.frozen.hold()
         title = f"epoch {self.epoch + 1}/{train.epochs}"
-        done, total = self.epoch * batches, train.epochs * batches
+        done, total = self.epoch * batches + self.batches, train.epochs * batches
         group: list[tuple[list[ImageId], dict[str, Tensor]]] = []  # images and losses of the batches of the next step
         progress = self.log.progress(self.loader, done=done, total=total, title=title)
-        for index, batch in enumerate(self.throughput.watch(progress)):
+        for index, batch in enumerate(self.throughput.watch(progress), self.batches):
             first = index // train.accumulate * train.accumulate
             size = min(train.accumulate, batches - first)
             is_last = index + 1 == first + size
-            with nullcontext() if is_last else self.no_sync():
+            with nullcontext() if is_last else self.no_sync(), explaining_memory(batch, "train.batch_size"):
                 losses = self.backward(batch, size)
             group.append(([info.image_id for info in batch.infos], losses))
             if is_last:
                 self.optimizer_step(group, math.ceil(batches / train.accumulate))
-                last = index + 1 == batches or self.stopping.time_is_over
+                self.batches, group = index + 1, []
+                leave = self.termination.has_come() and self.batches < batches
+                last = self.batches == batches or self.stopping.time_is_over or leave
                 self.log.step(self.step, self.epoch + 1, self.lr, last=last)
-                group = []
                 self.log.message(self.throughput.report())
                 if self.stopping.time_is_over:
                     break
+                if leave:
+                    return
         self.log.message(self.throughput.report(end_of_epoch=True))
-        self.epoch += 1
+        self.epoch, self.batches = self.epoch + 1, 0
 
     def backward(self, batch: Batch, group_size: int) -> dict[str, Tensor]:
         """Adds the gradients of one of `group_size` batches; its losses, which stay on the device."""
@@ -313,16 +342,17 @@ class Run:
         evaluation = self.validation.measure(self.evaluated, self.device)
         protocol = self.settings.eval.protocol
         result = evaluation.results[protocol]
-        self.log.validation(self.step, self.epoch, result.metrics)
         score = f"{result.score:.4f}" if self.validation.has_objects else "unknown, there is no object to measure"
         self.log.message(f"epoch {self.epoch}/{self.settings.train.epochs}: {protocol} {result.headline} {score}")
         if self.stopping.is_best(result.score) and distributed.rank() == 0:
             progress = {"epoch": self.epoch, "step": self.step, "score": result.score}
             save_checkpoint(self.folder / BEST, {**detector_state(self.settings, self.evaluated), **progress})
+        self.log.validation(self.step, self.epoch, result.metrics)  # last: a run without this line measures again
         return evaluation
 
     def save(self) -> None:
         """Writes the last checkpoint, from which the run goes on and its detector is rebuilt."""
+        self.random = distributed.gather(random_state(self.device)) if self.batches else []
         if distributed.rank() > 0:
             return
         training = {
@@ -330,32 +360,11 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
+            "batches": self.batches,
+            "random": self.random,
             "step": self.step,
             "images_seen": self.images_seen,
             "minutes": self.stopping.minutes,
             "finished": self.finished,
         }
         save_checkpoint(self.folder / LAST, {**detector_state(self.settings, self.evaluated), **training})
-
-    def describe(self) -> str:
-        parameters = list(self.detector.parameters())
-        trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        train, processes = self.settings.train, distributed.world_size()
-        threshold = self.settings.loader.repeat_threshold
-        batch, images = train.batch_size, train.batch_size * train.accumulate * processes
-        lines = [
-            *self.data.train.describe(self.detector.input.clip),
-            *(self.data.val.describe(self.detector.input.clip) if self.data.val else [NO_VALIDATION]),
-            f"{type(self.detector).__name__}: {sum(p.numel() for p in parameters):,} parameters, {trained:,} trained; "
-            f"{len(self.detector.categories)} classes; {processes} x {self.device}",
-            *self.detector.notes,
-            *([self.frozen.describe(train.optimizer)] if train.freeze else []),
-            *([describe_repeats(self.data.train, threshold)] if threshold else []),
-            f"batch {batch} x accumulate {train.accumulate} x processes {processes} = {images} images a step",
-            f"writing to {self.folder}",
-        ]
-        return "\n".join(lines)
-
-
-def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0])

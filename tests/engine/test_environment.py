@@ -36,7 +36,7 @@ def test_a_training_and_its_resumption_are_recorded(tmp_path: Path) -> None:
 
 def test_a_folder_of_an_earlier_detkit_or_a_broken_file_has_none(tmp_path: Path) -> None:
     assert read_environments(tmp_path) == []
-    record_minutes(tmp_path)
+    record_minutes(tmp_path, 1.5)
     assert not (tmp_path / FILE).exists()
     for text in ("{", '{"a": 1}', "\xff"):
         (tmp_path / FILE).write_bytes(text.encode("latin-1"))
@@ -70,4 +70,4 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('[{"started": "2026-01-01T00:00:00+00:00"}]')
     (tmp_path / f".{FILE}.writing").symlink_to("/dev/full")
     with pytest.raises(UserError, match=f"{FILE}: cannot write: No space left on device"):
-        record_minutes(tmp_path)
+        record_minutes(tmp_path, 0.0)

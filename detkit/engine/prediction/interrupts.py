@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM while pictures are predicted: what was done is written."""
+"""Ctrl-C and SIGTERM: what was done is written, or at least a command ends with its own words."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,30 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the prediction. `summary` is of what was done, `status` what the process should end with."""
+    """A signal ended the command. `summary` is of what was done, `status` what the process should end with."""
 
     summary: Summary | None = None
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.status = 128 + number
+
+
+@contextmanager
+def raising_sigterm() -> Iterator[None]:
+    """A block that SIGTERM ends as Ctrl-C does, by an exception. Outside the main thread it changes nothing."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Stop:

@@ -47,7 +47,7 @@ class ATSSAssigner(Assigner):
         self.config, self.counts, self.ignored_iof = config, counts, ignored_iof
 
     def assign(self, boxes: Tensor, target: Target) -> Assignment:
-        objects = target.not_ignored().boxes
+        objects = target.not_ignored().boxes.to(boxes.dtype)
         index = torch.full((len(boxes),), BACKGROUND, device=boxes.device)
         if len(objects) and len(boxes):
             iou = box_iou(self._anchors(boxes), objects)

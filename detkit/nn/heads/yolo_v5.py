@@ -95,7 +95,7 @@ class YOLOv5Head(YOLOHead):
         ciou = complete_box_iou(predicted, boxes, paired=True)
         object_targets = raw.new_zeros(raw.shape[:2])  # of predictions on which several objects fall, the best overlap
         flat = image * raw.shape[1] + rows
-        object_targets.view(-1).scatter_reduce_(0, flat, ciou.detach().clamp(min=0), "amax")
+        object_targets.view(-1).scatter_reduce_(0, flat, ciou.detach().clamp(min=0).to(raw.dtype), "amax")
         objectness = F.binary_cross_entropy_with_logits(
             raw[..., 4], object_targets, self._weights(outputs, flat, targets), reduction="none"
         )
