@@ -42,7 +42,8 @@ def test_it_runs_on_the_cpu(tmp_path: Path) -> None:
         assert (row["grown"], row["syncs"], row["share"]) == (None, None, None)
 
 
-def test_a_peer_runs_in_turn_with_detkit_but_where_that_is_compiled() -> None:
+def test_a_peer_runs_in_turn_with_detkit_but_where_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     ran: list[str] = []
     (name, size), cpu = ("YOLOX-s", (160, 160)), torch.device("cpu")
     pair = gpu.CASES[name].build(cpu, size)

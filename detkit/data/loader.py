@@ -9,6 +9,7 @@ Loader                       any function of a key, in worker processes; here `B
 from __future__ import annotations
 
 import copy
+import gc
 import multiprocessing
 import signal
 import threading
@@ -217,7 +218,11 @@ class Loader(DataLoader[ItemT]):
             if self.num_workers and self._iterator is None:
                 # More locks than torch is about to make: it leaves a stack trace if it fails half way.
                 [multiprocessing.Lock() for _ in range(4 * (self.num_workers + 2))]
-            items = super().__iter__()
+            gc.freeze()  # a forked worker that collected this process's garbage could wait for threads that it has not
+            try:
+                items = super().__iter__()
+            finally:
+                gc.unfreeze()
         except OSError as error:  # no room for a semaphore in /dev/shm, no more processes or files
             raise UserError(
                 f"the workers of the loader cannot be started: {error.strerror}; {SHARED_MEMORY}"

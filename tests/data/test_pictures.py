@@ -41,7 +41,7 @@ def refused(path: Path, message: str, decode: bool = True) -> None:
     assert "\n" not in fault
     with pytest.raises(UserError) as raised:
         read_picture(path)
-    assert str(raised.value) == fault
+    assert str(raised.value) == str(UserError(fault))
 
 
 KINDS = {

@@ -101,7 +101,7 @@ def test_protocols_measure_boxes_masks_or_keypoints() -> None:
     assert tuple(MEASURED) == PROTOCOLS
     assert protocols_of([]) == ("voc07", "voc10", "coco")
     assert protocols_of(["masks"]) == ("voc07", "voc10", "coco", "coco_segm")
-    assert protocols_of(["keypoints", "masks"]) == PROTOCOLS
+    assert protocols_of(["keypoints", "masks", "tubes"]) == PROTOCOLS
 
 
 def test_without_a_choice_all_protocols_are_those_that_detector_and_data_serve() -> None:

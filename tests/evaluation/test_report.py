@@ -8,7 +8,7 @@ import torch
 from detkit.evaluation.build import build_evaluators
 from detkit.evaluation.coco import METRICS
 from detkit.evaluation.evaluator import Evaluation, summarise
-from detkit.evaluation.protocols import PROTOCOLS, protocols_of
+from detkit.evaluation.protocols import protocols_of
 from detkit.evaluation.report import detections_to_coco, format_side_by_side, format_table, to_json
 from detkit.evaluation.store import DetectionStore
 from detkit.structures import Categories, GroundTruth, KeypointCategories
@@ -16,6 +16,7 @@ from tests.evaluation.scenes import CATEGORIES, SIZE, detected, encode, image, w
 
 A, B = (0, 0, 50, 50), (100, 0, 150, 50)
 BOXES = protocols_of([])
+OF_PICTURES = protocols_of(["masks", "keypoints"])
 SPARSE_IDS = Categories(("cat", "dog"), (1, 90))
 
 
@@ -77,14 +78,14 @@ def test_masks_and_keypoints_have_a_column_of_their_own_and_their_numbers() -> N
     store = DetectionStore(point, [GroundTruth(1, SIZE, objects)])
     found = with_masks(detected([A], categories=point), encode([squares[0]]))
     store.update(1, replace(found, objects=replace(found.objects, keypoints=torch.tensor([[[70.0, 20.0, 2.0]]]))))
-    lines = format_side_by_side(summarise(store, build_evaluators(PROTOCOLS, store))).splitlines()
+    lines = format_side_by_side(summarise(store, build_evaluators(OF_PICTURES, store))).splitlines()
     assert lines[2:6] == [
         "class  objects   voc07   voc10    coco  coco_segm  coco_keypoints",
         "cat          2  0.5455  0.5000  0.5050     0.5050          0.0000",
         "dog          0       -       -       -          -               -",
         "mean         2  0.5455  0.5000  0.5050     0.5050          0.0000",
     ]
-    assert [line.partition(":")[0] for line in lines[7:12]] == list(PROTOCOLS)
+    assert [line.partition(":")[0] for line in lines[7:12]] == list(OF_PICTURES)
     assert [lines[k] for k in (13, 19, 25)] == ["coco:", "coco_segm:", "coco_keypoints:"]
     assert [lines[k] for k in (14, 20)] == ["AP    0.5050   AP50  0.5050   AP75  0.5050"] * 2
     assert lines[26:] == [

@@ -19,6 +19,7 @@ DARKNET = [rf"stage{number}\." for number in range(7)]
 SWIN = [r"(patches|(outputs\.)?stage1)\.", *(rf"(merge{n}|(outputs\.)?stage{n + 1})\." for n in (1, 2, 3))]
 CONVNEXT = [r"(stem|(outputs\.)?stage1)\.", *(rf"(down{n}|(outputs\.)?stage{n + 1})\." for n in (1, 2, 3))]
 # the parameters of every stage, by hand from the layers' names
+VIDEO_RESNETS = ("r3d_18", "mc3_18", "r2plus1d_18")
 STAGES = {
     "resnet18": RESNET,
     "resnet34": RESNET,
@@ -66,6 +67,9 @@ STAGES = {
     "caffenet": [rf"conv{number}\." for number in range(1, 6)],
     "googlenet": [r"conv1\.", r"conv[23]\.", r"inception3", r"inception4", r"inception5"],
     "inception_v3": [r"Conv2d_[12]", r"Conv2d_[34]", r"Mixed_5", r"Mixed_6", r"Mixed_7"],
+    "c3d": [*(rf"(conv|norm){number}[ab]?\." for number in range(1, 6)), r"pool5\."],
+    **{name: [r"stem\.", *(rf"layer{number}\." for number in range(1, 5))] for name in VIDEO_RESNETS},
+    "s3d": [r"0\.", r"[123]\.", r"[456]\.", r"([789]|1[012])\.", r"1[345]\."],
 }
 
 
