@@ -44,6 +44,8 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
             _shrink_ssd(model, 128)
         case "yolov4" if resize["name"] == "stretch":
             resize |= {"size": short_side}
+        case "rt_detr" | "d_fine":  # 336 cells, of which 300 become queries
+            resize |= {"size": 128, "train_sizes": ()}
         case "yolov1":
             resize |= {"size": 128}
             model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
