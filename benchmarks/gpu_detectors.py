@@ -20,7 +20,8 @@ from batches import random_batch
 from device import Card
 from timing import interleaved
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from torchvision_detectors import infer, infer_theirs, pictures, targets_of, train, train_theirs
 
 from detkit.detectors.detector import AnyDetector
@@ -200,9 +201,24 @@ def torchvision_peer(detector: AnyDetector, model: nn.Module) -> Pair:
 
 def operations(work: Work) -> int:
     """Floating-point operations that torch's counter knows: convolutions, products of matrices, attention."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         work()
-    return counter.get_total_flops()
+    return counter.total
+
+
+class _Counter(TorchDispatchMode):
+    """torch's formulas. Its own FlopCounterMode also follows the modules, and fails where a module is given a parameter
+    without gradients, as DETR's queries in inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += int(formula(*args, **(kwargs or {}), out_val=outputs))
+        return outputs
 
 
 @contextmanager
