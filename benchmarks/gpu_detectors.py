@@ -215,6 +215,11 @@ class _Counter(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket not in flop_registry:
+            with self:  # in inference mode some arrive whole, such as conv2d
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
         outputs = func(*args, **(kwargs or {}))
         if (formula := flop_registry.get(func._overloadpacket)) is not None:
             self.total += int(formula(*args, **(kwargs or {}), out_val=outputs))
