@@ -71,15 +71,15 @@ def resnet_of(config: Mapping[str, Any], strides: tuple[int, ...]) -> ResNetConf
     model_type = inner.get("model_type", "timm_backbone")
     if model_type == "timm_backbone":
         name, dilation = inner.get("backbone") or config.get("backbone"), bool(config.get("dilation", False))
-        known: list[str] = list(RESNETS.values())
+        known = list(RESNETS.values())
     elif model_type == "resnet":
         require(inner, embedding_size=64, hidden_act="relu", downsample_in_first_stage=False)
         key = (inner["layer_type"], tuple(inner["depths"]))
         name, dilation, known = RESNETS.get(key, key), False, list(RESNETS.values())
-    else:
-        name, known = model_type, list(RESNETS.values())
+    else:  # another network, whatever its name
+        name, dilation, known = model_type, False, []
     if name not in known:
-        raise UserError(f"backbone: detkit has {', '.join(known)} for it, found {name!r}")
+        raise UserError(f"backbone: detkit has {', '.join(RESNETS.values())} for it, found {name!r}")
     return ResNetConfig(
         name=name,
         strides=tuple(16 if dilation and stride == 32 else stride for stride in strides),

@@ -199,6 +199,7 @@ def test_the_published_configurations(name: str, fields: dict[str, Any]) -> None
         ({"activation_function": "tanh"}, "activation_function: detkit has relu, .*, found 'tanh'"),
         ({"decoder_ffn_dim": 64}, "decoder_ffn_dim: detkit has the encoder's only, 48, found 64"),
         ({"backbone_config": {"model_type": "swin"}}, "backbone: detkit has resnet18, .* for it, found 'swin'"),
+        ({"backbone_config": {"model_type": "resnet50"}}, "backbone: detkit has resnet18, .* for it, found 'resnet50'"),
         (
             {"backbone_config": {"model_type": "timm_backbone", "backbone": "mobilenetv3_large_100"}},
             "backbone: detkit has resnet18, .* for it, found 'mobilenetv3_large_100'",

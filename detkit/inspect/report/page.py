@@ -39,6 +39,7 @@ PROTOCOL_TITLES: dict[Protocol, str] = {
     "coco": "COCO",
     "coco_segm": "COCO masks",
     "coco_keypoints": "COCO keypoints",
+    "tubes": "Tubes",
 }
 MAX_FLIPPED = 12  # pictures shown that the second detector does better, and as many that it does worse
 

@@ -11,9 +11,10 @@ import pytest
 
 from detkit.evaluation.comparison import Comparison, Interval
 from detkit.evaluation.evaluator import ProtocolResult
+from detkit.evaluation.protocols import PROTOCOLS
 from detkit.evaluation.store import DetectionStore
 from detkit.inspect.doctor.findings import Diagnosis, Finding, Place, Table
-from detkit.inspect.report.page import render
+from detkit.inspect.report.page import PROTOCOL_TITLES, render
 from detkit.inspect.report.run_record import RunRecord, training_charts
 from detkit.structures import Categories, GroundTruth
 from tests.inspect.report.scenes import NASTY, Page, found, objects, random_store, subject
@@ -188,3 +189,7 @@ def test_the_pictures_of_two_detectors_stay_below_fifteen_megabytes(tmp_path: Pa
     assert all(int(some) < int(everything.replace(",", "")) for some, everything in shown)
     first, second = (int(some) for some, _ in shown)
     assert second > 0.7 * first, "the first leaves room to the second"
+
+
+def test_every_protocol_has_a_title() -> None:
+    assert tuple(PROTOCOL_TITLES) == PROTOCOLS
