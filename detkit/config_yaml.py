@@ -69,7 +69,11 @@ def _construct_dict(loader: Loader, node: yaml.MappingNode) -> TextDict:
     loader.flatten_mapping(node)
     values = TextDict()
     for key_node, value_node in node.value:
-        key = str(key_node.value if isinstance(key_node, yaml.ScalarNode) else loader.construct_object(key_node, True))
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(
+                problem="expected a text as a key, found a list or a mapping", problem_mark=key_node.start_mark
+            )
+        key = str(key_node.value)
         if key in values:
             raise yaml.MarkedYAMLError(
                 problem=f"key {key!r} stands twice in one mapping", problem_mark=key_node.start_mark

@@ -133,6 +133,13 @@ def test_a_key_stands_once(tmp_path: Path) -> None:
         load_config(path, Page)
 
 
+@pytest.mark.parametrize("text", ["[1]: 2", "? {a: 1}\n: 3", "{" * 200 + "a" + "}" * 200])
+def test_a_key_is_a_text(text: str) -> None:
+    """A mapping in a mapping as a key would be written out as text, and twice as long each time."""
+    with pytest.raises(ConfigError, match=r"expected a text as a key, found a list or a mapping"):
+        parse_yaml(text, "page.yaml")
+
+
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", "100e-6", ".1e-3"])
 def test_scientific_notation_is_a_number(tmp_path: Path, text: str) -> None:
     page = load_config(write(tmp_path, f"title: a\nlow: {text}\n"), Page)
