@@ -104,8 +104,8 @@ def _predict(options: argparse.Namespace) -> None:
     from detkit.engine.prediction.run import predict_files
     from detkit.engine.prediction.settings import PredictionConfig
 
-    tree = {**prediction_settings(options), "track": options.track, "tubes": options.tubes}
-    tree["batch_size"] = options.batch_size
+    own = {"track": options.track, "tubes": options.tubes, "batch_size": options.batch_size}
+    tree = {**prediction_settings(options), **own}
     config = parse_config(tree, PredictionConfig, where="predict")
     try:
         summary = predict_files(

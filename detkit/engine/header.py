@@ -14,7 +14,7 @@ NO_VALIDATION = "no validation data: nothing is measured; last.pt is the result,
 
 
 def describe_run(run: Run) -> str:
-    """Some lines."""
+    """The lines that are logged before the first step."""
     detector, data, train = run.detector, run.data, run.settings.train
     parameters = list(detector.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)

@@ -42,9 +42,13 @@ def tubelets_of(start: int, detections: Detections) -> Tubelets:
     """Detections as tubelets: their boxes in the frames of a clip that starts there, or those in one frame (K = 1)."""
     scores = np.zeros((len(detections), len(detections.categories)), np.float32)
     scores[np.arange(len(detections)), detections.labels.numpy()] = detections.scores.numpy()
+    return Tubelets(start, boxes_in_clip(detections).numpy(), scores)
+
+
+def boxes_in_clip(detections: Detections) -> torch.Tensor:
+    """float32 `[N, K, 4]` xyxy: of each detection the boxes in the frames of a clip, or that in one frame (K = 1)."""
     tubes = detections.objects.tubes
-    boxes = detections.boxes[:, None] if tubes is None else tubes
-    return Tubelets(start, boxes.numpy(), scores)
+    return detections.boxes[:, None] if tubes is None else tubes
 
 
 def link_tubelets(tubelets: Iterable[Tubelets], video: ImageId, config: LinkConfig | None = None) -> list[Tube]:

@@ -6,13 +6,13 @@ Legend: K frames of a clip that a tubelet covers, N detections of one frame.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from detkit.evaluation.evaluator import Evaluator, ProtocolResult
-from detkit.evaluation.linking import link_tubelets, tubelets_of
+from detkit.evaluation.linking import boxes_in_clip, link_tubelets, tubelets_of
 from detkit.evaluation.protocols import LinkConfig
 from detkit.evaluation.store import DetectionStore
 from detkit.evaluation.tubes import Tube, frame_map, video_map
@@ -71,8 +71,7 @@ def complete(video: Mapping[int, Detections]) -> dict[int, Detections]:
 
 def num_frames(detections: Detections) -> int:
     """K: 1 where they are of a single frame."""
-    tubes = detections.objects.tubes
-    return 1 if tubes is None else tubes.shape[1]
+    return boxes_in_clip(detections).shape[1]
 
 
 def boxes_of_frames(video: Mapping[int, Detections]) -> dict[int, Detections]:
@@ -82,14 +81,9 @@ def boxes_of_frames(video: Mapping[int, Detections]) -> dict[int, Detections]:
     covering: defaultdict[int, list[Objects[torch.Tensor]]] = defaultdict(list)
     for start, detections in complete(video).items():
         objects = detections.objects
-        for offset, boxes in enumerate(_boxes_by_frame(detections)):
+        for offset, boxes in enumerate(boxes_in_clip(detections).unbind(dim=1)):
             covering[start + offset].append(Objects(boxes, objects.labels, scores=objects.scores))
     return {number: _without_overlaps(covering[number], detections) for number, detections in video.items()}
-
-
-def _boxes_by_frame(detections: Detections) -> Iterator[torch.Tensor]:
-    tubes = detections.objects.tubes
-    yield from (detections.boxes[:, None] if tubes is None else tubes).unbind(dim=1)
 
 
 def _without_overlaps(parts: list[Objects[torch.Tensor]], like: Detections) -> Detections:
