@@ -1,4 +1,4 @@
-"""The mirror, and the random affine map that follows a mosaic."""
+"""The mirrors, and the random affine map that follows a mosaic."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ class HorizontalFlipConfig(Transform):
 
     def apply(self, sample: Sample, draws: Draws) -> Sample:
         return flip(sample, draws.flip_pairs)
+
+
+class VerticalFlipConfig(Transform):
+    """The picture mirrored top to bottom: for pictures without an up, as those from above or through a microscope."""
+
+    name: Literal["vertical_flip"] = "vertical_flip"
+    probability: float | None = Field(0.5, ge=0, le=1)
+
+    def apply(self, sample: Sample, draws: Draws) -> Sample:
+        return flip(sample, draws.flip_pairs, upside_down=True)
 
 
 class RandomAffineConfig(Transform):

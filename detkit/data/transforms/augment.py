@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, TypeAdapter
 from typing_extensions import override
 
-from detkit.data.transforms.affine import HorizontalFlipConfig, RandomAffineConfig
+from detkit.data.transforms.affine import HorizontalFlipConfig, RandomAffineConfig, VerticalFlipConfig
 from detkit.data.transforms.colour import HSVConfig, HSVShiftConfig, PhotometricConfig, apply_colours
 from detkit.data.transforms.covering import CopyPasteConfig, CutoutConfig
 from detkit.data.transforms.entry import Draws, Others, Transform
@@ -37,6 +37,7 @@ class RandomInterpolationConfig(Transform):
 
 AugmentEntry = Annotated[
     HorizontalFlipConfig
+    | VerticalFlipConfig
     | RandomAffineConfig
     | PhotometricConfig
     | HSVConfig

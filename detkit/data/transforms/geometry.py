@@ -107,19 +107,23 @@ def _drop_unseen(sample: Sample, keep: np.ndarray) -> Sample:
     return replace(sample, objects=sample.objects.take(keep), proposals=proposals)
 
 
-def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
-    """The sample mirrored left to right; `pairs` of keypoints change places."""
-    height, width = sample.size
-    sign, start = np.array([-1, 1], np.float32), np.array([width, 0], np.float32)
+def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = (), *, upside_down: bool = False) -> Sample:
+    """The sample mirrored left to right, or top to bottom; `pairs` of keypoints change places."""
+    axis = 0 if upside_down else 1
+    sign, start = np.ones(2, np.float32), np.zeros(2, np.float32)
+    sign[1 - axis], start[1 - axis] = -1, sample.size[axis]  # of x, y
     moved, _ = _move_objects(
-        sample, (height, width), lambda points: start + sign * points, lambda masks: flip_masks(masks, width)
+        sample,
+        sample.size,
+        lambda points: start + sign * points,
+        lambda masks: flip_masks(masks, sample.size, upside_down=upside_down),
     )
     if moved.objects.keypoints is not None:
         order = np.arange(moved.objects.keypoints.shape[1])
         for one, two in pairs:
             order[[one, two]] = two, one
         moved = replace(moved, objects=replace(moved.objects, keypoints=moved.objects.keypoints[:, order]))
-    return replace(moved, image=sample.map_frames(lambda frame: cv2.flip(frame, 1)))
+    return replace(moved, image=sample.map_frames(lambda frame: cv2.flip(frame, axis)))
 
 
 def take_window(sample: Sample, window: Window) -> Sample:

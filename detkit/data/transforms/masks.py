@@ -27,11 +27,12 @@ def masks_of(objects: Objects[np.ndarray]) -> Masks | None:
     return masks
 
 
-def flip_masks(masks: Masks, width: int) -> Masks:
-    """Mirrored left to right on a picture of this width."""
-    windows = masks.windows.copy()
-    windows[:, [0, 2]] = width - masks.windows[:, [2, 0]]
-    return MaskCrops.of([crop[:, ::-1] for crop in masks.crops()], windows)
+def flip_masks(masks: Masks, size: Size, *, upside_down: bool = False) -> Masks:
+    """Mirrored left to right on a picture of `size`, or top to bottom."""
+    axis = 0 if upside_down else 1
+    x_or_y, windows = 1 - axis, masks.windows.copy()
+    windows[:, [x_or_y, x_or_y + 2]] = size[axis] - masks.windows[:, [x_or_y + 2, x_or_y]]
+    return MaskCrops.of([np.flip(crop, axis) for crop in masks.crops()], windows)
 
 
 def shift_masks(masks: Masks, top: int, left: int, size: Size) -> Masks:

@@ -127,7 +127,7 @@ def test_set_reaches_into_presets_by_name_and_by_position() -> None:
         (["augment=[flip, {name: hsv, heu: 1}]"], "augment.1.heu: unknown key; did you mean 'hue'?"),
         (["augment=[{name: mosaic, grid: 4}]"], "augment.0.grid: 4 is not known; known: 2, 3"),
         (["augment=[{name: ssd, probability: 1}]"], "augment.0.probability: unknown key"),
-        (["augment=[{hue: 1}]"], "augment.0.name: missing; say which: horizontal_flip, random_affine, "),
+        (["augment=[{hue: 1}]"], "augment.0.name: missing; say which: horizontal_flip, vertical_flip, "),
         (["augment=3"], "augment: should be a valid array, found"),
         (["augment=null"], "augment: should be a valid array, found"),
         (["augment=ssd", "augment.hsv.hue=1"], "augment has no entry 'hsv'; known: 0 horizontal_flip, 1 photometric"),

@@ -24,6 +24,7 @@ from tests.reference import augment as reference
 TURN = np.array([[0.0, -1, 100], [1, 0, 0]])  # clockwise by 90 degrees: what was the top is at the right
 EXACT: dict[str, Callable[[Sample], Sample]] = {  # each sends pixels to pixels
     "flip": flip,
+    "upside down": lambda sample: flip(sample, upside_down=True),
     "window": lambda sample: take_window(sample, Window(5, 20, (80, 120))),
     "canvas": lambda sample: take_window(sample, Window(-10, -7, (130, 180))),
     "both": lambda sample: take_window(sample, Window(10, -10, (100, 150))),
@@ -65,6 +66,7 @@ POINT_MOVES: dict[str, tuple[Callable[[Sample], Sample], list[list[float]]]] = {
     "cut": (lambda sample: take_window(sample, Window(31, 0, (60, 60))), [[0, 0, 0], [38.5, 24.5, 1]]),
     "expand": (lambda sample: take_window(sample, Window(-10, -7, (130, 180))), [[19.5, 40.5, 2], [45.5, 65.5, 1]]),
     "flip": (flip, [[147.5, 30.5, 2], [121.5, 55.5, 1]]),
+    "upside down": (lambda sample: flip(sample, upside_down=True), [[12.5, 69.5, 2], [38.5, 44.5, 1]]),
     "resize": (lambda sample: resize_sample(sample, (50, 320)), [[25, 15.25, 2], [77, 27.75, 1]]),
     "jitter": (
         lambda sample: take_window(resize_sample(sample, (50, 320)), Window(10, 30, (100, 100))),

@@ -52,7 +52,8 @@ def assert_windows_are_small(masks: Masks, dense: np.ndarray) -> None:
 @given(seed=SEEDS, size=SIZES)
 def test_mirrored(seed: int, size: tuple[int, int]) -> None:
     masks, dense = random_masks(seed, size)
-    np.testing.assert_array_equal(flip_masks(masks, size[1]).dense(size), dense[:, :, ::-1])
+    np.testing.assert_array_equal(flip_masks(masks, size).dense(size), dense[:, :, ::-1])
+    np.testing.assert_array_equal(flip_masks(masks, size, upside_down=True).dense(size), dense[:, ::-1])
 
 
 @settings(max_examples=150, deadline=None)
@@ -134,7 +135,7 @@ def test_covered_joined_and_counted(seed: int, size: tuple[int, int]) -> None:
 
 NONE: Masks = MaskCrops.of([], [])
 CHANGES: dict[str, Callable[[Masks], Masks]] = {
-    "flip": lambda masks: flip_masks(masks, 9),
+    "flip": lambda masks: flip_masks(masks, (7, 9)),
     "shift": lambda masks: shift_masks(masks, 1, 2, (5, 5)),
     "scale": lambda masks: scale_masks(masks, (7, 9), (3, 20)),
     "warp": lambda masks: warp_masks(masks, np.eye(2, 3), (5, 5)),
@@ -207,6 +208,7 @@ DISCS = {(255, 0, 0): (60, 90), (0, 255, 0): (250, 70), (0, 0, 255): (160, 185)}
 RADIUS, SPOT = 45, 14
 MOVES = {
     "horizontal_flip": {"probability": 1},
+    "vertical_flip": {"probability": 1},
     "expand": {"probability": 1, "max_ratio": 2},
     "iou_crop": {},
     "crop": {"probability": 1},
