@@ -188,6 +188,7 @@ def test_a_wrong_column_of_tensors_is_named(changes: dict[str, Any], message: st
         ({"image": np.zeros((4, 5), np.uint8)}, r"Sample.image: expected uint8 \[\?, \?, 3\], got uint8 \[4, 5\]"),
         ({"image": np.zeros((4, 5, 3))}, r"Sample.image: expected uint8 .*, got float64 \[4, 5, 3\]"),
         ({"image": torch.zeros(4, 5, 3)}, "Sample.image: expected a numpy array uint8 .*, got Tensor"),
+        ({"image": "a.jpg"}, "Sample.image: expected a numpy array uint8 .*, got str"),
         ({"proposals": np.zeros((2, 5), np.float32)}, r"Sample.proposals: expected float32 \[\?, 4\]"),
     ],
 )

@@ -117,9 +117,11 @@ class FastRCNN(RegionBasedDetector[RegionBasedOutputs[RoIOutputs]]):
             indices = torch.nonzero(best == number).squeeze(1)
             if not torch.compiler.is_compiling() and not len(indices):
                 continue  # only saves time
-            size = [max(1, round(side * scale)) for side in images.shape[2:]]
-            resized = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-            ratio = images.new_tensor([size[1] / images.shape[3], size[0] / images.shape[2]] * 2)
+            height, width = size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+            frames = images.flatten(1, -3)  # of a clip, as channels
+            resized = F.interpolate(frames, size, mode="bilinear", antialias=True, align_corners=False)
+            resized = resized.reshape(*images.shape[:-2], *size)
+            ratio = images.new_tensor([width / images.shape[-1], height / images.shape[-2]] * 2)
             scaled = Regions(regions.boxes[indices] * ratio, regions.images[indices], regions.valid[indices])
             rows.append(indices)
             pooled.append(self.roi.pool(self.features(resized), scaled))

@@ -52,10 +52,11 @@ def _predict(
     detector: AnyDetector, images: Sequence[np.ndarray], proposals: ProposalSource | None, scale: float
 ) -> list[Detections]:
     detector.eval()
-    proposals = proposals or source_of(detector)
+    proposals, clip = proposals or source_of(detector), detector.input.clip
     items = []
     for index, image in enumerate(images):
-        sample = Sample(image, Objects.empty(), index, proposals.of_picture(image) if proposals else None)
+        frame = image[clip.before] if clip else image
+        sample = Sample(image, Objects.empty(), index, proposals.of_picture(frame) if proposals else None)
         info = detector.input.place(index, sample.size, scale=scale)
         items.append((resize_sample(sample, info.input_size), info))
     batch = collate(items, detector.input.stride, with_targets=False).to(detector.input.mean.device)

@@ -116,6 +116,8 @@ class DetectorProposals(ProposalSource):
                 f"model.proposals.source: {config.source} is a {type(detector).__name__} and has no region proposal "
                 "network; name a Faster R-CNN"
             )
+        if detector.input.clip is not None:
+            raise UserError(f"model.proposals.source: {config.source} takes clips; name a Faster R-CNN of pictures")
         self.config, self.detector = config, for_prediction(detector.to(device))
         self.model = trained.model.model_dump(mode="json") if trained else config.source
 

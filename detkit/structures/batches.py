@@ -43,7 +43,7 @@ class Sample:
     proposals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        clip = (None,) if self.image.ndim == 4 else ()
+        clip = (None,) if np.ndim(self.image) == 4 else ()
         check_array("Sample", "image", self.image, np.ndarray, "uint8", (*clip, None, None, 3))
         if self.proposals is not None:
             check_array("Sample", "proposals", self.proposals, np.ndarray, "float32", (None, 4))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -12,10 +13,14 @@ from detkit.detectors.build import build_detector
 from detkit.detectors.fast_rcnn import FastRCNN, FastRCNNConfig, FastRoIConfig
 from detkit.detectors.faster_rcnn import FasterRCNN
 from detkit.detectors.region_based import RegionBasedOutputs
+from detkit.engine.predict import predict
+from detkit.engine.proposal_search import SelectiveSearchProposals
+from detkit.nn.backbones.c3d import C3DConfig
 from detkit.nn.backbones.resnet import ResNetConfig
 from detkit.nn.backbones.vgg import VGGConfig
 from detkit.nn.heads.regions import RoIOutputs
 from detkit.nn.proposals.regions import Regions
+from detkit.nn.proposals.selective_search import SelectiveSearchConfig
 from detkit.nn.selection import images_of_rows
 from detkit.structures import Categories
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
@@ -92,6 +97,35 @@ def test_each_region_is_pooled_in_the_scale_nearest_to_224_pixels() -> None:
         scaled = Regions.from_list([boxes[:3] * scale, boxes[3:] * scale])
         expected = detector.roi.pool(detector.features(resized), scaled)
         torch.testing.assert_close(pooled[rows], expected[rows], atol=1e-5, rtol=1e-5)
+
+
+class OfCorner(SelectiveSearchProposals):
+    """Two boxes; remembers the pictures that it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(SelectiveSearchConfig())
+        self.pictures: list[np.ndarray] = []
+
+    def of_picture(self, picture: np.ndarray) -> np.ndarray:
+        self.pictures.append(picture)
+        return np.array([[0, 0, 40, 30], [5, 10, 80, 60]], np.float32)
+
+
+def test_on_a_clip_the_proposals_are_those_of_its_frame() -> None:
+    """And an input that is resized to its own size gives the same; one of half the size may differ."""
+    backbone = C3DConfig(width=0.125, strides=(8,), frames=5, norm="bn")
+    detector, source = small(backbone=backbone, neck=None), OfCorner()
+    enliven(detector)
+    clip = np.random.default_rng(0).integers(0, 256, (5, 96, 120, 3)).astype(np.uint8)
+    (expected,) = predict(detector, [clip], source)
+    assert len(expected)
+    assert len(source.pictures) == 1
+    np.testing.assert_array_equal(source.pictures[0], clip[2])
+    for scales, same in (((1.0,), True), ((0.5, 1.0), True), ((0.5,), False)):
+        detector.test_scales = scales
+        (found,) = predict(detector, [clip], source)
+        one, other = (torch.cat([it.boxes, it.scores[:, None]], dim=1) for it in (found, expected))
+        assert (one.shape == other.shape and torch.allclose(one, other, atol=1e-3)) == same
 
 
 def test_test_sizes_that_do_not_fit_are_refused() -> None:

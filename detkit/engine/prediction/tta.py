@@ -42,7 +42,7 @@ def _mirror(detections: Detections, size: Size) -> Detections:
     x1, y1, x2, y2 = detections.boxes.unbind(dim=1)
     objects = replace(objects, boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1))
     if detections.masks is not None:
-        objects = replace(objects, masks=flip_masks(detections.masks.crops(), width).encode(size))
+        objects = replace(objects, masks=flip_masks(detections.masks.crops(), size).encode(size))
     if objects.keypoints is not None:
         objects = _mirror_keypoints(objects, objects.keypoints, width, detections.categories)
     return replace(detections, objects=objects)

@@ -29,7 +29,7 @@ class TimmConfig(StagedConfig):
     """The pixels that pre-trained weights need are `mean` and `std` of timm's `pretrained_cfg`: set `input` to them."""
 
     name: Literal["timm"] = "timm"
-    model: str = "hgnetv2_b0"
+    model: str
     strides: tuple[int, ...] = (8, 16, 32)
     weights: str | None = None  # a tag of timm, e.g. ssld_stage1_in22k_in1k; default: timm's choice; null: random
     norm: Literal["frozen_bn", "bn"] = "bn"

@@ -189,8 +189,10 @@ def test_counts_of_hgnetv2(model: str, count: int) -> None:
 )
 def test_what_does_not_exist_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        TimmConfig(**fields)
-    assert TimmConfig(weights="ssld_stage1_in22k_in1k").weights
+        TimmConfig(**{"model": "hgnetv2_b0", **fields})
+    assert TimmConfig(model="hgnetv2_b0", weights="ssld_stage1_in22k_in1k").weights
+    with pytest.raises(ValidationError, match="model\n  Field required"):
+        TimmConfig.model_validate({})
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +216,6 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(
             UserError, match=r"backbone\.weights: timm cannot load hgnetv2_b0\S*: Name or service not known$"
         ):
-            build_backbone(TimmConfig(weights=weights))
+            build_backbone(TimmConfig(model="hgnetv2_b0", weights=weights))
     assert asked == ["hgnetv2_b0", "hgnetv2_b0.ssld_stage2_ft_in1k"]
-    build_backbone(TimmConfig())
+    build_backbone(TimmConfig(model="hgnetv2_b0"))
