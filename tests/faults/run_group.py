@@ -13,13 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from detkit.config import load_config
+from detkit.detectors.build import build_detector
+from detkit.detectors.detector import AnyDetector
 from detkit.engine import distributed
 from detkit.engine.checkpoint import load_checkpoint
 from detkit.engine.prediction.interrupts import Stopped
 from detkit.engine.settings import RunConfig
 from detkit.engine.train import Run, train_config
+from detkit.nn.heads import set_head
+from detkit.structures import Batch, Categories
+from tests.detectors.batches import ROOT, cheap_config, enliven, images_of, make_batch
 
 
 def gradient(run: Run) -> float:
@@ -69,6 +76,37 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+OBJECTS = (3, 0, 2)  # of the picture of each process
+
+
+def difference_from_alone(name: str) -> float:
+    """The largest difference of a gradient of the group, relative to that tensor's largest, from the mean of the
+    gradients of each picture alone. Twice, as a parameter that took no part fails in the step after."""
+    torch.manual_seed(0)
+    config = cheap_config(ROOT / "configs" / name)
+    detector = build_detector(config.model, Categories.of_names([str(number) for number in range(6)]))
+    enliven(detector)
+    batch, rank = make_batch(detector, OBJECTS), distributed.rank()
+    model = DistributedDataParallel(detector)
+    for _ in range(2):
+        together = _gradients(detector, model, images_of(batch, rank), seed=rank)
+    with pytest.MonkeyPatch.context() as patch:
+        mean = sum(OBJECTS) / len(OBJECTS)
+        patch.setattr(set_head, "mean_over_processes", lambda count: torch.full_like(count, mean))
+        apart = [_gradients(detector, detector, images_of(batch, index), seed=index) for index in range(len(OBJECTS))]
+    alone = {name: torch.stack([gradients[name] for gradients in apart]).mean(dim=0) for name in together}
+    return max(((together[key] - alone[key]).abs().max() / alone[key].abs().max()).item() for key in together)
+
+
+def _gradients(detector: AnyDetector, model: nn.Module, batch: Batch, seed: int) -> dict[str, torch.Tensor]:
+    """Of the losses; the seed is that of what the detector draws, as noised queries and samples of proposals."""
+    detector.train().zero_grad()
+    torch.manual_seed(seed)
+    losses = detector.criterion(model(batch), batch.targets)
+    torch.stack(list(losses.values())).sum().backward()
+    return {name: it.grad.clone() for name, it in detector.named_parameters() if it.grad is not None}
+
+
 def main(path: Path, folder: Path) -> None:
     config = load_config(path, RunConfig)
     two_pictures = config.data.model_copy(update={"train": ("2007_two",), "val": ("2007_two",)})
@@ -81,6 +119,7 @@ def main(path: Path, folder: Path) -> None:
         distributed.gather(None)
         one, two = weights(folder / "straight"), weights(folder / "stopped")
         result["difference"] = max((one[name] - two[name]).abs().max().item() for name in one)
+        result["alone"] = {name: difference_from_alone(name) for name in ("mask_rcnn.yaml", "yolox.yaml", "dino.yaml")}
         if distributed.rank() == 0:
             (folder / "result.json").write_text(json.dumps(result))
 

@@ -59,6 +59,12 @@ def test_sigterm_to_one_process_ends_all_after_the_same_step(result: dict[str, A
     assert result["difference"] < 1e-6, "resumed, to the weights of an undisturbed run but for the order of sums"
 
 
+@pytest.mark.parametrize("name", ["mask_rcnn.yaml", "yolox.yaml", "dino.yaml"])
+def test_gradients_of_three_processes_are_the_mean_of_each_picture_alone(result: dict[str, Any], name: str) -> None:
+    """With masks, with SimOTA, and with groups of noised queries, where one process has a picture without objects."""
+    assert result["alone"][name] < 1e-4
+
+
 def test_fewer_pictures_than_processes(group: Path, result: dict[str, Any]) -> None:
     """Two pictures, three processes: one repeats a picture in training; each is measured once."""
     assert result["images"] == 2
