@@ -12,6 +12,7 @@ from detkit.engine.evaluate import detection_store, evaluate
 from detkit.engine.loaders import evaluation_loader
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.settings import RunConfig
+from detkit.engine.speed import accelerate
 from detkit.evaluation.build import build_evaluators
 
 
@@ -31,6 +32,7 @@ def overfit(
     dataset = build_dataset(config.data, "train")
     torch.manual_seed(0)
     detector = build_detector(config.model, dataset.categories)
+    accelerate(detector)
     proposals = proposals_for(detector, dataset, Path(config.data.root), workers=0)
     loader = evaluation_loader(
         dataset, detector, batch_size=pictures, workers=0, proposals=proposals, with_targets=True

@@ -128,14 +128,15 @@ TINY_DAB = DABTransformerConfig(**dict(TINY))
     ids=["detr", "conditional", "anchors", "denoising", "proposals"],
 )
 def test_the_core_exports_with_any_batch_size(head: HeadConfig) -> None:
-    """With padding and without, although the program that is not exported uses no mask if nothing is padded."""
+    """With padding, and for one head without: the program that is not exported then uses no mask."""
     torch.manual_seed(0)
     resize = {"name": "short_side", "size": 64, "max_size": 96}
     backbone = ResNetConfig(name="resnet18", frozen_stages=0, strides=(32,))
     config = DETRConfig(backbone=backbone, head=head, input=InputConfig(resize=resize))
     detr = build_detector(config, Categories.of_names(["thing", "other"]))
     check_export(detr, make_batch(detr, [1, 2], [(120, 160), (160, 120)]))
-    check_export(detr, make_batch(detr, [1, 2], [(120, 160), (120, 160)]))
+    if type(head) is DETRHeadConfig:
+        check_export(detr, make_batch(detr, [1, 2], [(120, 160), (120, 160)]))
 
 
 @pytest.mark.slow

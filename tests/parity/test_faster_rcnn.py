@@ -20,7 +20,7 @@ from detkit.weights.torchvision import CONFIGS, convert_keys, without_first_clas
 from tests.parity.batches import in_order_of, padded_batch, places_in, with_keypoints, with_masks
 from tests.parity.conftest import KINKS, TOOLS, AsRun, Ledger
 
-SIZES = [(256, 320), (288, 256), (256, 256)]  # the short side is 256: neither resizes anything
+SIZES = [(160, 224), (192, 160), (160, 160)]  # the short side is 160: neither resizes anything
 OBJECTS = [0, 1, 12]
 OUTPUTS = 91
 MODELS = {
@@ -67,7 +67,7 @@ def pair(request: pytest.FixtureRequest, as_run: AsRun) -> tuple[str, FasterRCNN
     options = {public: value for public, (_, value) in few.items()}
     if config.columns:
         options["num_classes"] = OUTPUTS  # of keypoints torchvision has one class
-    reference = build(weights=None, weights_backbone=None, min_size=256, max_size=400, **options, **pixels)
+    reference = build(weights=None, weights_backbone=None, min_size=160, max_size=250, **options, **pixels)
     if "v2" in name:
         enliven_batch_norms(reference)
     else:
@@ -123,7 +123,7 @@ def hold_statistics(*modules: nn.Module) -> None:
 
 
 def make_batch(detector: FasterRCNN) -> Batch:
-    batch = padded_batch(SIZES, OBJECTS, OUTPUTS - 1, corner=150, side=90)
+    batch = padded_batch(SIZES, OBJECTS, OUTPUTS - 1, corner=90, side=60)
     if "mask" in detector.branches:
         batch = with_masks(batch)
     if "keypoint" in detector.branches:
