@@ -29,7 +29,7 @@ RESULTS = ROOT / "benchmarks/results/lineage"
 SHARED = Path(os.environ.get("DETKIT_SHARED_DATA", ROOT.parent / "shared" / "data"))
 DATA = ("shapes", "bccd", "fod-a-mini")
 SHAPES_ONLY = ("mask_rcnn", "keypoint_rcnn")  # the other sets have boxes alone
-SECONDS = 600.0  # of one core
+SECONDS = 300.0  # of one core
 
 
 @dataclass(frozen=True)
