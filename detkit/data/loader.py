@@ -182,6 +182,7 @@ def _with_columns(objects: Objects[np.ndarray], columns: Collection[Column]) -> 
     return replace(objects, **unneeded) if unneeded else objects
 
 
+GRACE = 60.0  # seconds of a worker after SIGTERM
 ItemT = TypeVar("ItemT", covariant=True)
 
 
@@ -272,9 +273,17 @@ def _unchanged(item: Any) -> Any:
 
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the training process ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what the training process does with it, workers do not
+    signal.signal(signal.SIGTERM, _end_later)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     cv2.setNumThreads(0)  # a worker is one thread; more would compete with the other workers
     torch.set_num_threads(1)
+
+
+def _end_later(*_: Any) -> None:
+    """A scheduler may send SIGTERM to all: the training then still needs its workers to finish the step, and ends them
+    itself. This one ends after a minute, or at the next SIGTERM."""
+    signal.setitimer(signal.ITIMER_REAL, GRACE)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 DEAD_WORKER = "DataLoader worker"  # how torch's messages of one begin

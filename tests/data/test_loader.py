@@ -69,6 +69,27 @@ def test_a_worker_that_dies_is_told_in_one_line(end: Callable[[int], int], messa
     assert "\n" not in str(ended.value)
 
 
+def test_a_worker_works_on_after_sigterm_until_the_next_one_or_a_minute_is_over() -> None:
+    loader: Loader[int] = Loader(killed_by(signal.SIGTERM), range(9), workers=1)
+    assert list(loader) == list(range(9))
+    with pytest.raises(UserError, match="a worker of the loader ended"):
+        list(loader)  # the same worker's second
+
+
+def test_a_worker_that_outlives_sigterm_by_the_grace_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(key: int) -> int:
+        if key == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        return key
+
+    monkeypatch.setattr("detkit.data.loader.GRACE", 0.2)
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="a worker of the loader ended"):
+        list(Loader(wait, range(9), workers=1))
+    assert time.perf_counter() - start < 20
+
+
 def test_a_worker_that_dies_is_told_wherever_the_training_is() -> None:
     def train() -> None:
         loader: Loader[int] = Loader(killed_by(signal.SIGKILL), range(9), workers=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -40,7 +42,7 @@ STAGES: dict[str, Stage] = {
 
 
 def send(number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process gets the signal in the middle of a call."""
+    """This process gets the signal in the middle of a call, and before it the workers of its loader."""
     where, name, call = stage
     original: Callable[..., Any] = getattr(where, name)
     calls = []
@@ -50,6 +52,8 @@ def send(number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch) 
         if len(calls) == call:
             if name == "save":
                 arguments[1].write(b"the first part of an archive")
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or 0, number)
             signal.raise_signal(number)
         return original(*arguments, **options)
 
