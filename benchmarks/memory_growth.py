@@ -31,7 +31,7 @@ from detkit.data.shapes_drawing import draw_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/memory_growth.json"
-INTERVAL = 0.5  # seconds between two looks
+INTERVAL = 2.0  # seconds between two looks
 VALIDATIONS, BATCH = 4, 2
 SIZES = 100  # of the pictures to predict on
 SETTINGS = {
