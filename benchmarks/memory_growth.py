@@ -3,9 +3,10 @@
 python benchmarks/memory_growth.py [--steps N] [--pictures N]
 
 Both are the commands as a user starts them, with the loader's workers: Faster R-CNN on the built-in shapes in batches
-of two with mosaic, affine maps and inputs of three sizes, measured on validation pictures after each quarter; then that
+of two with mosaic, affine maps and inputs of three sizes, measured on validation pictures twenty times; then that
 detector on drawn pictures of a hundred sizes. The memory is that of all processes of the command, shared pages counted
-once (PSS). Growth is from the second tenth of the time, when everything is loaded, to the last: medians of each.
+once (PSS), without pages of files: most are libraries, whose share changes with what else the machine runs. Growth is
+from the second tenth of the time, when everything is loaded and measured once, to the last: medians of each.
 Writes one JSON and prints a table. Linux only.
 """
 
@@ -32,16 +33,16 @@ from detkit.data.shapes_drawing import draw_picture
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/memory_growth.json"
 INTERVAL = 2.0  # seconds between two looks
-VALIDATIONS, BATCH = 4, 2
+VALIDATIONS, BATCH = 20, 2
 SIZES = 100  # of the pictures to predict on
 SETTINGS = {
-    "model.input.resize.train_sizes": "[160, 192, 224]",
+    "model.input.resize.train_sizes": "[96, 128, 160]",
     "augment": "[mosaic, random_affine, horizontal_flip]",
     "train.batch_size": BATCH,
     "train.epochs": VALIDATIONS,
     "train.eval_every": 1,
     "train.warmup.iterations": 20,
-    "data.num_val": 100,
+    "data.num_val": 50,
     "loader.workers": 2,
     "device": "cpu",
 }
@@ -123,10 +124,10 @@ def family(process: int) -> Iterator[int]:
 
 
 def proportional_kib(process: int) -> int:
-    """What is resident of a process, a page that n processes share counted as 1 / n; 0 if it has ended."""
+    """Anonymous and shared memory of a process, a page of n processes counted as 1 / n; 0 if it has ended."""
     with suppress(OSError):
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return 0
 
 
