@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from detkit.config_yaml import (
     YAML_ERRORS,
@@ -61,6 +61,9 @@ def _shortened(line: str) -> str:
     return f"{line[:half]} ... {line[-half:]}"
 
 
+LARGEST = 3.4e38  # number of a configuration
+
+
 class ConfigError(UserError):
     """Every problem of a configuration, a line each, with its path."""
 
@@ -77,6 +80,15 @@ class Config(BaseModel):
     at_test: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _fits_float32(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, tuple) else (value,)
+        for number in numbers:
+            if isinstance(number, float) and abs(number) > LARGEST:
+                raise ValueError(f"expected at most {LARGEST:.2g}, as PyTorch's float32 can hold, found {number}")
+        return value
 
     @classmethod
     def fields_at_test(cls) -> tuple[str, ...]:

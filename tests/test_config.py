@@ -91,6 +91,8 @@ def problems_of(data: dict[str, Any]) -> list[str]:
         ({"margins": [1.0, "wide"]}, "margins.1: should be a valid number, found 'wide'"),
         ({"note": {"name": "circle", "radius": 0}}, "note.radius: should be greater than 0, found 0"),
         ({"high": float("nan")}, "high: should be a finite number"),
+        ({"high": 1e39}, "high: expected at most 3.4e+38, as PyTorch's float32 can hold, found 1e+39"),
+        ({"margins": [0.0, -1e300]}, "margins: expected at most 3.4e+38, as PyTorch's float32 can hold, found -1e+300"),
         ({"low": 2.0}, "(top): low 2.0 is above high 1.0"),
     ],
 )
