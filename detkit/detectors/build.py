@@ -20,6 +20,7 @@ from detkit.detectors.fast_rcnn import FastRCNNConfig, build_fast_rcnn
 from detkit.detectors.faster_rcnn import FasterRCNNConfig, TwoStageConfig, build_faster_rcnn
 from detkit.detectors.fcos import FCOSConfig, build_fcos
 from detkit.detectors.keypoint_rcnn import KeypointRCNNConfig, build_keypoint_rcnn
+from detkit.detectors.lw_detr import LWDETRConfig, build_lw_detr
 from detkit.detectors.mask_rcnn import MaskRCNNConfig, build_mask_rcnn
 from detkit.detectors.rcnn import RCNNConfig, build_rcnn
 from detkit.detectors.retinanet import RetinaNetConfig, build_retinanet
@@ -63,6 +64,7 @@ DetectorConfig = Annotated[
     | DINOConfig
     | RTDETRConfig
     | DFINEConfig
+    | LWDETRConfig
     | DiffusionDetConfig,
     Field(discriminator="name"),
 ]
@@ -93,6 +95,7 @@ BUILDERS: dict[type[Any], Callable[[Any, Categories], AnyDetector]] = {
     DINOConfig: build_dino,
     RTDETRConfig: build_rt_detr,
     DFINEConfig: build_d_fine,
+    LWDETRConfig: build_lw_detr,
     DiffusionDetConfig: build_diffusiondet,
 }
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from detkit.nn.transformer import Attention, FeedForward, TransformerConfig, map_pos_embed, padding_mask
+from detkit.nn.transformer import Attention, FeedForward, TransformerConfig, map_pos_embed, padding_mask, sine_embedding
 from detkit.ops.deformable_attention import Sampling, deformable_attention
 from detkit.structures import Size
 
@@ -141,15 +141,16 @@ class DeformableAttention(nn.Module):
         )
         offsets = self.offsets(query).view(batch, queries, self.heads, -1, 2)
         weights = self.weights(query).view(batch, queries, self.heads, -1).softmax(dim=-1)
-        counts = torch.tensor(self.points, device=query.device)
-        at = positions.repeat_interleave(counts, dim=2, output_size=sum(self.points))[
-            :, :, None
-        ]  # [B, Q, 1, N, 2 or 4]
+        # ONNX has no repeat_interleave of a known size, so the level of each point is an index.
+        of_points = [level for level, count in enumerate(self.points) for _ in range(count)]
+        level = torch.tensor(of_points, device=query.device)
+        at = positions.index_select(2, level)[:, :, None]  # [B, Q, 1, N, 2 or 4]
         if at.shape[-1] == 2:
             sides = torch.tensor([size[::-1] for size in levels.sizes], device=query.device)
-            reach = 1 / sides.repeat_interleave(counts, dim=0, output_size=sum(self.points))
+            reach = 1 / sides.index_select(0, level)
         else:
-            reach = at[..., 2:] * 0.5 / counts.repeat_interleave(counts, output_size=sum(self.points))[:, None]
+            counts = torch.tensor(self.points, device=query.device)
+            reach = at[..., 2:] * 0.5 / counts.index_select(0, level)[:, None]
         locations = at[..., :2] + offsets * reach
         attended = deformable_attention(values, levels.sizes, locations, weights, self.points, self.sampling)
         y: Tensor = self.out(attended)
@@ -230,6 +231,12 @@ class DeformableDecoderLayer(nn.Module):
         attended = self.cross_attention(hidden + query_pos, levels.on_canvas(positions), memory, levels)
         y: Tensor = self.feedforward(self.cross_norm(hidden + self.dropout(attended)))
         return y
+
+
+def box_pos_embed(positions: Tensor, levels: Levels, width: int, temperature: float) -> Tensor:
+    """Sines of boxes `[B, Q, 4]` in parts of the finest level with its padding, of y, x, w, h in turn: `[B, Q, D]`."""
+    x, y, w, h = levels.on_canvas(positions)[:, :, 0].unbind(dim=-1)
+    return sine_embedding(torch.stack([y, x, w, h], dim=-1), width, temperature)
 
 
 def moved(positions: Tensor, by: Tensor, nearest_zero: float = NEAREST_ZERO) -> Tensor:

@@ -69,6 +69,28 @@ def matchability_loss(logits: Tensor, targets: Tensor, positive: Tensor, config:
     return (background + positive) * cross_entropy
 
 
+class IoUAwareLossConfig(Config):
+    """IoU-aware binary cross-entropy of LW-DETR (Chen et al., arXiv 2406.03459). Defaults: its code."""
+
+    alpha: float = Field(0.25, ge=0, le=1)  # power of the probability in a positive's target; 1 - alpha: of its IoU
+    gamma: float = Field(2.0, ge=0)  # the larger, the less easy background counts
+    least: float = Field(0.01, ge=0, le=1)  # target of a positive
+
+
+def iou_aware_loss(logits: Tensor, targets: Tensor, positive: Tensor, config: IoUAwareLossConfig) -> Tensor:
+    """Cross-entropy of each logit, in the shape of `logits`, with a target between its probability and its IoU, without
+    gradient; background weighs its own probability to the power of gamma, with gradient.
+
+    targets   in [0, 1]: the IoU of positives
+    positive  1 for positives, else 0; in the shape and dtype of `logits`
+    """
+    probability = logits.sigmoid()
+    mixed = probability.detach() ** config.alpha * targets ** (1 - config.alpha)
+    quality = positive * mixed.clamp(min=config.least)
+    background = torch.where(positive > 0, 1 - quality, probability**config.gamma)
+    return -quality * F.logsigmoid(logits) - background * F.logsigmoid(-logits)
+
+
 def distribution_focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """`[...]`: cross-entropy of a distribution over 0, 1, ..., R with the two whole numbers around its target, each of
     which weighs as much as the target is near it (Li et al., arXiv 2006.04388, equation 6).

@@ -25,7 +25,7 @@ from torch import Tensor
 from detkit.config import UserError, nearest
 from detkit.detectors.build import DetectorConfig, build_detector
 from detkit.detectors.detector import AnyDetector
-from detkit.weights import conditional_detr, d_fine, dab_detr, deformable_detr, detr, rt_detr
+from detkit.weights import conditional_detr, d_fine, dab_detr, deformable_detr, detr, lw_detr, rt_detr
 from detkit.weights.files import Change, load_into, read_state, unchanged
 from detkit.weights.hugging_face_config import read_input, read_json
 
@@ -63,6 +63,8 @@ FAMILIES: dict[str, Family] = {  # by `model_type`
     "rt_detr": Family(rt_detr.hf_config, by_keys(rt_detr.convert_keys), "Apache-2.0"),
     "rt_detr_v2": Family(rt_detr.hf_config, by_keys(rt_detr.convert_keys), "Apache-2.0"),
     "d_fine": Family(d_fine.hf_config, by_keys(d_fine.convert_keys), "Apache-2.0"),
+    "lw_detr": Family(lw_detr.hf_config, lw_detr.convert_for, "Apache-2.0"),
+    "rf_detr": Family(lw_detr.hf_config, lw_detr.convert_for, "Apache-2.0"),
 }
 
 

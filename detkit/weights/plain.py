@@ -89,6 +89,12 @@ def _d_fine(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return convert_keys(state)
 
 
+def _lw_detr(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    from detkit.weights.lw_detr import convert_keys
+
+    return convert_keys(state)
+
+
 def _dino(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     from detkit.weights.dino import convert_keys
 
@@ -130,6 +136,7 @@ READINGS: dict[str, Convert] = {  # of readings that fit equally well the first 
     "a DINO": _dino,
     "an RT-DETR": _rt_detr,
     "a D-FINE": _d_fine,
+    "an LW-DETR or RF-DETR": _lw_detr,
     "a detector of Detectron2": _detectron2,
     "a YOLOX": _yolox,
     "a YOLOv5": _yolov5,

@@ -46,6 +46,9 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
             resize |= {"size": short_side}
         case "rt_detr" | "d_fine":  # 336 cells, of which 300 become queries
             resize |= {"size": 128, "train_sizes": ()}
+        case "lw_detr":
+            resize |= {"size": 128, "train_sizes": ()}
+            _narrow_lw_detr(model)
         case "yolov1":
             resize |= {"size": 128}
             model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
@@ -66,6 +69,14 @@ def _narrow_heads(model: dict[str, Any]) -> None:
         part = model.get(section) or {}
         if layers in part:
             part |= {layers: [min(width, 32) for width in part[layers]]}
+
+
+def _narrow_lw_detr(model: dict[str, Any]) -> None:
+    """Fewer channels, queries and groups of queries."""
+    model["backbone"] |= {"width": 8 * model["backbone"]["heads"]}
+    model["neck"] |= {"width": 96}
+    model["head"] |= {"groups": 2, "num_queries": 40}
+    model["head"]["transformer"] |= {"width": 96, "feedforward": 128}
 
 
 def _shrink_ssd(model: dict[str, Any], size: int) -> None:
@@ -132,6 +143,8 @@ def enliven(detector: Detector) -> None:
     read = {
         layer for module in windows for layer in module.children()
     }  # Swin's: their weights are used, they never run
+    groups = getattr(getattr(detector, "head", None), "proposers", [])[1:]  # LW-DETR's, which run in training only
+    read |= {layer for group in groups for layer in group.modules()}
     layers = [m for m in detector.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear) and m not in read]
     for layer in layers:
         if layer.bias is not None and layer.bias.requires_grad:

@@ -35,12 +35,12 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def write_run(name: str, path: Path) -> Path:
+def write_run(model: dict[str, Any], path: Path) -> Path:
     """A checkpoint whose random scores differ from place to place, and whose norms have statistics of pictures."""
     torch.manual_seed(0)
     data = {"name": "shapes", "root": str(path.parent / "shapes"), "num_train": 1, "num_val": 3}
     train = {"epochs": 1, "batch_size": 1, "optimizer": {"name": "sgd", "lr": 0.1}}
-    settings = parse_config({"model": MODELS[name], "data": data, "train": train}, RunConfig)
+    settings = parse_config({"model": model, "data": data, "train": train}, RunConfig)
     detector = build_detector(settings.model, Categories.of_names([f"class {i}" for i in range(6)]))
     for key, parameter in detector.named_parameters():
         if "added" in key or "factors" in key:
@@ -53,7 +53,7 @@ def write_run(name: str, path: Path) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "suffix"), [*((name, ".onnx") for name in MODELS), ("yolox", ".pt2")])
 def test_a_file_does_what_the_detector_does(name: str, suffix: str, tmp_path: Path) -> None:
-    source, file = write_run(name, tmp_path / "model.pt"), tmp_path / f"model{suffix}"
+    source, file = write_run(MODELS[name], tmp_path / "model.pt"), tmp_path / f"model{suffix}"
     before = source.read_bytes()
     report = export_source(source, file, ExportOptions(Form(), num_pictures=2))
     assert file.exists()
@@ -81,7 +81,7 @@ def test_a_deployed_form_that_computes_something_else_is_refused(
         large.load_state_dict(block.large.state_dict())
         return large.eval()
 
-    source = write_run("yolov7", tmp_path / "model.pt")
+    source = write_run(MODELS["yolov7"], tmp_path / "model.pt")
     monkeypatch.setattr(RepConv, "deployed", without_the_small_one)
     with pytest.raises(DifferenceError, match=r"outputs of the network differ, most of all raw\.raw by"):
         export_source(source, tmp_path / "model.onnx", ExportOptions(Form(raw=True), num_pictures=1))

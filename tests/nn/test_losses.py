@@ -9,10 +9,12 @@ from torchvision.ops import sigmoid_focal_loss as torchvision_focal_loss
 
 from detkit.nn.losses import (
     FocalLossConfig,
+    IoUAwareLossConfig,
     MatchabilityLossConfig,
     VarifocalLossConfig,
     distribution_focal_loss,
     giou_loss,
+    iou_aware_loss,
     matchability_loss,
     sigmoid_focal_loss,
     siou_loss,
@@ -152,6 +154,32 @@ def test_varifocal_loss_differentiates() -> None:
     logits, positive = focal_cases(12)
     config, quality = VarifocalLossConfig(), positive * 0.3
     assert torch.autograd.gradcheck(lambda x: varifocal_loss(x, quality, positive, config), logits.requires_grad_())
+
+
+def slow_iou_aware_loss(logit: float, iou: float, positive: bool, config: IoUAwareLossConfig) -> float:
+    """LW-DETR's, from the words of its docstring."""
+    p = 1 / (1 + math.exp(-logit))
+    if positive:
+        target = max(p**config.alpha * iou ** (1 - config.alpha), config.least)
+        return -target * math.log(p) - (1 - target) * math.log(1 - p)
+    return -(p**config.gamma) * math.log(1 - p)
+
+
+@pytest.mark.parametrize("config", [IoUAwareLossConfig(), IoUAwareLossConfig(alpha=0.5, gamma=1.0, least=0.1)], ids=str)
+def test_iou_aware_loss_equals_its_formula(config: IoUAwareLossConfig) -> None:
+    logits, positive = focal_cases(3, 40)
+    iou = torch.rand(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * positive
+    iou[0, :10] = 0  # a positive without overlap has the least target
+    cases = zip(*(t.flatten().tolist() for t in (logits, iou, positive)), strict=True)
+    expected = [slow_iou_aware_loss(logit, q, bool(is_positive), config) for logit, q, is_positive in cases]
+    assert_close(iou_aware_loss(logits, iou, positive, config), torch.tensor(expected, dtype=torch.float64).view(3, 40))
+
+
+def test_the_target_of_a_positive_is_a_constant_and_the_weight_of_background_is_not() -> None:
+    """At a logit of 0: p - target, and p^2 p - 2 p p (1 - p) log(1 - p)."""
+    logits = torch.zeros(2, requires_grad=True)
+    iou_aware_loss(logits, torch.tensor([0.6, 0.0]), torch.tensor([1.0, 0.0]), IoUAwareLossConfig()).sum().backward()
+    assert_close(logits.grad, torch.tensor([0.5 - 0.5**0.25 * 0.6**0.75, 0.125 + 0.25 * math.log(2)]))
 
 
 def test_varifocal_loss_by_hand() -> None:

@@ -36,6 +36,16 @@ SMALL = {
 }
 ONE_LEVEL: dict[str, Any] = {**SMALL, "decoder_ffn_dim": 48, "use_timm_backbone": False}
 HYBRID = {**SMALL, "encoder_hidden_dim": 32, "d_model": 32, "decoder_in_channels": [32] * 3, "num_queries": 9}
+GROUPED = {
+    "d_model": 32,
+    "decoder_layers": 2,
+    "decoder_ffn_dim": 40,
+    "decoder_self_attention_heads": 4,
+    "decoder_cross_attention_heads": 8,
+    "num_queries": 9,
+    "group_detr": 2,
+    "id2label": dict(enumerate(NAMES)),
+}
 HGNET_B0 = {
     "stem_channels": [3, 16, 16],
     "stage_in_channels": [16, 64, 256, 512],
@@ -79,6 +89,26 @@ def one_level(name: str, **fields: Any) -> Any:
     return getattr(transformers, f"{name}ForObjectDetection")(config)
 
 
+def lw_detr() -> Any:
+    from transformers.models.lw_detr.configuration_lw_detr import LwDetrViTConfig
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "window_block_indices": [0, 2]}
+    backbone = LwDetrViTConfig(**sizes, out_indices=[2, 3])
+    config = transformers.LwDetrConfig(backbone_config=backbone, projector_scale_factors=[2.0, 0.5], **GROUPED)
+    return transformers.LwDetrForObjectDetection(config)
+
+
+def rf_detr() -> Any:
+    """With the authors' epsilon in the projector, of which transformers has ten times."""
+    from transformers.models.rf_detr.configuration_rf_detr import RfDetrDinov2Config
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "num_windows": 2, "patch_size": 16}
+    backbone = RfDetrDinov2Config(**sizes, image_size=96, out_indices=[1, 3])
+    return transformers.RfDetrForObjectDetection(
+        transformers.RfDetrConfig(backbone_config=backbone, layer_norm_eps=1e-6, **GROUPED)
+    )
+
+
 READINGS = {
     "detr": "a DETR",
     "conditional_detr": "a Conditional DETR",
@@ -87,6 +117,8 @@ READINGS = {
     "rt_detr": "an RT-DETR",
     "rt_detr_v2": "an RT-DETR",
     "d_fine": "a D-FINE",
+    "lw_detr": "an LW-DETR or RF-DETR",
+    "rf_detr": "an LW-DETR or RF-DETR",
 }
 MODELS: dict[str, Callable[[], Any]] = {
     "detr": lambda: one_level("Detr", d_model=32),
@@ -98,6 +130,8 @@ MODELS: dict[str, Callable[[], Any]] = {
     "rt_detr": lambda: hybrid("RTDetr"),
     "rt_detr_v2": lambda: hybrid("RTDetrV2"),
     "d_fine": d_fine,
+    "lw_detr": lw_detr,
+    "rf_detr": rf_detr,
 }
 
 
@@ -149,7 +183,8 @@ def test_outputs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert not detector.training
     assert detector.categories == Categories(NAMES, (0, 1, 2))
     assert detector.notes == [f"the weights that the authors of {name.split()[0]} published are under Apache-2.0"]
-    images, sizes = torch.randn(1, 3, 128, 160), torch.tensor([[128, 160]])
+    width = 128 if name in ("lw_detr", "rf_detr") else 160  # transformers has their windows right in squares only
+    images, sizes = torch.randn(1, 3, 128, width), torch.tensor([[128, width]])
     outputs, expected = detector.network(images, sizes), model(pixel_values=images)
     assert expected.logits.std() > 0.1
     torch.testing.assert_close(outputs.logits[-1], expected.logits, atol=1e-4, rtol=1e-4)

@@ -36,6 +36,7 @@ from detkit.nn.backbones.swin import SwinConfig, build_swin
 from detkit.nn.backbones.timm import TimmConfig, build_timm
 from detkit.nn.backbones.vgg import SSDVGGConfig, VGGConfig, build_ssd_vgg, build_vgg
 from detkit.nn.backbones.video_resnet import S3DConfig, VideoResNetConfig, build_s3d, build_video_resnet
+from detkit.nn.backbones.vit import DINOv2Config, ViTConfig, build_vit
 
 BackboneConfig = Annotated[
     ResNetConfig
@@ -52,6 +53,8 @@ BackboneConfig = Annotated[
     | ELANConfig
     | SwinConfig
     | ConvNeXtConfig
+    | ViTConfig
+    | DINOv2Config
     | TimmConfig
     | LeNetConfig
     | AlexNetConfig
@@ -94,6 +97,8 @@ def build_backbone(config: BackboneConfig) -> StagedBackbone:
             return build_swin(config)
         case ConvNeXtConfig():
             return build_convnext(config)
+        case ViTConfig() | DINOv2Config():
+            return build_vit(config)
         case TimmConfig():
             return build_timm(config)
         case LeNetConfig():

@@ -20,13 +20,14 @@ from detkit.nn.deformable import (
     DeformableEncoder,
     DeformableTransformerConfig,
     Levels,
+    box_pos_embed,
     moved,
 )
 from detkit.nn.denoising import DenoisingConfig
 from detkit.nn.heads.class_rows import rows
 from detkit.nn.heads.denoised import DenoisedSetHead, DenoisedSetHeadConfig, Queries
 from detkit.nn.heads.set_head import DETROutputs, SetSelectionConfig, SigmoidClasses, classifier_with_prior
-from detkit.nn.transformer import MLP, sine_embedding, zero_output
+from detkit.nn.transformer import MLP, zero_output
 from detkit.ops.boxes import at_least_float32
 
 NEAREST_ZERO = 1e-3  # coordinates are this far from 0 and 1 before a logit is taken (the authors' code)
@@ -109,11 +110,8 @@ class DINOHead(DenoisedSetHead):
         return DETROutputs(torch.stack(logits), torch.stack(boxes), sides)
 
     def _pos_embed(self, positions: Tensor, levels: Levels, hidden: Tensor) -> Tensor:
-        """`[B, Q, W]`, from the boxes in parts of the finest level with its padding, in the order y, x, w, h."""
-        x, y, w, h = levels.on_canvas(positions)[:, :, 0].unbind(dim=-1)
-        embedding = sine_embedding(
-            torch.stack([y, x, w, h], dim=-1), 2 * hidden.shape[2], self.config.query_temperature
-        )
+        """`[B, Q, W]`"""
+        embedding = box_pos_embed(positions, levels, 2 * hidden.shape[2], self.config.query_temperature)
         pos_embed: Tensor = self.query_pos(embedding.to(hidden.dtype))
         return pos_embed
 

@@ -55,8 +55,12 @@ class CellProposer(nn.Module):
         boxes = self.starting_boxes(levels)
         proposing = ((boxes > BORDER) & (boxes < 1 - BORDER)).all(dim=-1, keepdim=True) & ~levels.padding[..., None]
         content = self.content(memory.masked_fill(~proposing, 0.0))
-        starts = boxes.logit().masked_fill(~proposing, float("inf"))
-        return Proposals(self.classifier(content), starts + at_least_float32(self.regressor(content)), content)
+        anchors = self.anchors(boxes, proposing, at_least_float32(self.regressor(content)))
+        return Proposals(self.classifier(content), anchors, content)
+
+    def anchors(self, boxes: Tensor, proposing: Tensor, move: Tensor) -> Tensor:
+        """`[B, S, 4]`, from the starting boxes; proposing bool `[B, S, 1]`: whether a cell does."""
+        return boxes.logit().masked_fill(~proposing, float("inf")) + move
 
     def starting_boxes(self, levels: Levels) -> Tensor:
         """`[B, S, 4]` cxcywh"""

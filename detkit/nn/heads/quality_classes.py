@@ -1,4 +1,4 @@
-"""Classes whose sigmoid says how well the box fits too: RT-DETR's and DEIM's losses.
+"""Classes whose sigmoid says how well the box fits too: the losses of RT-DETR, DEIM and LW-DETR.
 
 Legend: see `detkit.nn.heads.set_head`.
 """
@@ -11,21 +11,26 @@ from torch import Tensor
 from detkit.nn.heads.set_head import ClassTargets, SigmoidClasses
 from detkit.nn.losses import (
     FocalLossConfig,
+    IoUAwareLossConfig,
     MatchabilityLossConfig,
     VarifocalLossConfig,
+    iou_aware_loss,
     matchability_loss,
     varifocal_loss,
 )
 
 
 class QualityClasses(SigmoidClasses):
-    """Each class by itself; the target of a matched prediction is the IoU of its box with the object.
+    """Each class by itself; the target of a matched prediction follows from the IoU of its box with the object.
 
     focal  of the cost in the matching
     """
 
     def __init__(
-        self, num_classes: int, focal: FocalLossConfig, loss: VarifocalLossConfig | MatchabilityLossConfig
+        self,
+        num_classes: int,
+        focal: FocalLossConfig,
+        loss: VarifocalLossConfig | MatchabilityLossConfig | IoUAwareLossConfig,
     ) -> None:
         super().__init__(num_classes, focal)
         self.config = loss
@@ -38,4 +43,6 @@ class QualityClasses(SigmoidClasses):
                 losses = varifocal_loss(logits, quality, positive, self.config, fixed_weights=True)
             case MatchabilityLossConfig():
                 losses = matchability_loss(logits, quality, positive, self.config)
+            case IoUAwareLossConfig():
+                losses = iou_aware_loss(logits, quality, positive, self.config)
         return (losses * targets.weights[..., None]).sum(dim=(1, 2, 3)) / targets.count

@@ -61,6 +61,8 @@ STAGES = {
     "convnext_small": CONVNEXT,
     "convnext_base": CONVNEXT,
     "convnext_large": CONVNEXT,
+    "vit": [r"(patches|block[123])\.", r"block[45]\.", r"block6\.", r"block([789]|10)\."],
+    "dinov2": [r"(patches|block[123])\.", r"block[456]\.", r"block[789]\.", r"(block1[012]|norm)\."],
     "timm": [r"network\.(stem|stages_0)\.", *(rf"network\.stages_{number}\." for number in (1, 2, 3))],
     "lenet5": [r"(c1|s2)\.", r"(c3|s4)\."],
     "alexnet": [r"0\.", r"3\.", r"6\.", r"8\.", r"10\."],
@@ -74,7 +76,8 @@ STAGES = {
 
 
 def make_config(name: str, **fields: Any) -> Any:
-    return TypeAdapter(BackboneConfig).validate_python({"name": name, **fields})
+    model = {"model": "hgnetv2_b0"} if name == "timm" else {}
+    return TypeAdapter(BackboneConfig).validate_python({"name": name, **model, **fields})
 
 
 def make_full_config(name: str, **fields: Any) -> Any:

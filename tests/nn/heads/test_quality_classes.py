@@ -7,18 +7,22 @@ import torch
 
 from detkit.nn.heads.quality_classes import QualityClasses
 from detkit.nn.heads.set_head import ClassTargets
-from detkit.nn.losses import FocalLossConfig, MatchabilityLossConfig, VarifocalLossConfig
+from detkit.nn.losses import FocalLossConfig, IoUAwareLossConfig, MatchabilityLossConfig, VarifocalLossConfig
 
 HALF = math.log(2)  # the cross-entropy of probability 1/2 with any target
 
 
 @pytest.mark.parametrize(
     ("config", "positive", "background"),
-    [(VarifocalLossConfig(), 0.6, 0.75 * 0.25), (MatchabilityLossConfig(), 1.0, 0.5**1.5)],
-    ids=["varifocal", "matchability"],
+    [
+        (VarifocalLossConfig(), 0.6, 0.75 * 0.25),
+        (MatchabilityLossConfig(), 1.0, 0.5**1.5),
+        (IoUAwareLossConfig(), 1.0, 0.25),
+    ],
+    ids=["varifocal", "matchability", "IoU-aware"],
 )
 def test_loss_of_a_layer(
-    config: VarifocalLossConfig | MatchabilityLossConfig, positive: float, background: float
+    config: VarifocalLossConfig | MatchabilityLossConfig | IoUAwareLossConfig, positive: float, background: float
 ) -> None:
     """Two predictions, the second without an object, and two classes of probability 1/2; IoU .6, two objects.
 
