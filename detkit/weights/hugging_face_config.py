@@ -104,7 +104,7 @@ def read_input(file: Path, published: InputConfig) -> InputConfig:
         resize = published.resize if "size" not in fields else _resize_of(fields["size"], fields.get("max_size"))
         pixels = {"mean": tuple(value / factor for value in mean), "std": tuple(value / factor for value in std)}
         return type(published).model_validate({"resize": resize, **pixels})
-    except (UserError, TypeError, ValueError, KeyError) as error:
+    except (UserError, TypeError, ValueError, KeyError, OverflowError) as error:
         raise UserError(f"{file}: {str(error).splitlines()[0]}") from error
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from detkit.config import UserError
 from detkit.detectors.lw_detr import LWDETRConfig, LWDETRInputConfig
-from detkit.nn.backbones.vit import DINOv2Config, ViTConfig
+from detkit.nn.backbones.vit import MOST_LAYERS, DINOv2Config, ViTConfig
 from detkit.nn.heads.lw_detr import LWDETRHeadConfig, LWDETRTransformerConfig
 from detkit.nn.input import StretchConfig
 from detkit.nn.necks.c2f_projector import C2fProjectorConfig
@@ -162,10 +163,12 @@ def _vit_of(config: Mapping[str, Any]) -> ViTConfig:
         use_absolute_position_embeddings=True,
     )
     layers, windowed = config["num_hidden_layers"], config["window_block_indices"]
+    if not isinstance(layers, int) or layers > MOST_LAYERS:
+        raise UserError(f"num_hidden_layers: expected at most {MOST_LAYERS}, found {layers!r}")
     return ViTConfig(
         **_sizes_of(config),
         windows=math.isqrt(config["num_windows"]),
-        positions=config["pretrain_image_size"] // config["patch_size"],
+        positions=_cells(config, "pretrain_image_size"),
         global_blocks=tuple(number + 1 for number in range(layers) if number not in windowed),
     )
 
@@ -184,9 +187,15 @@ def _dinov2_of(config: Mapping[str, Any]) -> DINOv2Config:
         use_swiglu_ffn=False,
         apply_layernorm=True,
     )
-    return DINOv2Config(
-        **_sizes_of(config), windows=config["num_windows"], positions=config["image_size"] // config["patch_size"]
-    )
+    return DINOv2Config(**_sizes_of(config), windows=config["num_windows"], positions=_cells(config, "image_size"))
+
+
+def _cells(config: Mapping[str, Any], name: str) -> int:
+    """Patches a side of a picture whose size is the field `name`."""
+    size, patch = config[name], config["patch_size"]
+    if not isinstance(size, int) or not isinstance(patch, int) or patch < 1:
+        raise UserError(f"{name}, patch_size: expected whole numbers of pixels, found {size!r} and {patch!r}")
+    return size // patch
 
 
 def _sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:

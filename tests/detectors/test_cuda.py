@@ -17,7 +17,7 @@ from detkit.structures import Categories, KeypointCategories
 from tests.detectors.batches import CONFIGS, ROOT, cheap_config, enliven, make_batch
 
 # Those without a configuration of their own on built-in data, and other heads of those that have one.
-PUBLISHED = ("conditional_detr_r50", "detr_r50", "dn_detr_r50", "rt_detr_v2_r18")
+PUBLISHED = ("conditional_detr_r50", "detr_r50", "dn_detr_r50", "rt_detr_v2_r18", "lw_detr_small", "rf_detr_nano")
 FILES = [path for path in CONFIGS if path.parent == ROOT / "configs" or path.stem in PUBLISHED]
 CATEGORIES = Categories.of_names([f"class {i}" for i in range(6)])
 POINTS = KeypointCategories(("head", "left foot", "right foot"), ((1, 2),))

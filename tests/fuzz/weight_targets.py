@@ -269,10 +269,12 @@ def _stop(config: Any) -> Any:
 def hugging_face_trees() -> list[dict[str, Any]]:
     import transformers
 
-    names = ("Detr", "DeformableDetr", "ConditionalDetr", "DabDetr", "RTDetr", "RTDetrV2", "DFine")
+    names = ("Detr", "DeformableDetr", "ConditionalDetr", "DabDetr", "RTDetr", "RTDetrV2", "DFine", "LwDetr", "RfDetr")
     trees = []
     for name in names:
         config = getattr(transformers, f"{name}Config")()
+        if name == "RfDetr":
+            config.backbone_config.image_size = 560  # its default, 518, is no multiple of what it has to be
         tree = json.loads(config.to_json_string(use_diff=False))
         trees.append({**tree, "id2label": {"0": "cat", "1": "dog"}})
     assert {tree["model_type"] for tree in trees} == set(FAMILIES)

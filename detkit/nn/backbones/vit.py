@@ -20,6 +20,7 @@ from detkit.nn.backbones.staged import Stage, StagedBackbone, StagedConfig, set_
 from detkit.nn.transformer import MLP, Attention
 
 NORM_EPS = 1e-6
+MOST_LAYERS = 1000
 INIT_STD = 0.02  # of the weights of linear layers and of positions
 
 
@@ -28,7 +29,7 @@ class WindowedViTConfig(StagedConfig):
 
     patch: int = Field(16, ge=1)  # side in input px, and the stride of every level
     width: int = Field(192, ge=1)  # a multiple of `heads`
-    layers: int = Field(10, ge=1)
+    layers: int = Field(10, ge=1, le=MOST_LAYERS)
     heads: int = Field(12, ge=1)
     windows: int = Field(4, ge=1)  # a side; 1: every block is global
     taps: tuple[int, ...]  # blocks, counted from 1, after which a level is taken
@@ -48,7 +49,7 @@ class WindowedViTConfig(StagedConfig):
     def _blocks_exist(self) -> WindowedViTConfig:
         if self.width % self.heads:
             raise ValueError(f"width: expected a multiple of heads, {self.heads}, found {self.width}")
-        if list(self.taps) != sorted({*self.taps} & {*range(1, self.layers + 1)}):
+        if list(self.taps) != sorted({*self.taps}) or not all(1 <= tap <= self.layers for tap in self.taps):
             raise ValueError(f"taps: expected ascending numbers from 1 to {self.layers}, found {list(self.taps)}")
         return self
 
@@ -72,7 +73,7 @@ class DINOv2Config(WindowedViTConfig):
     name: Literal["dinov2"] = "dinov2"
     strides: tuple[int, ...] = (16, 16, 16, 16)
     width: int = Field(384, ge=1)
-    layers: int = Field(12, ge=1)
+    layers: int = Field(12, ge=1, le=MOST_LAYERS)
     heads: int = Field(6, ge=1)
     windows: int = Field(2, ge=1)
     taps: tuple[int, ...] = (3, 6, 9, 12)
