@@ -21,9 +21,8 @@ quick: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not long' \
 		--ignore tests/accelerate --ignore tests/parity --ignore tests/weights --ignore tests/nn/backbones
 
-# three processes on two cores: some tests wait for processes of their own
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
