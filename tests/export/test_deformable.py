@@ -12,12 +12,12 @@ from detkit.export.program import Form
 from tests.export.test_modern_yolo import write_run
 
 INPUT = {"resize": {"name": "stretch", "size": 96}}
-TRANSFORMER = {"width": 32, "heads": 4, "feedforward": 48, "decoder_layers": 2}
+TRANSFORMER = {"width": 32, "heads": 4, "feedforward": 48, "decoder_layers": 1}
 MODELS: dict[str, dict[str, Any]] = {
     "rt_detr": {
         "name": "rt_detr",
-        "backbone": {"name": "csp_darknet", "width": 0.125},
-        "neck": {"width": 32, "heads": 4, "feedforward": 48},
+        "backbone": {"name": "csp_darknet", "width": 0.125, "depth": 0.1},
+        "neck": {"width": 32, "heads": 4, "feedforward": 48, "depth": 0.34},
         "head": {"transformer": TRANSFORMER, "num_queries": 12},
         "input": INPUT,
     },

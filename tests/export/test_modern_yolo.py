@@ -24,7 +24,7 @@ from detkit.structures import Categories
 from tests.detectors.batches import make_batch
 from tests.export.test_export_report import weights as random_weights
 
-TRUNK = {"name": "csp_darknet", "form": "yolov5", "width": 0.125}
+TRUNK = {"name": "csp_darknet", "form": "yolov5", "width": 0.125, "depth": 0.1}
 # Without a letterbox: random weights detect as much in its margins, where all scores are equal and have no order.
 INPUT = {"resize": {"name": "stretch", "size": 64}}
 MODELS: dict[str, dict[str, Any]] = {
