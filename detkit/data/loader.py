@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import gc
 import multiprocessing
+import os
 import signal
 import threading
 import traceback
@@ -182,7 +183,6 @@ def _with_columns(objects: Objects[np.ndarray], columns: Collection[Column]) -> 
     return replace(objects, **unneeded) if unneeded else objects
 
 
-GRACE = 60.0  # seconds of a worker after SIGTERM
 ItemT = TypeVar("ItemT", covariant=True)
 
 
@@ -273,17 +273,25 @@ def _unchanged(item: Any) -> Any:
 
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the training process ends its workers
-    signal.signal(signal.SIGTERM, _end_later)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _end_with(os.getppid())
     cv2.setNumThreads(0)  # a worker is one thread; more would compete with the other workers
     torch.set_num_threads(1)
 
 
-def _end_later(*_: Any) -> None:
-    """A scheduler may send SIGTERM to all: the training then still needs its workers to finish the step, and ends them
-    itself. This one ends after a minute, or at the next SIGTERM."""
-    signal.setitimer(signal.ITIMER_REAL, GRACE)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _end_with(training: int) -> None:
+    """Only a SIGTERM of the process `training` ends this worker: a scheduler may send it to all, and the training then
+    still needs its workers to finish the step."""
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=wait, daemon=True).start()
 
 
 DEAD_WORKER = "DataLoader worker"  # how torch's messages of one begin
