@@ -217,4 +217,4 @@ def test_a_film_takes_constant_memory(detector: BrightSpot, tmp_path: Path) -> N
         film = write_film(tmp_path / "film.mp4", num_frames)
         predict_files("x", [film], tmp_path / "out")
         sizes.append(resident_memory())
-    assert sizes[2] - sizes[1] < 2000 * 10_000  # what allocators keep from time to time is more than nothing
+    assert sizes[2] - sizes[1] < 2000 * 20_000  # what allocators keep from time to time is more than nothing
