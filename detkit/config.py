@@ -61,7 +61,7 @@ def _shortened(line: str) -> str:
     return f"{line[:half]} ... {line[-half:]}"
 
 
-LARGEST = 3.4e38  # number of a configuration
+LARGEST = 3.4e38  # of the numbers in a configuration
 
 
 class ConfigError(UserError):

@@ -71,9 +71,7 @@ class LWDETRHeadConfig(SetHeadConfig):
     name: Literal["lw_detr"] = "lw_detr"
     transformer: LWDETRTransformerConfig = LWDETRTransformerConfig()
     num_queries: int = Field(300, ge=1)  # predictions of an image; no more than there are cells
-    groups: int = Field(
-        13, ge=1
-    )  # of so many queries in training, which share the decoder; the first one is that of tests
+    groups: int = Field(13, ge=1)  # of `num_queries` queries each in training; only the first one is used after it
     class_cost: float = Field(2.0, ge=0)
     focal: FocalLossConfig = FocalLossConfig()  # of the cost of a class in the matching
     iou_aware: IoUAwareLossConfig = IoUAwareLossConfig()
