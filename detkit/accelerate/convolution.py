@@ -7,8 +7,6 @@ as long without it. Results differ by rounding.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from detkit.accelerate import processor
+from detkit.accelerate.products import is_product_faster, linear, product
 from detkit.ops.dispatch import are_plain, attempt
 
 MIN_IN_CHANNELS = 16  # with fewer, the copies that the gradient takes here cost more time than they save
@@ -41,7 +41,9 @@ class FastConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights and bias, of the shapes of its own."""
         if _is_linear(self, x):
-            return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+            return linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+        if _is_product(self, x) and is_product_faster(x.permute(0, 2, 3, 1), weight.flatten(1), bias):
+            return product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         if _corrupts_memory(self, x):
             rows, columns = self.stride
             return F.conv2d(x[:, :, ::rows, ::columns], weight, bias)
@@ -61,9 +63,17 @@ class FastConv2d(nn.Conv2d):
 
 def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether this is a 1 x 1 convolution of one pixel, which torch does by a slow, general algorithm."""
+    return _is_pointwise(conv, x) and x.shape[2] == x.shape[3] == 1
+
+
+def _is_product(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether this is a 1 x 1 convolution of pixels that lie in memory one after the other."""
+    return _is_pointwise(conv, x) and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _is_pointwise(conv: nn.Conv2d, x: Tensor) -> bool:
     return (
         x.dim() == 4
-        and x.shape[2] == x.shape[3] == 1
         and conv.kernel_size == conv.stride == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1
@@ -92,7 +102,7 @@ def _oneDNN_is_slow(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | N
     """
     tensors = (x, weight) if bias is None else (x, weight, bias)
     return (
-        _suits_processor(torch.backends.cpu.get_cpu_capability())
+        (processor.has_avx2_alone() or processor.is_amd_with_avx512())
         and x.dim() == 4
         and x.shape[1] == conv.in_channels
         and conv.groups == 1
@@ -105,15 +115,6 @@ def _oneDNN_is_slow(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | N
         and are_plain(*tensors)
         and x.is_contiguous(memory_format=torch.channels_last)
     )
-
-
-@cache
-def _suits_processor(capability: str) -> bool:
-    """Those with AVX2 alone, and AMD's with AVX-512. Intel's, whose units for it are wider, were not measured."""
-    if capability == "AVX512":
-        processor = Path("/proc/cpuinfo")
-        return processor.exists() and "AuthenticAMD" in processor.read_text()
-    return capability == "AVX2"
 
 
 def _is_for_winograd(conv: nn.Conv2d, x: Tensor) -> bool:

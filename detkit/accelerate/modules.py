@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detkit.accelerate.convolution import FastConv2d
 from detkit.accelerate.folding import run_in_order
+from detkit.accelerate.products import FastLinear
 from detkit.nn.backbones.staged import StagedBackbone
 from detkit.nn.blocks import ConvBlock
 
@@ -66,6 +67,7 @@ def _faster_classes() -> dict[type[nn.Module], type[nn.Module]]:
         ConvBlock: FastConvBlock,
         StagedBackbone: FastStagedBackbone,
         nn.Conv2d: FastConv2d,
+        nn.Linear: FastLinear,
     }
     if "torchvision" in sys.modules:  # else no module of it can be in the network
         from detkit.accelerate.torchvision_blocks import FASTER

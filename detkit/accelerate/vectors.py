@@ -1,8 +1,8 @@
-"""Vectors of eight float32 in kernels: `load`, `store`, `splat`, `zero`, `multiply_add`, and + and -.
+"""Vectors of `LANES` float32 in kernels: `load`, `store`, `splat`, `zero`, `multiply_add`, and + and -.
 
 numba turns simple loops into vector instructions by itself, but does not keep sums in registers from one iteration of a
-loop to the next. Each of these functions compiles to one instruction where the CPU has AVX2 and FMA. An index counts
-elements from the start of an array, which must be contiguous and long enough; nothing checks that.
+loop to the next. Each of these functions compiles to one instruction where the CPU has AVX2 and FMA, or AVX-512. An
+index counts elements from the start of an array, which must be contiguous and long enough; nothing checks that.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-call"
@@ -14,9 +14,11 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-LANES = 8
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]  # of the processor for which numba compiles
+LANES = 16 if "+avx512f" in _FEATURES else 8
 _intrinsic: Any = intrinsic  # untyped: the functions it returns are called without their first parameter, `typing`
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INDICES = ir.VectorType(ir.IntType(32), LANES)
@@ -24,7 +26,7 @@ _INDICES = ir.VectorType(ir.IntType(32), LANES)
 
 class _Vector(types.Type):
     def __init__(self) -> None:
-        super().__init__(name="float32x8")
+        super().__init__(name=f"float32x{LANES}")
 
 
 @register_model(_Vector)
@@ -42,7 +44,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 @_intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
-    """`array[index : index + 8]`."""
+    """`array[index : index + LANES]`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], *arguments)
@@ -53,7 +55,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
 @_intrinsic
 def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """`array[index : index + 8] = vector`."""
+    """`array[index : index + LANES] = vector`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
@@ -65,7 +67,7 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @_intrinsic
 def splat(typing: Any, array: Any, index: Any) -> Any:
-    """A vector with `array[index]` in all eight places."""
+    """A vector with `array[index]` in all its places."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(_pointer(context, builder, signature.args[0], *arguments))

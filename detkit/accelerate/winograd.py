@@ -8,9 +8,10 @@ So each of the 16 positions of a tile has a matrix product of its own, tiles x C
 through all steps while it is in the cache. The sums are shorter than those of a direct convolution, and so the rounding
 error of float32 is smaller.
 
-Legend: B images of H x W pixels, C channels in, K out, T tiles of a block. In memory: tiles `[16, C / 8, T, 8]`,
-products `[16, K / 16, T, 16]`, transformed weights `[16, K / 16, C, 16]`. A gap follows each of the 16 positions:
-without it they would lie a power of two apart, and their addresses would compete for the same lines of the cache.
+Legend: B images of H x W pixels, C channels in, K out, T tiles of a block, L numbers of a vector. In memory: tiles
+`[16, C / L, T, L]`, products `[16, K / 16, T, 16]`, transformed weights `[16, K / 16, C, 16]`. A gap follows each of
+the 16 positions: without it they would lie a power of two apart, and their addresses would compete for the same lines
+of the cache.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detkit.accelerate.compiled import compiled
-from detkit.accelerate.vectors import load, store, zero
+from detkit.accelerate.vectors import LANES, load, store, zero
 
 PANEL = 16  # channels; K and C must be multiples of it
 GAP = 16  # float32 after each position
@@ -125,12 +125,12 @@ def _read_input(
     pixels: np.ndarray, corner: int, row: int, channels: int, tile: int, block: int, tiles: np.ndarray
 ) -> None:
     step = channels * block + GAP
-    for c in range(0, channels, 8):
+    for c in range(0, channels, LANES):
         a = _read_column(pixels, corner + c, row)
         b = _read_column(pixels, corner + c + channels, row)
         c_ = _read_column(pixels, corner + c + 2 * channels, row)
         d = _read_column(pixels, corner + c + 3 * channels, row)
-        at = c * block + tile * 8
+        at = c * block + tile * LANES
         _write_row(tiles, at, step, _spread(a[0], b[0], c_[0], d[0]))
         _write_row(tiles, at + 4 * step, step, _spread(a[1], b[1], c_[1], d[1]))
         _write_row(tiles, at + 8 * step, step, _spread(a[2], b[2], c_[2], d[2]))
@@ -163,7 +163,7 @@ def read_gradients(gradient: np.ndarray, first: int, count: int, block: int, lif
         top, left = 2 * (location // tile_columns), 2 * (location % tile_columns)
         corner = ((image * height + top) * width + left) * outputs
         below, right = top + 1 < height, left + 1 < width
-        for k in range(0, outputs, 8):
+        for k in range(0, outputs, LANES):
             at = corner + k
             a = load(pixels, at)
             b = load(pixels, at + outputs) if right else zero()
@@ -189,7 +189,7 @@ def write_outputs(products: np.ndarray, bias: np.ndarray, y: np.ndarray, first: 
         top, left = 2 * (location // tile_columns), 2 * (location % tile_columns)
         corner = ((image * height + top) * width + left) * outputs
         below, right = top + 1 < height, left + 1 < width
-        for k in range(0, outputs, 8):
+        for k in range(0, outputs, LANES):
             at = ((k // PANEL) * block + tile) * PANEL + k % PANEL
             a = _gather_row(products, at, step)
             b = _gather_row(products, at + 4 * step, step)

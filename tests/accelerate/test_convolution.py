@@ -5,16 +5,15 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from detkit.accelerate import convolution
+from detkit.accelerate import convolution, processor
 from tests.accelerate.networks import accelerated, gradients
 
-pytestmark = pytest.mark.usefixtures("avx2")
 
-
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor with AVX2 and no AVX-512, where these convolutions are used."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    """As on a processor with AVX2 and no AVX-512, where products of matrices are torch's own."""
+    monkeypatch.setattr(processor, "has_avx2_alone", lambda: True)
+    monkeypatch.setattr(processor, "is_amd_with_avx512", lambda: False)
 
 
 CONVOLUTIONS = [

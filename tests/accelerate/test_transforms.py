@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from torchvision import ops as torchvision_ops
 from torchvision.ops import FrozenBatchNorm2d
 
-from detkit.accelerate import accelerate
+from detkit.accelerate import accelerate, processor
 from detkit.nn.blocks import ConvBlock
 from detkit.ops import dispatch
 from detkit.ops.iou import box_iou
@@ -32,7 +32,7 @@ X = torch.randn(1, 16, 20, 20, generator=torch.Generator().manual_seed(2))
 
 @pytest.fixture(autouse=True)
 def every_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(processor, "is_amd_with_avx512", lambda: True)
     assert dispatch.kernels() is not None
 
 
