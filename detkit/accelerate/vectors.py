@@ -1,4 +1,4 @@
-"""Vectors of `LANES` float32 in kernels: `load`, `store`, `splat`, `zero`, `multiply_add`, and + and -.
+"""Vectors of `LANES` float32 in kernels: `load`, `store`, `splat`, `zero`, `multiply_add`, and +, - and *.
 
 numba turns simple loops into vector instructions by itself, but does not keep sums in registers from one iteration of a
 loop to the next. Each of these functions compiles to one instruction where the CPU has AVX2 and FMA, or AVX-512. An
@@ -96,7 +96,8 @@ def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 @type_callable(operator.add)
 @type_callable(operator.sub)
-def _type_sum(context: Any) -> Any:
+@type_callable(operator.mul)
+def _type_of_both(context: Any) -> Any:
     return lambda a, b: _vector if isinstance(a, _Vector) and isinstance(b, _Vector) else None
 
 
@@ -108,3 +109,8 @@ def _add(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 @lower_builtin(operator.sub, _Vector, _Vector)
 def _subtract(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.fsub(*arguments)
+
+
+@lower_builtin(operator.mul, _Vector, _Vector)
+def _multiply(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fmul(*arguments)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from detkit.accelerate.compiled import compiled
-from detkit.accelerate.vectors import LANES, load, store, zero
+from detkit.accelerate.vectors import LANES, load, splat, store, zero
 
 PANEL = 16  # channels; K and C must be multiples of it
 GAP = 16  # float32 after each position
-HALF = np.float32(0.5)
+HALF = np.full(1, 0.5, np.float32)
 
 
 @compiled
@@ -19,19 +19,39 @@ def transform_weight(weight: np.ndarray, into: np.ndarray, start: int, end: int)
     """Writes G g G^T of the panels `start` to `end`."""
     outputs, channels = weight.shape[:2]
     step = outputs * channels + GAP
+    piece = np.empty(9 * PANEL * PANEL, np.float32)  # `[3, 3, C, K]`, in the cache
+    half = splat(HALF, 0)
     for panel in range(start, end):
-        for first in range(0, channels, PANEL):  # a piece that fits into the cache
+        for first in range(0, channels, PANEL):
+            _read_piece(weight, panel * PANEL, first, piece)
+            for c in range(PANEL):
+                for k in range(0, PANEL, LANES):
+                    at = c * PANEL + k
+                    left = _expand_column(piece, at, half)
+                    middle = _expand_column(piece, at + PANEL * PANEL, half)
+                    right = _expand_column(piece, at + 2 * PANEL * PANEL, half)
+                    at = (panel * channels + first + c) * PANEL + k
+                    _write_row(into, at, step, _expand(left[0], middle[0], right[0], half))
+                    _write_row(into, at + 4 * step, step, _expand(left[1], middle[1], right[1], half))
+                    _write_row(into, at + 8 * step, step, _expand(left[2], middle[2], right[2], half))
+                    _write_row(into, at + 12 * step, step, _expand(left[3], middle[3], right[3], half))
+
+
+@compiled
+def _read_piece(weight: np.ndarray, output: int, channel: int, piece: np.ndarray) -> None:
+    """Copies the weights of the outputs and channels from these on, a panel of each."""
+    for row in range(3):
+        for column in range(3):
             for k in range(PANEL):
-                for c in range(first, first + PANEL):
-                    k_ = panel * PANEL + k
-                    left = _expand(weight[k_, c, 0, 0], weight[k_, c, 1, 0], weight[k_, c, 2, 0])
-                    middle = _expand(weight[k_, c, 0, 1], weight[k_, c, 1, 1], weight[k_, c, 2, 1])
-                    right = _expand(weight[k_, c, 0, 2], weight[k_, c, 1, 2], weight[k_, c, 2, 2])
-                    at = (panel * channels + c) * PANEL + k
-                    _write_numbers(into, at, step, _expand(left[0], middle[0], right[0]))
-                    _write_numbers(into, at + 4 * step, step, _expand(left[1], middle[1], right[1]))
-                    _write_numbers(into, at + 8 * step, step, _expand(left[2], middle[2], right[2]))
-                    _write_numbers(into, at + 12 * step, step, _expand(left[3], middle[3], right[3]))
+                for c in range(PANEL):
+                    at = (3 * row + column) * PANEL * PANEL
+                    piece[at + c * PANEL + k] = weight[output + k, channel + c, row, column]
+
+
+@compiled
+def _expand_column(piece: np.ndarray, at: int, half: Any) -> Any:
+    row = 3 * PANEL * PANEL
+    return _expand(load(piece, at), load(piece, at + row), load(piece, at + 2 * row), half)
 
 
 @compiled
@@ -39,45 +59,57 @@ def transform_back(sums: np.ndarray, into: np.ndarray, start: int, end: int) -> 
     """Writes G^T u G of the panels `start` to `end` into `[K, 3, 3, C]`."""
     outputs, _, _, channels = into.shape
     step = outputs * channels + GAP
+    piece = np.empty(9 * PANEL * PANEL, np.float32)  # `[3, 3, C, K]`, in the cache
+    half = splat(HALF, 0)
     for panel in range(start, end):
         for first in range(0, channels, PANEL):
-            for k in range(PANEL):
-                for c in range(first, first + PANEL):
-                    at = (panel * channels + c) * PANEL + k
-                    a = _reduce_row(sums, at, step)
-                    b = _reduce_row(sums, at + 4 * step, step)
-                    c_ = _reduce_row(sums, at + 8 * step, step)
-                    d = _reduce_row(sums, at + 12 * step, step)
-                    k_ = panel * PANEL + k
-                    into[k_, 0, 0, c], into[k_, 1, 0, c], into[k_, 2, 0, c] = _reduce(a[0], b[0], c_[0], d[0])
-                    into[k_, 0, 1, c], into[k_, 1, 1, c], into[k_, 2, 1, c] = _reduce(a[1], b[1], c_[1], d[1])
-                    into[k_, 0, 2, c], into[k_, 1, 2, c], into[k_, 2, 2, c] = _reduce(a[2], b[2], c_[2], d[2])
+            for c in range(PANEL):
+                for k in range(0, PANEL, LANES):
+                    at = (panel * channels + first + c) * PANEL + k
+                    a = _reduce_row(sums, at, step, half)
+                    b = _reduce_row(sums, at + 4 * step, step, half)
+                    c_ = _reduce_row(sums, at + 8 * step, step, half)
+                    d = _reduce_row(sums, at + 12 * step, step, half)
+                    at = c * PANEL + k
+                    _write_column(piece, at, _reduce(a[0], b[0], c_[0], d[0], half))
+                    _write_column(piece, at + PANEL * PANEL, _reduce(a[1], b[1], c_[1], d[1], half))
+                    _write_column(piece, at + 2 * PANEL * PANEL, _reduce(a[2], b[2], c_[2], d[2], half))
+            _write_piece(piece, into, panel * PANEL, first)
 
 
 @compiled
-def _write_numbers(into: np.ndarray, at: int, step: int, row: Any) -> None:
-    """Writes four positions."""
-    into[at] = row[0]
-    into[at + step] = row[1]
-    into[at + 2 * step] = row[2]
-    into[at + 3 * step] = row[3]
+def _write_piece(piece: np.ndarray, into: np.ndarray, output: int, channel: int) -> None:
+    for k in range(PANEL):
+        for row in range(3):
+            for column in range(3):
+                at = (3 * row + column) * PANEL * PANEL + k
+                for c in range(PANEL):
+                    into[output + k, row, column, channel + c] = piece[at + c * PANEL]
 
 
 @compiled
-def _reduce_row(sums: np.ndarray, at: int, step: int) -> Any:
-    return _reduce(sums[at], sums[at + step], sums[at + 2 * step], sums[at + 3 * step])
+def _write_column(piece: np.ndarray, at: int, column: Any) -> None:
+    row = 3 * PANEL * PANEL
+    store(piece, at, column[0])
+    store(piece, at + row, column[1])
+    store(piece, at + 2 * row, column[2])
 
 
 @compiled
-def _expand(a: Any, b: Any, c: Any) -> Any:
+def _reduce_row(sums: np.ndarray, at: int, step: int, half: Any) -> Any:
+    return _reduce(load(sums, at), load(sums, at + step), load(sums, at + 2 * step), load(sums, at + 3 * step), half)
+
+
+@compiled
+def _expand(a: Any, b: Any, c: Any, half: Any) -> Any:
     """G times a column."""
-    return a, HALF * (a + b + c), HALF * (a - b + c), c
+    return a, half * (a + b + c), half * (a - b + c), c
 
 
 @compiled
-def _reduce(a: Any, b: Any, c: Any, d: Any) -> Any:
+def _reduce(a: Any, b: Any, c: Any, d: Any, half: Any) -> Any:
     """G^T times a column."""
-    return a + HALF * (b + c), HALF * (b - c), HALF * (b + c) + d
+    return a + half * (b + c), half * (b - c), half * (b + c) + d
 
 
 @compiled
