@@ -96,7 +96,12 @@ def _weight_gradient(x: Tensor, grad_output: Tensor) -> Tensor:
     arguments = (_pixels(x), _pixels(grad_output), sums)
     run(_correlate_all_tiles, _correlate_tiles_in_parts, arguments, tiles, min_part=MIN_TILES)
     grad_weight = np.empty((outputs, 3, 3, channels), np.float32)
-    run(transform_back, _transform_back_in_parts, (sums[0] if len(sums) == 1 else np.add.reduce(sums), grad_weight), outputs // PANEL)
+    run(
+        transform_back,
+        _transform_back_in_parts,
+        (sums[0] if len(sums) == 1 else np.add.reduce(sums), grad_weight),
+        outputs // PANEL,
+    )
     return torch.from_numpy(grad_weight).permute(0, 3, 1, 2)
 
 

@@ -81,6 +81,25 @@ def test_norms_that_learn_are_left_alone(folds: list[nn.Conv2d]) -> None:
     assert_close(accelerated(no_statistics)(X), no_statistics(X))
 
 
+def test_a_norm_that_learns_gets_a_gradient_without_gaps() -> None:
+    """Where torch.cat joins what it gave to something else, the gradient is a slice of a larger one."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4)).double().train()
+    fast, x = accelerated(plain), X.contiguous(memory_format=torch.channels_last)
+    gradients_of_norms: list[Tensor] = []
+    for network in (plain, fast):
+        handle = network[1].register_full_backward_hook(
+            lambda m, grad_in, grad_out: gradients_of_norms.append(*grad_out)
+        )
+        torch.cat([network(x), network(x).cos()], dim=1).sin().sum().backward()
+        handle.remove()
+    for name, parameter in plain.named_parameters():
+        assert_close(fast.get_parameter(name).grad, parameter.grad)
+    dense = [gradient.is_contiguous(memory_format=torch.channels_last) for gradient in gradients_of_norms]
+    assert len(dense) == 4
+    assert all(dense[2:])
+
+
 def test_an_activation_between_convolution_and_norm_stays_between(folds: list[nn.Conv2d]) -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(6, 4, 1), nn.ReLU(), FrozenBatchNorm2d(4)).double()
