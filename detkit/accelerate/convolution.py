@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from detkit.accelerate import processor
-from detkit.accelerate.products import is_product_faster, linear, product
+from detkit.accelerate.products import convolution1x1, is_product_faster, linear
 from detkit.ops.dispatch import are_plain, attempt
 
 MIN_IN_CHANNELS = 16  # with fewer, the copies that the gradient takes here cost more time than they save
@@ -43,7 +43,7 @@ class FastConv2d(nn.Conv2d):
         if _is_linear(self, x):
             return linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
         if _is_product(self, x) and is_product_faster(x.permute(0, 2, 3, 1), weight.flatten(1), bias):
-            return product(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+            return convolution1x1(x, weight, bias)
         if _corrupts_memory(self, x):
             rows, columns = self.stride
             return F.conv2d(x[:, :, ::rows, ::columns], weight, bias)
@@ -67,8 +67,8 @@ def _is_linear(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def _is_product(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether this is a 1 x 1 convolution of pixels that lie in memory one after the other."""
-    return _is_pointwise(conv, x) and x.is_contiguous(memory_format=torch.channels_last)
+    """Whether this is a 1 x 1 convolution of pixels whose channels lie in memory one after the other."""
+    return _is_pointwise(conv, x) and x.stride(1) == 1
 
 
 def _is_pointwise(conv: nn.Conv2d, x: Tensor) -> bool:

@@ -42,7 +42,9 @@ def _make_gradient_dense(y: Tensor) -> None:
     """The gradient of what is joined by `torch.cat` is a slice, for which a batch norm in channels_last takes torch ten
     times as long as copying it first."""
     if y.requires_grad and not is_traced() and y.is_contiguous(memory_format=torch.channels_last):
-        y.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+        y.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: gradient.contiguous(memory_format=torch.channels_last)
+        )
 
 
 def _is_constant_norm(norm: nn.Module) -> bool:

@@ -27,10 +27,10 @@ def activation(name: Activation) -> nn.Module:
             return nn.LeakyReLU(0.1, inplace=True)
         case "logistic":
             return nn.Sigmoid()
-        case "mish":
-            return nn.Mish(inplace=True)
+        case "mish":  # whose gradient needs the input, as swish's does: in place, torch would copy that first
+            return nn.Mish()
         case "swish":
-            return nn.SiLU(inplace=True)
+            return nn.SiLU()
         case "gelu":
             return nn.GELU()
         case "prelu":

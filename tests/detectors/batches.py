@@ -31,7 +31,7 @@ def published_config(path: Path) -> RunConfig:
 
 
 def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
-    """The configuration with random weights, the same levels of a small input, and small hidden layers on regions."""
+    """The configuration with random weights, the same levels of a small input, few layers and narrow ones."""
     tree = published_config(path).model_dump(mode="json")
     model = tree["model"]
     resize = model["input"]["resize"]
@@ -44,11 +44,8 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
             _shrink_ssd(model, 128)
         case "yolov4" if resize["name"] == "stretch":
             resize |= {"size": short_side}
-        case "rt_detr" | "d_fine":  # 336 cells, of which 300 become queries
+        case "rt_detr" | "d_fine" | "lw_detr":  # 336 cells, some of which become queries
             resize |= {"size": 128, "train_sizes": ()}
-        case "lw_detr":
-            resize |= {"size": 128, "train_sizes": ()}
-            _narrow_lw_detr(model)
         case "yolov1":
             resize |= {"size": 128}
             model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
@@ -59,7 +56,31 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
             model["head"]["layer"] |= {"dynamic_width": 16, "feedforward": 256}
     if model["name"].endswith("rcnn"):
         _narrow_heads(model)
+    if "transformer" in model.get("head", {}):
+        _narrow_transformer(model["head"])
+    if model["name"] == "lw_detr":
+        _narrow_lw_detr(model)
+    _shrink_backbone(model["backbone"])
     return parse_config(tree, RunConfig)
+
+
+def _shrink_backbone(backbone: dict[str, Any]) -> None:
+    """The smallest network of its family; those of LeNet to Inception, VGG and Darknet have one size."""
+    match backbone:
+        case {"name": "resnet50" | "resnet101", "dilation": False}:  # dilation needs their blocks
+            backbone |= {"name": "resnet18"}
+        case {"name": "resnet50_vd"}:
+            backbone |= {"name": "resnet18_vd"}
+        case {"name": "timm", "model": model}:
+            backbone |= {"model": model.replace("_b5", "_b0").replace("_b4", "_b0").replace("_b2", "_b0")}
+
+
+def _narrow_transformer(head: dict[str, Any]) -> None:
+    """Two layers in the decoder, because the first and the last one differ from others, and fewer queries."""
+    layers = head["transformer"]
+    for name, most in (("encoder_layers", 1), ("decoder_layers", 2), ("feedforward", 256)):
+        layers |= {name: min(layers[name], most)}
+    head |= {"num_queries": min(head["num_queries"], 60)}
 
 
 def _narrow_heads(model: dict[str, Any]) -> None:

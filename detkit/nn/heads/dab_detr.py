@@ -28,7 +28,7 @@ from detkit.nn.deformable import Levels
 from detkit.nn.denoising import DenoisingConfig, NoisedQueries, noised_queries
 from detkit.nn.heads.class_rows import NO_CLASS, rows
 from detkit.nn.heads.denoised import Queries
-from detkit.nn.heads.proposing import CellProposer
+from detkit.nn.heads.proposing import CellProposer, best_of
 from detkit.nn.heads.set_head import (
     DETROutputs,
     OneLevelSetHead,
@@ -147,9 +147,9 @@ class DABDETRHead(OneLevelSetHead[DABOutputs]):
     def _start(self, memory: Tensor, levels: Levels, sides: Tensor) -> tuple[Queries, DETROutputs | None]:
         """The queries, and the predictions of the cells if they have proposed them."""
         if self.config.proposals:
-            cells = self.proposer(memory, levels)
+            cells = self.proposer.locate(self.proposer(memory, levels))
             scores = cells.logits.amax(dim=-1).masked_fill(levels.padding, -math.inf)
-            best = cells.best(scores, self.config.num_queries)
+            best = best_of(cells, scores, self.config.num_queries)
             proposals = DETROutputs(cells.logits[None], cells.anchors.sigmoid()[None], sides)
             return Queries(best.content, best.anchors.detach(), None), proposals
         anchors = self.anchors.expand(memory.shape[0], -1, -1)

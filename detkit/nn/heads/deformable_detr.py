@@ -23,7 +23,7 @@ from detkit.nn.deformable import (
     moved,
 )
 from detkit.nn.heads.class_rows import rows
-from detkit.nn.heads.proposing import CellProposer
+from detkit.nn.heads.proposing import CellProposer, best_of
 from detkit.nn.heads.set_head import (
     DETROutputs,
     PredictionGroup,
@@ -111,8 +111,8 @@ class DeformableDETRHead(SetHead[ProposingOutputs]):
 
     def _propose(self, memory: Tensor, levels: Levels, sides: Tensor) -> tuple[DETROutputs, Tensor, Tensor, Tensor]:
         """The predictions of all cells, and of the Q best boxes, position embeddings and content of queries."""
-        cells = self.proposer(memory, levels)
-        best = cells.best(cells.logits[..., 0], self.config.num_queries)  # class 0 stands for any object
+        cells = self.proposer.locate(self.proposer(memory, levels))
+        best = best_of(cells, cells.logits[..., 0], self.config.num_queries)  # class 0 stands for any object
         positions = best.anchors.detach().sigmoid()
         width = self.config.transformer.width
         embedding = sine_embedding(positions, 2 * width, self.config.temperature).to(memory.dtype)

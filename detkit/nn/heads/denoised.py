@@ -122,8 +122,7 @@ class DenoisedSetHead(SetHead[DenoisedOutputs]):
         """targets: in training, of which the denoising queries are made; None: there are none."""
         levels, sides = Levels.of(features, sizes, canvas), picture_sides(sizes)
         memory = self.encode(features, levels)
-        proposals = self.proposer(memory, levels)
-        best = proposals.best(proposals.logits.amax(dim=-1), self.config.num_queries)
+        best = self.proposer.likeliest(memory, levels, self.config.num_queries)
         queries, noised, count = Queries(self.content(best.content), best.anchors.detach(), None), None, 0
         if targets is not None and self.config.denoising:
             noised = noised_queries(self.config.denoising, SetTargets.of(targets, sides), self.num_classes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -179,10 +179,8 @@ class LWDETRHead(SetHead[LWDETROutputs]):
     def _propose(self, memory: Tensor, levels: Levels, sides: Tensor) -> tuple[DETROutputs, Tensor, Tensor]:
         """The proposals, and content `[B, G Q, W]` and boxes `[B, G Q, 4]` of the queries."""
         groups = self.config.groups if self.training else 1
-        best = []
-        for proposer in self.proposers[:groups]:
-            cells = proposer(memory, levels)
-            best.append(cells.best(cells.logits.amax(dim=-1), self.config.num_queries))
+        proposers = cast("Sequence[CellProposer]", self.proposers)[:groups]
+        best = [proposer.likeliest(memory, levels, self.config.num_queries) for proposer in proposers]
         logits = torch.stack([proposals.logits for proposals in best])
         anchors = torch.stack([proposals.anchors for proposals in best])
         count = anchors.shape[2]

@@ -7,7 +7,7 @@ Anchors are cxcywh in parts of the picture's sides, before the sigmoid.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,20 @@ from detkit.ops.boxes import at_least_float32
 BORDER = 0.01  # cells whose starting box comes nearer to the border of the picture, or is larger, propose nothing
 
 
+class Cells(NamedTuple):
+    """
+    logits     `[B, S, K]`
+    content    `[B, S, D]`
+    boxes      `[B, S, 4]`, where each starts
+    proposing  bool `[B, S, 1]`, whether a cell does
+    """
+
+    logits: Tensor
+    content: Tensor
+    boxes: Tensor
+    proposing: Tensor
+
+
 class Proposals(NamedTuple):
     """
     logits   `[B, S, K]`
@@ -32,11 +46,15 @@ class Proposals(NamedTuple):
     anchors: Tensor
     content: Tensor
 
-    def best(self, scores: Tensor, count: int) -> Proposals:
-        """The `count` cells of the highest scores `[B, S]`, highest first; all of them if there are fewer."""
-        chosen = scores.detach().topk(min(count, scores.shape[1]), dim=1).indices[..., None]
-        # `take_along_dim` would do without `expand`, but an export with it is of one batch size only.
-        return Proposals(*(part.gather(1, chosen.expand(-1, -1, part.shape[2])) for part in self))
+
+CellsT = TypeVar("CellsT", Cells, Proposals)
+
+
+def best_of(cells: CellsT, scores: Tensor, count: int) -> CellsT:
+    """The `count` cells of the highest scores `[B, S]`, highest first; all of them if there are fewer."""
+    chosen = scores.detach().topk(min(count, scores.shape[1]), dim=1).indices[..., None]
+    # `take_along_dim` would do without `expand`, but an export with it is of one batch size only.
+    return type(cells)(*(part.gather(1, chosen.expand(-1, -1, part.shape[2])) for part in cells))
 
 
 class CellProposer(nn.Module):
@@ -50,13 +68,22 @@ class CellProposer(nn.Module):
         self.classifier = classifier_with_prior(width, num_classes, class_prior)
         self.regressor = zero_output(MLP(width, width, width, 4, act=act))
 
-    def forward(self, memory: Tensor, levels: Levels) -> Proposals:
+    def forward(self, memory: Tensor, levels: Levels) -> Cells:
         """memory `[B, S, D]`"""
         boxes = self.starting_boxes(levels)
         proposing = ((boxes > BORDER) & (boxes < 1 - BORDER)).all(dim=-1, keepdim=True) & ~levels.padding[..., None]
         content = self.content(memory.masked_fill(~proposing, 0.0))
-        anchors = self.anchors(boxes, proposing, at_least_float32(self.regressor(content)))
-        return Proposals(self.classifier(content), anchors, content)
+        return Cells(self.classifier(content), content, boxes, proposing)
+
+    def locate(self, cells: Cells) -> Proposals:
+        """With the boxes that these cells predict."""
+        anchors = self.anchors(cells.boxes, cells.proposing, at_least_float32(self.regressor(cells.content)))
+        return Proposals(cells.logits, anchors, cells.content)
+
+    def likeliest(self, memory: Tensor, levels: Levels, count: int) -> Proposals:
+        """The `count` cells whose likeliest class scores highest; the boxes of others are not computed."""
+        cells = self.forward(memory, levels)
+        return self.locate(best_of(cells, cells.logits.amax(dim=-1), count))
 
     def anchors(self, boxes: Tensor, proposing: Tensor, move: Tensor) -> Tensor:
         """`[B, S, 4]`, from the starting boxes; proposing bool `[B, S, 1]`: whether a cell does."""

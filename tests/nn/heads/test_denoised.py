@@ -73,7 +73,7 @@ def test_queries_start_at_the_likeliest_cells_with_a_content_of_their_own() -> N
     head.decoder[0].register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     outputs = run(head, None)
     memory = head.encode(features(), Levels.of(features(), SIZES, CANVAS))
-    proposals = head.proposer(memory, Levels.of(features(), SIZES, CANVAS))
+    proposals = head.proposer.locate(head.proposer(memory, Levels.of(features(), SIZES, CANVAS)))
     best = proposals.logits.amax(dim=2).argsort(dim=1, descending=True)[:, :6]
     expected = proposals.anchors.sigmoid().take_along_dim(best[..., None], 1)
     torch.testing.assert_close(outputs.proposals.boxes[0], expected)
