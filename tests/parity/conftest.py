@@ -1,7 +1,7 @@
 """The ledger: each comparison with a reference and the largest difference in it; printed after the tests.
 
 Every comparison is made twice: with the detector as it is built, and as the tools run it, with faster modules, compiled
-kernels and, whatever the processor, the convolutions for one with AVX2 alone.
+kernels and, whatever the processor, the convolutions and products for AMD's with AVX-512.
 """
 
 from collections.abc import Callable, Iterator

@@ -34,6 +34,7 @@ FORMS = {  # fields of the configuration of transformers
     "D-FINE, narrow B0": {"encoder_hidden_dim": 64, "depth_mult": 0.34, "hidden_expansion": 0.5},
     "D-FINE, wider neck, scale 8": {"encoder_hidden_dim": 96, "reg_scale": 8.0},
 }
+SEEDS = {"D-FINE, narrow B0": 4}  # 0 has an activation so near zero that rounding decides whether it has a gradient
 REFERENCE = "transformers DFineForObjectDetection"
 Pair = tuple[str, Any, Any]
 
@@ -108,7 +109,7 @@ def reference_of(fields: dict[str, Any]) -> Any:
 )
 def pair(request: pytest.FixtureRequest, as_run: AsRun) -> Pair:
     pytest.importorskip("timm")
-    torch.manual_seed(0)
+    torch.manual_seed(SEEDS.get(request.param, 0))
     reference = reference_of(FORMS[request.param])
     detector = build_d_fine(hf_config(reference.config.to_dict()), CATEGORIES)
     detector.load_state_dict(convert_keys(reference.state_dict()))
