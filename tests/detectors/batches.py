@@ -34,6 +34,25 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
     """The configuration with random weights, the same levels of a small input, few layers and narrow ones."""
     tree = published_config(path).model_dump(mode="json")
     model = tree["model"]
+    _shrink_input(model, short_side)
+    match model["name"]:
+        case "rcnn":  # every region passes the network
+            model["roi"] |= {"crop_size": 32, "context": 2, "batch_size_per_image": 8}
+        case "diffusiondet":  # every box is pooled and has its own convolutions in each layer
+            model["head"] |= {"num_boxes": 50, "layers": 2}
+            model["head"]["layer"] |= {"dynamic_width": 16, "feedforward": 256}
+        case "lw_detr":
+            _narrow_lw_detr(model)
+    if model["name"].endswith("rcnn"):
+        _narrow_heads(model)
+    elif "transformer" in model.get("head", {}):
+        _narrow_transformer(model["head"])
+    if model["name"] != "cascade_rcnn":  # whose three random classifiers must agree on something
+        _shrink_backbone(model["backbone"])
+    return parse_config(tree, RunConfig)
+
+
+def _shrink_input(model: dict[str, Any], short_side: int) -> None:
     resize = model["input"]["resize"]
     if resize["name"] in ("short_side", "letterbox"):
         resize |= {"size": short_side, "train_sizes": ()}
@@ -49,19 +68,6 @@ def cheap_config(path: Path, short_side: int = 64) -> RunConfig:
         case "yolov1":
             resize |= {"size": 128}
             model["head"] |= {"grid": 128 // model["backbone"]["strides"][0]}
-        case "rcnn":  # every region passes the network
-            model["roi"] |= {"crop_size": 32, "context": 2, "batch_size_per_image": 8}
-        case "diffusiondet":  # every box is pooled and has its own convolutions in each layer
-            model["head"] |= {"num_boxes": 50, "layers": 2}
-            model["head"]["layer"] |= {"dynamic_width": 16, "feedforward": 256}
-    if model["name"].endswith("rcnn"):
-        _narrow_heads(model)
-    if "transformer" in model.get("head", {}):
-        _narrow_transformer(model["head"])
-    if model["name"] == "lw_detr":
-        _narrow_lw_detr(model)
-    _shrink_backbone(model["backbone"])
-    return parse_config(tree, RunConfig)
 
 
 def _shrink_backbone(backbone: dict[str, Any]) -> None:

@@ -51,7 +51,10 @@ def write_run(model: dict[str, Any], path: Path) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "suffix"), [*((name, ".onnx") for name in MODELS), ("yolox", ".pt2")])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [*((name, ".onnx") for name in MODELS), pytest.param("yolox", ".pt2", marks=pytest.mark.slow)],
+)
 def test_a_file_does_what_the_detector_does(name: str, suffix: str, tmp_path: Path) -> None:
     source, file = write_run(MODELS[name], tmp_path / "model.pt"), tmp_path / f"model{suffix}"
     before = source.read_bytes()

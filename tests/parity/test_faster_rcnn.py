@@ -49,8 +49,9 @@ COUNTS = {4: "four losses", 5: "five losses"}
 HALF = 1e-4  # a probability this near to one half may become a pixel or not
 
 
-# Its parts are those of Mask R-CNN's version 2; `make parity` compares it too.
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name == "fasterrcnn_resnet50_fpn_v2")) for name in MODELS]
+# Their parts are those of the others; `make parity` compares them too.
+PARTS = ("fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn")
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in PARTS)) for name in MODELS]
 
 
 @pytest.fixture(scope="module", params=EVERY)
@@ -63,7 +64,7 @@ def pair(request: pytest.FixtureRequest, as_run: AsRun) -> tuple[str, FasterRCNN
     build = detection.__dict__[name]
     # the reference normalises pixels of 0-255 too, so that both see the same input to the last bit
     pixels = {"image_mean": config.input.mean, "image_std": config.input.std}
-    few = FEW if "v2" in name or config.columns else {}
+    few = FEW if "resnet" in name else {}
     options = {public: value for public, (_, value) in few.items()}
     if config.columns:
         options["num_classes"] = OUTPUTS  # of keypoints torchvision has one class
