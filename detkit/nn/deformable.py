@@ -75,7 +75,7 @@ class Levels:
         parts = torch.split(self.padding, [height * width for height, width in self.sizes], dim=1)
         return [part.reshape(-1, *size) for part, size in zip(parts, self.sizes, strict=True)]
 
-    def clear(self, values: Tensor) -> Tensor:
+    def blank_padding(self, values: Tensor) -> Tensor:
         """Values `[B, S, D]`, 0 in padding."""
         # On a CPU it takes less time to see that there is none; on a GPU that would wait for what it has still to do.
         if values.device.type == "cpu" and not is_traced() and not self.padding.any():
@@ -142,7 +142,7 @@ class DeformableAttention(nn.Module):
         memory     `[B, S, D]`
         """
         batch, queries, width = query.shape
-        values = levels.clear(self.value(memory)).view(batch, -1, self.heads, width // self.heads)
+        values = levels.blank_padding(self.value(memory)).view(batch, -1, self.heads, width // self.heads)
         offsets = self.offsets(query).view(batch, queries, self.heads, -1, 2)
         weights = self.weights(query).view(batch, queries, self.heads, -1).softmax(dim=-1)
         # ONNX has no repeat_interleave of a known size, so the level of each point is an index.
