@@ -73,7 +73,7 @@ def pair(request: pytest.FixtureRequest, as_run: AsRun) -> Iterator[Pair]:
     pytest.importorskip("timm")
     deim = request.param == "DEIM"
     with authors_code("DETKIT_DEIM" if deim else "DETKIT_DFINE") as authors:
-        torch.manual_seed(0)
+        torch.manual_seed(1)  # with 0 rounding decides about the gradient of an activation near zero
         reference = Reference(authors, deim)
         enliven(reference)
         own_class = authors.criterion.DEIMCriterion if deim else authors.criterion.DFINECriterion
