@@ -1,4 +1,5 @@
-"""Replaces modules of a network by faster ones: convolutions, and containers in which a norm follows a convolution.
+"""Replaces modules of a network by faster ones: convolutions, linear layers, and containers in which a norm follows a
+convolution.
 
 A replacement is an object of a subclass with the parameters, buffers, children and settings of the module in whose
 place it stands, so that names, state dicts and `isinstance` stay the same. Only modules of exactly the classes listed
