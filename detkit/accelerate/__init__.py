@@ -1,4 +1,4 @@
-"""What only changes time on a CPU: compiled kernels, faster convolutions and products, folded norms, memory and threads.
+"""What only changes time on a CPU: compiled kernels, faster convolutions and products, folded norms, memory, threads.
 
 Nothing here changes a result by more than rounding, and without this folder detkit gives the same. Ops find their
 kernels through `detkit.ops.dispatch`. The two functions here are for programs, such as detkit's own tools; this file
