@@ -17,7 +17,7 @@ from detkit.accelerate import processor
 from detkit.ops.dispatch import are_plain
 
 MIN_MULTIPLICATIONS = 1 << 18  # fewer take so little time that starting them counts
-PART = 1024  # rows; oneDNN's product needs a transposed copy of them, which then is still in the cache
+MIN_PART = 1024  # rows; oneDNN's product needs a transposed copy of them, which then is still in the cache
 
 
 class FastLinear(nn.Linear):
@@ -90,8 +90,9 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = multiply(slopes, weight.t()).view(rows.shape).movedim(-1, ctx.channels)
         if ctx.needs_input_grad[1]:
-            parts = zip(torch.split(slopes, PART), torch.split(_flat(rows), PART), strict=True)
-            grad_weight = reduce(Tensor.add, (multiply(slope.t(), row.t()) for slope, row in parts))
+            part = max(MIN_PART, x.shape[ctx.channels])  # with fewer, the sum of the parts would cost more than a copy
+            parts = zip(torch.split(slopes, part), torch.split(_flat(rows), part), strict=True)
+            grad_weight = reduce(Tensor.add_, (multiply(slope.t(), row.t()) for slope, row in parts))
         if ctx.needs_input_grad[2]:
             grad_bias = slopes.sum(dim=0)
         return grad_x, grad_weight, grad_bias, None
