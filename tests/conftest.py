@@ -27,10 +27,8 @@ def shared_data() -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of tests stay in memory until the end. An export makes many small objects, and looking through those of
-    all tests at every collection of garbage takes a fifth of its time."""
+    """Thousands of tests stay in memory until the end: collections of garbage need not look through them."""
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
