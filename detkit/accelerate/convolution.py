@@ -1,4 +1,4 @@
-"""Convolutions that are faster than torch's: of one pixel, and on some processors than oneDNN's.
+"""Convolutions that are faster than torch's: of one pixel, and on some processors of 1 x 1 and larger ones.
 
 Where a faster form is used was decided by measurements with torch 2.14 and its oneDNN on two Zen 3 cores (AVX2), and on
 two AMD cores with AVX-512, where inference and training of SSD300 and of Faster R-CNN R50-FPN took 1.35 to 1.44 times

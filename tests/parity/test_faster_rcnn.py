@@ -49,7 +49,7 @@ COUNTS = {4: "four losses", 5: "five losses"}
 HALF = 1e-4  # a probability this near to one half may become a pixel or not
 
 
-# Their parts are those of the others; `make parity` compares them too.
+# Their parts are those of the others, but for masks without norms; `make parity` compares them too.
 PARTS = ("fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn")
 EVERY = [pytest.param(name, marks=[pytest.mark.slow] * (name in PARTS)) for name in MODELS]
 
