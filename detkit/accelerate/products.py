@@ -1,7 +1,7 @@
 """Linear layers by oneDNN, which on AMD's processors with AVX-512 takes half the time of the library that torch uses.
 
 Measured with torch 2.14 on a core of Zen 5: MKL, which uses only AVX2 there, reaches 80 to 108 GFLOP/s; oneDNN 180 to
-240, and for the gradient of the weights 150 to 230. Results differ by rounding.
+240, and for the gradient of the weights 150 to 210. Results differ by rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detkit.accelerate import processor
 from detkit.ops.dispatch import are_plain
 
 MIN_MULTIPLICATIONS = 1 << 18  # fewer take so little time that starting them counts
-MIN_PART = 1024  # rows; oneDNN's product needs a transposed copy of them, which then is still in the cache
+PART = 4096  # rows that the gradient of the weights takes at once; oneDNN needs a copy of them
 
 
 class FastLinear(nn.Linear):
@@ -83,16 +83,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        # the gradient will have a gradient, which torch's operations have
-        multiply = F.linear if torch.is_grad_enabled() else _multiply
+        again = torch.is_grad_enabled()  # the gradient will have a gradient, which torch's operations have
         rows, slopes = x.movedim(ctx.channels, -1), _flat(grad_output.movedim(ctx.channels, -1))
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = multiply(slopes, weight.t()).view(rows.shape).movedim(-1, ctx.channels)
+            grad_x = (F.linear if again else _multiply)(slopes, weight.t()).view(rows.shape).movedim(-1, ctx.channels)
         if ctx.needs_input_grad[1]:
-            part = max(MIN_PART, x.shape[ctx.channels])  # with fewer, the sum of the parts would cost more than a copy
-            parts = zip(torch.split(slopes, part), torch.split(_flat(rows), part), strict=True)
-            grad_weight = reduce(Tensor.add_, (multiply(slope.t(), row.t()) for slope, row in parts))
+            grad_weight = slopes.t() @ _flat(rows) if again else _gradient_of_weight(slopes, _flat(rows), weight)
         if ctx.needs_input_grad[2]:
             grad_bias = slopes.sum(dim=0)
         return grad_x, grad_weight, grad_bias, None
@@ -108,11 +105,20 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
+def _gradient_of_weight(slopes: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """`[K, C]`; slopes `[N, K]`, rows `[N, C]`."""
+    parts = zip(torch.split(slopes, PART), torch.split(rows, PART), strict=True)
+    multiply = torch.ops.aten.mkldnn_linear_backward_weights
+    gradients = (multiply(*(part.to_mkldnn() for part in pair), weight, False)[0] for pair in parts)
+    return reduce(Tensor.add_, gradients)
+
+
 @cache
 def _oneDNN_multiplies() -> bool:
-    """Whether torch offers oneDNN's product, which is not documented."""
+    """Whether torch offers oneDNN's products, which are not documented."""
     x, weight, bias = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
     try:
-        return bool((_multiply(x, weight, bias) == 4).all())
+        y = _multiply(x, weight, bias)
+        return bool((y == 4).all() and (_gradient_of_weight(y, x, weight) == 8).all())
     except (AttributeError, RuntimeError, TypeError):
         return False
