@@ -6,6 +6,7 @@ Measured with torch 2.14 on a core of Zen 5: MKL, which uses only AVX2 there, re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache, reduce
 from typing import Any
 
@@ -109,7 +110,7 @@ def _gradient_of_weight(slopes: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
     """`[K, C]`; slopes `[N, K]`, rows `[N, C]`."""
     parts = zip(torch.split(slopes, PART), torch.split(rows, PART), strict=True)
     multiply = torch.ops.aten.mkldnn_linear_backward_weights
-    gradients = (multiply(*(part.to_mkldnn() for part in pair), weight, False)[0] for pair in parts)
+    gradients: Iterator[Tensor] = (multiply(a.to_mkldnn(), b.to_mkldnn(), weight, False)[0] for a, b in parts)
     return reduce(Tensor.add_, gradients)
 
 
