@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from detkit.config import Config, UserError
 from detkit.engine.parts import check_parts, is_in
@@ -79,11 +79,23 @@ def build_optimizer(config: OptimizerConfig, detector: nn.Module) -> torch.optim
     ]
     match config:
         case SGDConfig():
-            return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+            return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
         case AdamWConfig():
-            return torch.optim.AdamW(params, lr=config.lr, betas=config.betas)
+            return torch.optim.AdamW(params, lr=config.lr, betas=config.betas, fused=True)
         case RMSpropConfig():
             return torch.optim.RMSprop(params, lr=config.lr, alpha=config.alpha, momentum=config.momentum)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads what `optimizer.state_dict()` gave, each tensor in the memory format that its parameter has now.
+
+    That may be another one than it had, and a fused optimizer computes with the numbers as they lie in memory.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, tensors in optimizer.state.items():
+        for name, tensor in tensors.items():
+            if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                tensors[name] = torch.empty_like(parameter).copy_(tensor)
 
 
 def state_per_parameter(config: OptimizerConfig) -> int:

@@ -40,7 +40,7 @@ from detkit.engine.header import describe_run
 from detkit.engine.initialise import initialise, without_public_weights
 from detkit.engine.loaders import evaluation_loader, training_loader
 from detkit.engine.log import RECORDS, RunLog, read_records
-from detkit.engine.optim import build_optimizer, set_lr
+from detkit.engine.optim import build_optimizer, load_state, set_lr
 from detkit.engine.prediction.interrupts import Stopped
 from detkit.engine.proposal_search import proposals_for
 from detkit.engine.random_state import random_state, seed_epoch
@@ -182,7 +182,7 @@ class Run:
         """Loads the last checkpoint of the folder."""
         state = load_training_state(self.folder, self.detector.categories, self.settings.train.epochs)
         load_weights(self.detector, state["trained"], self.folder / LAST)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             load_weights(self.ema.detector, state["model"], self.folder / LAST)

@@ -38,7 +38,7 @@ def overfit(
         dataset, detector, batch_size=pictures, workers=0, proposals=proposals, with_targets=True
     )
     (batch,) = loader
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=lr, fused=True)
     detector.train()
     for _ in range(steps):
         losses = detector.criterion(detector(batch), batch.targets)

@@ -118,7 +118,7 @@ def test_moving_squares_are_learned_by_heart() -> None:
     detector = tiny().train()
     batch = moving_squares(detector)
     assert batch.targets is not None
-    optimizer = torch.optim.AdamW(detector.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(detector.parameters(), 2e-3, fused=True)
     for _ in range(80):
         loss = torch.stack(list(detector.criterion(detector(batch), batch.targets).values())).sum()
         optimizer.zero_grad()

@@ -143,7 +143,7 @@ def test_the_head_learns_behind_another_trunk_and_any_neck(neck: object, num_lev
     input_config = SSDInputConfig(resize=StretchConfig(size=128), std=(58, 57, 57))
     detector = build_ssd(SSDConfig(backbone=RESNET, neck=neck, head=head, input=input_config), VOC).train()
     batch = make_batch(detector, [3, 0])
-    optimizer = torch.optim.AdamW(detector.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(detector.parameters(), 1e-3, fused=True)
     history = []
     for _ in range(8):
         assert batch.targets

@@ -1,11 +1,14 @@
 """Parameter groups, and the rate the schedule gives them."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from detkit.config import ConfigError, UserError, parse_config
-from detkit.engine.optim import AdamWConfig, RMSpropConfig, SGDConfig, build_optimizer, set_lr
+from detkit.engine.optim import AdamWConfig, RMSpropConfig, SGDConfig, build_optimizer, load_state, set_lr
 from detkit.engine.settings import TrainConfig
 
 
@@ -128,6 +131,29 @@ def test_settings_reach_the_optimizer() -> None:
     rmsprop = build_optimizer(RMSpropConfig(lr=0.1, alpha=0.8, momentum=0.7), Small())
     assert isinstance(rmsprop, torch.optim.RMSprop)
     assert (rmsprop.defaults["alpha"], rmsprop.defaults["momentum"]) == (0.8, 0.7)
+
+
+@pytest.mark.parametrize("config", [SGDConfig(lr=0.1, momentum=0.9), AdamWConfig(lr=0.1)], ids=["sgd", "adamw"])
+def test_what_it_remembers_survives_another_memory_format(config: SGDConfig | AdamWConfig) -> None:
+    """As where a run goes on on a machine on which convolutions are computed in another one."""
+    generator = torch.Generator().manual_seed(0)
+    weight, *gradients = torch.randn(3, 4, 5, 3, 3, generator=generator)
+    weights = []
+    for later in (torch.contiguous_format, torch.channels_last):
+        conv = nn.Conv2d(5, 4, 3, bias=False)
+        conv.weight.data = weight.clone()
+        optimizer = build_optimizer(config, conv)
+        conv.weight.grad = gradients[0].clone()
+        optimizer.step()
+        state = copy.deepcopy(optimizer.state_dict())
+        conv.to(memory_format=later)
+        optimizer = build_optimizer(config, conv)
+        load_state(optimizer, state)
+        conv.weight.grad = gradients[1].contiguous(memory_format=later)
+        optimizer.step()
+        weights.append(conv.weight.detach())
+    assert not weights[1].is_contiguous()
+    assert_close(weights[1], weights[0])
 
 
 def test_two_steps_of_rmsprop_by_hand() -> None:
