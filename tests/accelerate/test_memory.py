@@ -47,7 +47,7 @@ def grown(folder: Path, steps: int) -> dict[str, float]:
             seen.append([held(os.getpid()), *map(held, workers)])
 
     epochs = steps * BATCH // PICTURES
-    small = ("model.input.resize.size=32", "model.input.resize.max_size=48")
+    small = ("model.backbone={name: csp_darknet, width: 0.125, strides: [16, 32]}", "model.input.resize.size=32")
     changes = (f"train.epochs={epochs}", f"train.batch_size={BATCH}", f"train.eval_every={epochs}", "loader.workers=2")
     augment = ("augment=[flip, {name: hsv}, {name: scale_jitter, scale: [0.7, 1.4]}]",)
     (folder / "run").mkdir()
