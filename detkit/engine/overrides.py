@@ -6,6 +6,7 @@ Which fields those are stands in `at_test` of each `Config`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import create_model
@@ -34,9 +35,8 @@ def change_model(model: ModelT, overrides: Sequence[str], source: object) -> Mod
     if not overrides:
         return model
     tree = override({"model": model.model_dump(mode="json")}, overrides)
-    schema = create_model("Changed", __base__=Config, model=(type(model), ...))
     try:
-        parsed: Any = parse_config(tree, schema, where=" ".join(f"--set {item}" for item in overrides))
+        parsed: Any = parse_config(tree, _schema_of(type(model)), where=" ".join(f"--set {item}" for item in overrides))
     except ConfigError as error:
         raise ConfigError(f"{error}\n  {_what_can(model)}") from error
     changed: ModelT = parsed.model
@@ -47,6 +47,12 @@ def change_model(model: ModelT, overrides: Sequence[str], source: object) -> Mod
                 f"{_what_can(model)}"
             )
     return changed
+
+
+@cache
+def _schema_of(model: type[Config]) -> type[Config]:
+    """Of `{model: ...}`, whose messages name the setting as the user does."""
+    return create_model("Changed", __base__=Config, model=(model, ...))
 
 
 def check_settings(settings: Config, overrides: Sequence[str], sections: Sequence[str]) -> None:

@@ -74,7 +74,7 @@ def check_training(detector: Detector, losses: dict[str, Tensor]) -> None:
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, f"{name}: no gradient"
-            assert torch.isfinite(parameter.grad).all(), f"{name}: gradient is not finite"
+            assert parameter.grad.norm().isfinite(), f"{name}: gradient is not finite"
         else:
             assert parameter.grad is None, f"{name}: frozen, but has a gradient"
 
@@ -84,7 +84,7 @@ def test_it_trains_on_images_with_and_without_objects(case: tuple[RunConfig, Det
     losses = train_once(detector, make_batch(detector, [3, 0]))
     check_training(detector, losses)
     assert sum(losses.values()) > 0
-    moved = [p.grad.abs().sum() > 0 for p in detector.parameters() if p.grad is not None]
+    moved = [p.grad.norm() > 0 for p in detector.parameters() if p.grad is not None]
     assert sum(moved) / len(moved) > 0.5, "most weights should feel the objects"  # SSD's free levels have none to feel
 
 
@@ -184,8 +184,10 @@ def test_its_core_is_exported(case: tuple[RunConfig, Detector]) -> None:
 @torch.inference_mode()
 def test_state_dict_round_trip(case: tuple[RunConfig, Detector]) -> None:
     config, detector = case
-    torch.manual_seed(1)
-    other = build_detector(config.model, detector.categories).eval()
+    with pytest.MonkeyPatch.context() as patch:  # to draw numbers takes longer than all else here
+        for draw in ("normal_", "uniform_"):
+            patch.setattr(Tensor, draw, lambda tensor, *args, **options: tensor.fill_(0.01))
+        other = build_detector(config.model, detector.categories).eval()
     batch = make_batch(detector, [3], targets=False)
     expected = tensors_of(detector.eval()(batch))
     assert any(
