@@ -88,7 +88,8 @@ def multilevel_roi_align(
             for level, stride, indices in zip(features, strides, rows, strict=True)
         ]
     )
-    return pooled.new_empty(rois.shape[0], *pooled.shape[1:]).index_copy_(0, torch.cat(rows), pooled)
+    # `index_copy_` would keep `pooled` for its gradient.
+    return pooled.new_empty(rois.shape[0], *pooled.shape[1:]).index_put_((torch.cat(rows),), pooled)
 
 
 def _rows_of_levels(levels: Tensor, num_levels: int) -> list[Tensor]:
