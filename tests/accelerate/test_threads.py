@@ -48,7 +48,7 @@ def test_without_control_groups(tmp_path: Path) -> None:
 
 
 def environment_of(code: str, **settings: str) -> dict[str, str]:
-    """OMP_NUM_THREADS and the wait policy after `prepare_process`, and the threads of torch."""
+    """OMP_NUM_THREADS and the spin count after `prepare_process`, and the threads of torch."""
     program = (
         f"{code}\nfrom detkit.engine.speed import prepare_process; prepare_process()\n"
         "import os, torch\n"
@@ -63,17 +63,25 @@ def environment_of(code: str, **settings: str) -> dict[str, str]:
 
 def test_torch_starts_no_more_threads_than_the_quota_allows() -> None:
     quota = "import detkit.accelerate.threads as threads; threads._quotas = lambda *_: [1.9]"
-    assert environment_of(quota)["torch"] == "1"
+    quota_and_neighbour = f"{quota}; threads._neighbours = lambda: 0.5"
+    assert environment_of(quota_and_neighbour) == {"threads": "1", "spin": "1000", "torch": "1"}
     assert environment_of("")["threads"] == "None", "without a quota torch counts by itself"
     assert environment_of(quota, OMP_NUM_THREADS="2")["torch"] == "2", "the user's own number"
 
 
-@pytest.mark.parametrize(("used", "spin"), [(0.0, "None"), (0.1, "None"), (0.5, "1000")])
-def test_idle_threads_spin_less_beside_a_neighbour(used: float, spin: str) -> None:
-    neighbour = f"import detkit.accelerate.threads as threads; threads._neighbours = lambda: {used}"
-    assert environment_of(neighbour)["spin"] == spin
-    assert environment_of(neighbour, GOMP_SPINCOUNT="77")["spin"] == "77", "the user's own number"
-    assert environment_of(neighbour, OMP_WAIT_POLICY="active")["spin"] == "None", "the user's own policy"
+@pytest.mark.parametrize(("used", "spin"), [(0.0, None), (0.1, None), (0.5, "1000")])
+def test_idle_threads_spin_less_beside_a_neighbour(
+    used: float, spin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "_neighbours", lambda: used)
+    assert threads.settings().get("GOMP_SPINCOUNT") == spin
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    assert "GOMP_SPINCOUNT" not in threads.settings(), "the user's own number"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert "GOMP_SPINCOUNT" not in threads.settings(), "the user's own policy"
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs /proc/stat")
