@@ -13,7 +13,7 @@ from detkit.weights.torchvision import CONFIGS, convert_keys
 from tests.parity.batches import in_order_of
 from tests.parity.conftest import KINKS, TOOLS, AsRun, Ledger
 
-OBJECTS = [0, 1, 12]
+OBJECTS = [0, 12]
 CATEGORIES = Categories.of_names([f"class {i}" for i in range(90)])
 MODELS = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}
 
@@ -103,7 +103,7 @@ def test_losses_and_gradients(pair: tuple[str, SSD, nn.Module], compare: Ledger,
     batch = make_batch(MODELS[name])
     for model in (detector, reference):
         model.train()
-        for norm in model.modules():  # three images on a map of 1 x 1 have no statistics worth the name
+        for norm in model.modules():  # two images on a map of 1 x 1 have no statistics worth the name
             if isinstance(norm, nn.BatchNorm2d):
                 norm.eval()
     losses = detector.criterion(detector(batch), batch.targets)

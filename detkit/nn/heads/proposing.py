@@ -72,7 +72,7 @@ class CellProposer(nn.Module):
         """memory `[B, S, D]`"""
         boxes = self.starting_boxes(levels)
         proposing = ((boxes > BORDER) & (boxes < 1 - BORDER)).all(dim=-1, keepdim=True) & ~levels.padding[..., None]
-        content = self.content(memory.masked_fill(~proposing, 0.0))
+        content = self.content(torch.where(proposing, memory, 0.0))
         return Cells(self.classifier(content), content, boxes, proposing)
 
     def locate(self, cells: Cells) -> Proposals:
