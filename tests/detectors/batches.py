@@ -184,6 +184,7 @@ def enliven(detector: Detector) -> None:
 
     def scale(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         handles.pop(module).remove()
+        assert output.numel() > 1, "a layer that sees nothing, such as no region, would get weights that are nan"
         std = output.std()
         if std == 0:  # DETR's first layer attends to nothing yet
             return output
