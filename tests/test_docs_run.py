@@ -117,7 +117,7 @@ def test_python_runs(page: str, workplace: Path) -> None:
 def test_the_worked_example_of_a_new_detector(tmp_path: Path) -> None:
     """`docs/new_detector.diff` applies to a copy, and the detector trains, detects and learns there."""
     for name in ("detkit", "configs", "tests"):
-        # Files of compiled kernels come along; others of `__pycache__` may vanish meanwhile, as tests beside write them.
+        # The files of compiled kernels come along; others of `__pycache__` may vanish, as tests beside write them.
         shutil.copytree(docs.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc*", "*.tmp.*"))
     shutil.copy(docs.ROOT / "pyproject.toml", tmp_path)
     subprocess.run(["git", "apply", docs.ROOT / "docs/new_detector.diff"], cwd=tmp_path, check=True)
