@@ -54,7 +54,7 @@ class FastConv2d(nn.Conv2d):
             winograd: Tensor | None = attempt("convolution3x3", x, weight, bias)
             if winograd is not None:
                 return winograd
-        if torch.is_grad_enabled() and weight.requires_grad:
+        if processor.has_avx2_alone() and torch.is_grad_enabled() and weight.requires_grad:
             y = _Convolution.apply(x, weight, bias, self.stride, self.padding, self.dilation)
         else:
             y = self._conv_forward(x, weight, bias)
@@ -129,7 +129,8 @@ def _is_for_winograd(conv: nn.Conv2d, x: Tensor) -> bool:
 class _Convolution(torch.autograd.Function):
     """`conv2d` in channels_last, except for the gradient of the weight, which is computed in the contiguous format.
 
-    In channels_last that takes 1.6 to 5 times as long, so that copying input and gradient pays.
+    With AVX2 alone channels_last takes 1.6 to 5 times as long, so that copying input and gradient pays. On AMD's
+    processors with AVX-512 it takes 0.2 to 0.95 times as long, and 1.2 times from 512 to 1024 channels.
     """
 
     @staticmethod

@@ -32,6 +32,7 @@ X = torch.randn(1, 16, 20, 20, generator=torch.Generator().manual_seed(2))
 
 @pytest.fixture(autouse=True)
 def every_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "has_avx2_alone", lambda: True)
     monkeypatch.setattr(processor, "is_amd_with_avx512", lambda: True)
     assert dispatch.kernels() is not None
 

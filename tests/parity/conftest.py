@@ -31,7 +31,8 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
         if request.param == PLAIN:
             patch.setattr(dispatch, "kernels", lambda: None)
         else:
-            patch.setattr(processor, "is_amd_with_avx512", lambda: True)  # every fast path that there is
+            patch.setattr(processor, "has_avx2_alone", lambda: True)  # every fast path that there is
+            patch.setattr(processor, "is_amd_with_avx512", lambda: True)
         yield request.param
 
 
