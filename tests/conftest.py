@@ -9,7 +9,7 @@ import pytest
 
 from detkit.accelerate.memory import keep_memory
 
-keep_memory()  # as detkit's tools do, which saves a tenth of the time
+keep_memory()  # as detkit's tools do; it saves a tenth of the time of the contract tests
 SHARED = Path(os.environ.get("DETKIT_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 

@@ -1,7 +1,7 @@
 """Linear layers by oneDNN, which on AMD's processors with AVX-512 takes half the time of the library that torch uses.
 
 Measured with torch 2.14 on a core of Zen 5: MKL, which uses only AVX2 there, reaches 80 to 108 GFLOP/s; oneDNN 180 to
-240, and for the gradient of the weights 150 to 210. Results differ by rounding.
+240, and for the gradient of the weights 90 to 210. Results differ by rounding.
 """
 
 from __future__ import annotations
@@ -83,13 +83,15 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # the gradient will have a gradient, which torch's operations have
+        create_graph = torch.is_grad_enabled()  # the gradient will have a gradient, which torch's operations have
         rows, slopes = x.movedim(ctx.channels, -1), _flat(grad_output.movedim(ctx.channels, -1))
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            grad_x = (F.linear if again else _multiply)(slopes, weight.t()).view(rows.shape).movedim(-1, ctx.channels)
+            multiply = F.linear if create_graph else _multiply
+            grad_x = multiply(slopes, weight.t()).view(rows.shape).movedim(-1, ctx.channels)
         if ctx.needs_input_grad[1]:
-            grad_weight = slopes.t() @ _flat(rows) if again else _gradient_of_weight(slopes, _flat(rows), weight)
+            flat = _flat(rows)
+            grad_weight = slopes.t() @ flat if create_graph else _gradient_of_weight(slopes, flat, weight)
         if ctx.needs_input_grad[2]:
             grad_bias = slopes.sum(dim=0)
         return grad_x, grad_weight, grad_bias, None
