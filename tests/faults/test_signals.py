@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -42,7 +41,10 @@ STAGES: dict[str, Stage] = {
 
 
 def send(number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process gets the signal in the middle of a call, and before it the workers of its loader."""
+    """This process gets the signal in the middle of a call, and before it the workers of its loader.
+
+    They get it from another process, as from a scheduler: what this process sends to its workers ends them.
+    """
     where, name, call = stage
     original: Callable[..., Any] = getattr(where, name)
     calls = []
@@ -53,7 +55,7 @@ def send(number: signal.Signals, stage: Stage, monkeypatch: pytest.MonkeyPatch) 
             if name == "save":
                 arguments[1].write(b"the first part of an archive")
             for worker in multiprocessing.active_children():
-                os.kill(worker.pid or 0, number)
+                subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
             signal.raise_signal(number)
         return original(*arguments, **options)
 
@@ -117,7 +119,7 @@ def test_sigterm_outside_of_an_epoch_ends_at_once(
 def test_sigterm_with_random_gradients_accumulation_and_workers(config: Path, tmp_path: Path) -> None:
     """The random numbers of torch go on where they were, and no group of batches is cut."""
     tree = yaml.safe_load(config.read_text())
-    tree["train"] |= {"batch_size": 1, "accumulate": 2, "epochs": 1}
+    tree["train"] |= {"batch_size": 1, "accumulate": 4, "epochs": 1}
     tree["loader"] = {"workers": 1}
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(tree))
@@ -135,10 +137,10 @@ def test_sigterm_with_random_gradients_accumulation_and_workers(config: Path, tm
         patch.setattr(Run, "backward", noisy)
         assert cli.train([str(other), "--output", str(tmp_path / "straight")]) == 0
         with pytest.MonkeyPatch.context() as second:
-            send(signal.SIGTERM, (Run, "backward", 3), second)
+            send(signal.SIGTERM, (Run, "backward", 1), second)  # of three more batches, the loader has two
             assert cli.train([str(other), "--output", str(tmp_path / "run")]) == 143
         state = load_checkpoint(tmp_path / "run/last.pt")
-        assert (state["step"], state["batches"]) == (2, 4)
+        assert (state["step"], state["batches"]) == (1, 4)
         assert train_again(other, tmp_path / "run") == 0
     one, two = (load_checkpoint(tmp_path / name / "last.pt")["trained"] for name in ("run", "straight"))
     assert all(torch.equal(one[key], value) for key, value in two.items())
