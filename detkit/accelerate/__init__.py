@@ -1,4 +1,5 @@
-"""What only changes time on a CPU: compiled kernels, faster convolutions and products, folded norms, memory, threads.
+"""What only changes time on a CPU: compiled kernels, faster convolutions and products, folded norms, memory, threads,
+imports.
 
 Nothing here changes a result by more than rounding, and without this folder detkit gives the same. Ops find their
 kernels through `detkit.ops.dispatch`. The two functions here are for programs, such as detkit's own tools; this file
@@ -16,12 +17,17 @@ NetworkT = TypeVar("NetworkT", bound="nn.Module")
 
 
 def prepare_process() -> None:
-    """Sets up the threads and the memory of this process and of those it starts; call it before torch is imported."""
+    """Sets up the threads and the memory of this process and of those it starts, and faster imports of its own.
+
+    Call it before torch is imported.
+    """
+    from detkit.accelerate.imports import quicken_imports
     from detkit.accelerate.memory import keep_memory
     from detkit.accelerate.threads import set_up_threads
 
     set_up_threads()
     keep_memory()
+    quicken_imports()
 
 
 def accelerate(network: NetworkT, *, constant: bool = False) -> NetworkT:
