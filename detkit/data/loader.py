@@ -16,6 +16,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, TypeVar
@@ -219,11 +220,8 @@ class Loader(DataLoader[ItemT]):
             if self.num_workers and self._iterator is None:
                 # More locks than torch is about to make: it leaves a stack trace if it fails half way.
                 [multiprocessing.Lock() for _ in range(4 * (self.num_workers + 2))]
-            gc.freeze()  # a forked worker that collected this process's garbage could wait for threads that it has not
-            try:
+            with _forking():
                 items = super().__iter__()
-            finally:
-                gc.unfreeze()
         except OSError as error:  # no room for a semaphore in /dev/shm, no more processes or files
             raise UserError(
                 f"the workers of the loader cannot be started: {error.strerror}; {SHARED_MEMORY}"
@@ -271,6 +269,19 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
+@contextmanager
+def _forking() -> Iterator[None]:
+    """A block in which workers are forked. They start with SIGTERM blocked, in all their threads: see `_end_with`."""
+    gc.freeze()  # a worker that collected this process's garbage could wait for threads that it has not
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        gc.unfreeze()
+
+
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the training process ends its workers
     _end_with(os.getppid())
@@ -280,8 +291,9 @@ def _init_worker(_: int) -> None:
 
 def _end_with(training: int) -> None:
     """Only a SIGTERM of the process `training` ends this worker: a scheduler may send it to all, and the training then
-    still needs its workers to finish the step."""
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
+    still needs its workers to finish the step. Threads that torch starts in a process when it is forked block it too.
+    """
+    if not CAN_WAIT:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return
 
@@ -294,6 +306,7 @@ def _end_with(training: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+CAN_WAIT = hasattr(signal, "sigwaitinfo")  # for a signal, and know who sent it; not on macOS
 DEAD_WORKER = "DataLoader worker"  # how torch's messages of one begin
 LESS_MEMORY = "set loader.workers or train.batch_size lower"
 SHARED_MEMORY = "set loader.workers=0, or give the container more shared memory (docker run --shm-size=1g)"

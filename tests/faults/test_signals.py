@@ -118,6 +118,9 @@ def test_sigterm_outside_of_an_epoch_ends_at_once(
 
 def test_sigterm_with_random_gradients_accumulation_and_workers(config: Path, tmp_path: Path) -> None:
     """The random numbers of torch go on where they were, and no group of batches is cut."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # from now on, torch starts a thread in each process that is forked
+    torch.set_num_threads(threads)
     tree = yaml.safe_load(config.read_text())
     tree["train"] |= {"batch_size": 1, "accumulate": 4, "epochs": 1}
     tree["loader"] = {"workers": 1}
