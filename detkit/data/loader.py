@@ -271,18 +271,23 @@ def _unchanged(item: Any) -> Any:
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """A block in which workers are forked. They start with SIGTERM blocked, in all their threads: see `_end_with`."""
-    gc.freeze()  # a worker that collected this process's garbage could wait for threads that it has not
+    """A block in which workers are forked: without collections of garbage, and with SIGTERM blocked in all their
+    threads, until `_init_worker`."""
+    collects = gc.isenabled()
+    gc.disable()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else None
     try:
         yield
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        gc.unfreeze()
+        if collects:
+            gc.enable()
 
 
 def _init_worker(_: int) -> None:
+    gc.freeze()  # a worker that collected the garbage of the training could wait for threads that it has not
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the training process ends its workers
     _end_with(os.getppid())
     cv2.setNumThreads(0)  # a worker is one thread; more would compete with the other workers
