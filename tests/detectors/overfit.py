@@ -16,6 +16,11 @@ from detkit.engine.speed import accelerate
 from detkit.evaluation.build import build_evaluators
 
 
+def small_backbone(strides: Sequence[int]) -> str:
+    """The change of a configuration that makes a step cheap, whatever the detector."""
+    return f"model.backbone={{name: csp_darknet, width: 0.125, depth: 0.33, strides: {list(strides)}}}"
+
+
 def overfit(
     file: Path,
     root: Path,

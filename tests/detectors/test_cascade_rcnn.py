@@ -15,7 +15,7 @@ from detkit.nn.heads.cascade import CascadeConfig
 from detkit.nn.proposals.regions import Regions
 from detkit.structures import Categories
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch, published_config
-from tests.detectors.overfit import overfit
+from tests.detectors.overfit import overfit, small_backbone
 
 COCO = Categories.of_names([f"class {i}" for i in range(80)])
 THING = Categories.of_names(["thing"])
@@ -84,5 +84,5 @@ def test_rows_without_a_proposal_change_no_detection(monkeypatch: pytest.MonkeyP
 @pytest.mark.long
 def test_a_few_pictures_are_learned_by_heart(tmp_path: Path) -> None:
     changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
-    changes += ["model.roi.hidden=[256]", "model.rpn.post_nms_top_k_test=100"]
-    assert overfit(ROOT / "configs/cascade_rcnn.yaml", tmp_path, changes, pictures=3, steps=70) > 0.9
+    changes += ["model.roi.hidden=[256]", "model.rpn.post_nms_top_k_test=100", small_backbone((4, 8, 16))]
+    assert overfit(ROOT / "configs/cascade_rcnn.yaml", tmp_path, changes, pictures=3, steps=110, lr=2e-3) > 0.9

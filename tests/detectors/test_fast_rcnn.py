@@ -24,7 +24,7 @@ from detkit.nn.proposals.selective_search import SelectiveSearchConfig
 from detkit.nn.selection import images_of_rows
 from detkit.structures import Categories
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch
-from tests.detectors.overfit import overfit
+from tests.detectors.overfit import overfit, small_backbone
 
 ANIMALS = Categories.of_names(["cat", "dog"])
 
@@ -229,5 +229,5 @@ def test_parts_that_do_not_fit_are_refused(fields: dict[str, object], message: s
 @pytest.mark.long
 def test_it_overfits_three_pictures(tmp_path: Path) -> None:
     changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
-    changes += ["model.roi.hidden=[256]", "model.proposals.max_boxes=150"]
-    assert overfit(ROOT / "configs/fast_rcnn.yaml", tmp_path, changes, pictures=3, steps=50) > 0.9
+    changes += ["model.roi.hidden=[256]", "model.proposals.max_boxes=150", small_backbone((4, 8, 16))]
+    assert overfit(ROOT / "configs/fast_rcnn.yaml", tmp_path, changes, pictures=3, steps=80, lr=2e-3) > 0.9

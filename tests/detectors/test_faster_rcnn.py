@@ -20,7 +20,7 @@ from detkit.nn.proposals.regions import Regions
 from detkit.structures import Categories
 from detkit.weights.torchvision import CONFIGS
 from tests.detectors.batches import ROOT, cheap_config, enliven, make_batch, published_config
-from tests.detectors.overfit import overfit
+from tests.detectors.overfit import overfit, small_backbone
 
 VOC = Categories.of_names([f"class {i}" for i in range(20)])
 COCO = Categories.of_names([f"class {i}" for i in range(90)])  # torchvision's 91 outputs with background
@@ -158,10 +158,10 @@ def test_detections_are_computed_in_evaluation_only() -> None:
 
 
 @pytest.mark.long
-def test_it_overfits_four_pictures(tmp_path: Path) -> None:
+def test_it_overfits_three_pictures(tmp_path: Path) -> None:
     changes = ["model.input.resize={name: short_side, size: 96, max_size: 160}", "model.neck.out_channels=64"]
-    changes += ["model.roi.hidden=[256]", "model.rpn.post_nms_top_k_test=100"]
-    assert overfit(ROOT / "configs/faster_rcnn.yaml", tmp_path, changes, pictures=4, steps=70) > 0.9
+    changes += ["model.roi.hidden=[256]", "model.rpn.post_nms_top_k_test=100", small_backbone((4, 8, 16))]
+    assert overfit(ROOT / "configs/faster_rcnn.yaml", tmp_path, changes, pictures=3, steps=100, lr=2e-3) > 0.9
 
 
 def test_levels_with_a_gap_are_refused() -> None:
