@@ -31,12 +31,16 @@ def shared_data() -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Thousands of tests and the libraries stay in memory until the end: collections of garbage leave them out."""
+    """Thousands of tests and the libraries stay in memory until the end: collections of garbage leave them out.
+
+    They are rarer, too, which saves 6% of the time of what makes most objects, the exports.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
 
 

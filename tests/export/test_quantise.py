@@ -322,8 +322,9 @@ def test_a_real_network_loses_little(tmp_path: Path, shared_data: Path) -> None:
     config = write_config(tmp_path / "config.yaml", data)
     source = shared_data / "weights" / "yolo-fastest-1.0-voc.cfg"
     detector, _ = load_detector(source)
-    inputs = calibration_inputs(detector, complete_form(Form(), detector), load_config(config, RunConfig), 128)
-    quantise(write_exported(detector, tmp_path / "float.onnx"), tmp_path / "int8.onnx", inputs)
+    form = complete_form(Form(batch=1), detector)
+    inputs = calibration_inputs(detector, form, load_config(config, RunConfig), 128)
+    quantise(write_exported(detector, tmp_path / "float.onnx", form), tmp_path / "int8.onnx", inputs)
     before, after = (
         evaluate_source(file, ["coco"], config=config)[0].results["coco"].score
         for file in (source, tmp_path / "int8.onnx")
