@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from typing_extensions import Self
 
@@ -245,7 +246,8 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
     """
     image = frame.to_ndarray(format="rgb24")
     try:
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+        # Not `frame.side_data`, which refers to its frame and is kept by it: such a pair waits to be found as garbage.
+        matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # there is something beside it that this PyAV does not know
         return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
     if matrix is None:

@@ -1,5 +1,6 @@
 """Drawn videos: what players, browsers and OpenCV make of them, and what is left of one that was interrupted."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -264,6 +265,18 @@ def test_after_an_error_the_writer_can_be_closed(tmp_path: Path) -> None:
         (tmp_path / "missing").mkdir(exist_ok=True)
     assert writer.close() == []
     assert list((tmp_path / "missing").iterdir()) == []  # it does not begin anew, over what it has written before
+
+
+def test_frames_do_not_wait_for_a_search_for_garbage(tmp_path: Path) -> None:
+    """A search comes after some hundreds of objects, whatever their size: 200 frames of 1080p are 600 MB."""
+    with VideoReader(write_film(tmp_path / "in.mp4", [picture(3)] * 20)) as video:
+        gc.collect()
+        gc.disable()
+        try:
+            assert sum(1 for _ in video) == 20
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
 
 
 def resident() -> int:
