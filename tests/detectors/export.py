@@ -63,7 +63,6 @@ def check_export(detector: Detector[Any], batch: Batch) -> None:
         patch.setattr(dispatch, "kernels", lambda: None)
         exported = torch.export.export(core, tuple(inputs), dynamic_shapes=shapes, strict=False)
         program: nn.Module = exported.module()
-        _compare(core, program, inputs)
         _compare(core, program, [torch.cat([value, value[:1]]) for value in inputs])
         _compare(core, program, [value[:1] for value in inputs])
         if not detector.needs_fixed_canvas:

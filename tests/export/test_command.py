@@ -128,7 +128,7 @@ def test_a_detector_that_is_given_its_proposals(tmp_path: Path) -> None:
     config = {**FAST, "backbone": {"name": "lenet5"}, "roi": {**FAST["roi"], "hidden": [8]}}
     run = train_tiny(tmp_path / "fast", model=config)
     path = tmp_path / "fast.onnx"
-    assert cli.export([str(run), "--output", str(path), "--pictures", "3"]) == 0
+    assert cli.export([str(run), "--output", str(path), "--pictures", "3", "--batch", "1"]) == 0
     assert_same_detections(detections_of(path, tmp_path), detections_of(run, tmp_path))
 
 

@@ -28,12 +28,11 @@ def by_hand(name: str, boxes1: torch.Tensor, boxes2: torch.Tensor, inclusive: bo
 
 @family
 @pytest.mark.parametrize("inclusive", [False, True])
-@pytest.mark.parametrize("second", BOXES)
 @pytest.mark.parametrize("first", BOXES)
-def test_all_pairs_equal_the_definition(name: str, first: str, second: str, inclusive: bool) -> None:
-    boxes1, boxes2 = BOXES[first], BOXES[second]
-    actual = getattr(ops, name)(boxes1, boxes2, inclusive=inclusive)
-    assert_close(actual, by_hand(name, boxes1, boxes2, inclusive))
+def test_all_pairs_equal_the_definition(name: str, first: str, inclusive: bool) -> None:
+    for boxes2 in BOXES.values():
+        actual = getattr(ops, name)(BOXES[first], boxes2, inclusive=inclusive)
+        assert_close(actual, by_hand(name, BOXES[first], boxes2, inclusive))
 
 
 @family
