@@ -58,9 +58,8 @@ def write_run(model: dict[str, Any], path: Path) -> Path:
 def test_a_file_does_what_the_detector_does(name: str, suffix: str, tmp_path: Path) -> None:
     source, file = write_run(MODELS[name], tmp_path / "model.pt"), tmp_path / f"model{suffix}"
     before = source.read_bytes()
-    # Any number of pictures at once takes twice as long to export; here, and in test_its_core_is_exported of each.
-    form = Form(batch=None if name == "yolox" else 1)
-    report = export_source(source, file, ExportOptions(form, num_pictures=2))
+    # Any number of pictures at once takes twice as long to export; `test_its_core_is_exported` does that with each.
+    report = export_source(source, file, ExportOptions(Form(batch=1), num_pictures=2))
     assert file.exists()
     assert not report.problems
     assert report.raw_differences
