@@ -246,7 +246,7 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
     """
     image = frame.to_ndarray(format="rgb24")
     try:
-        # Not `frame.side_data`, which refers to its frame and is kept by it: such a pair waits to be found as garbage.
+        # Not `frame.side_data`, which refers to its frame and is kept by it: such a pair waits for garbage collection.
         matrix: Any = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # there is something beside it that this PyAV does not know
         return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))

@@ -271,8 +271,8 @@ def _unchanged(item: Any) -> Any:
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """A block in which workers are forked: without collections of garbage, and with SIGTERM blocked in all their
-    threads, until `_init_worker`."""
+    """A block in which workers are forked: without garbage collection until `_init_worker`, and with SIGTERM blocked,
+    which the threads inherit that torch starts in a forked process; see `_end_with`."""
     collects = gc.isenabled()
     gc.disable()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if CAN_WAIT else None
@@ -296,8 +296,7 @@ def _init_worker(_: int) -> None:
 
 def _end_with(training: int) -> None:
     """Only a SIGTERM of the process `training` ends this worker: a scheduler may send it to all, and the training then
-    still needs its workers to finish the step. Threads that torch starts in a process when it is forked block it too.
-    """
+    still needs its workers to finish the step."""
     if not CAN_WAIT:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return

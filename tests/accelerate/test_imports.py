@@ -1,4 +1,4 @@
-"""While large libraries are imported, and among their objects, no garbage is searched; all else is as in Python."""
+"""No garbage collection while large libraries are imported, nor of their objects later; the rest is as in Python."""
 
 import gc
 import importlib
@@ -15,7 +15,7 @@ from detkit.accelerate import imports
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a module that counts as large, and says whether garbage was searched while it was imported."""
+    """The file of a module that counts as large, and says whether garbage collection was on while it was imported."""
     file = tmp_path / "large_library.py"
     file.write_text("import gc\nENABLED = gc.isenabled()\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -27,7 +27,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("large_library", None)
 
 
-def test_no_garbage_is_searched_while_a_large_library_is_imported(library: Path) -> None:
+def test_no_garbage_is_collected_while_a_large_library_is_imported(library: Path) -> None:
     module = importlib.import_module("large_library")
     assert module.ENABLED is False
     assert gc.isenabled()
@@ -62,7 +62,7 @@ def test_a_tool_prepares_it_once(library: Path) -> None:
 
 
 @pytest.mark.long
-def test_torch_is_left_out_of_later_searches() -> None:
+def test_torch_is_left_out_of_later_collections() -> None:
     program = """
 import gc
 from detkit.engine.speed import prepare_process

@@ -267,8 +267,8 @@ def test_after_an_error_the_writer_can_be_closed(tmp_path: Path) -> None:
     assert list((tmp_path / "missing").iterdir()) == []  # it does not begin anew, over what it has written before
 
 
-def test_frames_do_not_wait_for_a_search_for_garbage(tmp_path: Path) -> None:
-    """A search comes after some hundreds of objects, whatever their size: 200 frames of 1080p are 600 MB."""
+def test_frames_do_not_wait_for_garbage_collection(tmp_path: Path) -> None:
+    """A collection comes after some hundreds of objects, whatever their size: 200 frames of 1080p are 600 MB."""
     with VideoReader(write_film(tmp_path / "in.mp4", [picture(3)] * 20)) as video:
         gc.collect()
         gc.disable()
